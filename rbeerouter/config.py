@@ -1,0 +1,368 @@
+"""TOML text becomes one frozen, validated `Config`. Nothing half-applies: any fault refuses the whole file.
+
+`cli` and `server.daemon` call `load`; everything else receives the finished object. A refusal names the file, the key,
+the value and what was expected; an unknown key is answered with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+import tomli
+from msgspec import Meta
+
+from rbeerouter.core.types import WorkerSpec
+
+HOME = Path("~/.config/rbee")
+"""Where the default files live: config.toml, routing.lua, logs/routing.log."""
+
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; the message is the whole story, ready to print."""
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A TOML table. Each field's comment in docs/config.md gives unit, default and reason."""
+
+
+class Server(Section):
+    """The public listener, where clients send their requests."""
+
+    bind: str = "127.0.0.1:8881"
+    allow_unauthenticated: bool = False
+    max_connections: Annotated[int, Meta(ge=0)] = 0
+    drain_s: Positive = 300.0
+    request_headers: tuple[str, ...] = (
+        "accept", "accept-language", "traceparent", "tracestate", "user-agent", "openai-beta", "openai-organization",
+        "openai-project", "x-session-id",
+    )  # fmt: skip
+    response_headers: tuple[str, ...] = (
+        "content-type", "content-language", "cache-control", "retry-after", "retry-after-ms", "server-timing",
+        "openai-*", "x-ratelimit-*", "x-accel-buffering",
+    )  # fmt: skip
+
+
+class Control(Section):
+    """The control plane: health, workers, metrics, reload."""
+
+    bind: str = "127.0.0.1:8882"
+    allow_unauthenticated: bool = False
+
+
+class Routing(Section):
+    """Who decides."""
+
+    script: str | None = None
+    strategy: str = "least-request"
+    debug: bool = False
+    log: str | None = None
+    script_instructions: Annotated[int, Meta(ge=1_000)] = 2_000_000
+    script_cpu_s: Positive = 0.02
+    script_memory_bytes: Annotated[int, Meta(ge=1 << 20)] = 8 << 20
+
+
+class Limits(Section):
+    """Everything that could wait or grow without end, and where it ends."""
+
+    request_body_bytes: Count = 10 << 20
+    header_bytes: Annotated[int, Meta(ge=1024)] = 32 << 10
+    header_count: Count = 100
+    header_s: Positive = 10.0
+    body_gap_s: Positive = 10.0
+    body_s: Positive = 60.0
+    keep_alive_s: Positive = 75.0
+    write_stall_s: Positive = 30.0
+    connect_s: Positive = 2.0
+    first_content_s: Positive = 120.0
+    gap_s: Positive = 60.0
+    request_s: Positive = 600.0
+    stream_s: Positive = 1800.0
+    attempts: Count = 3
+    field_chars: Count = 4096
+    metadata_pairs: Count = 64
+    hold_bytes: Count = 64 << 10
+    idle_connection_s: Positive = 3.0
+    idle_connections: Annotated[int, Meta(ge=0)] = 64
+    log_backlog_bytes: Count = 8 << 20
+
+
+class Probes(Section):
+    """How workers are looked at while no request tells."""
+
+    interval_s: Annotated[float, Meta(ge=0.1)] = 5.0
+    timeout_s: Positive = 2.0
+    fall: Count = 2
+
+
+class WorkerEntry(Section):
+    """One [[workers]] block."""
+
+    url: str
+    id: str | None = None
+    engine: str = "openai"
+    backend: str | None = None
+    vram: Annotated[float, Meta(ge=0)] | None = None
+    models: tuple[str, ...] = ()
+    performance: Annotated[float, Meta(ge=0)] | None = None
+    cost_per_hour: Annotated[float, Meta(ge=0)] | None = None
+    max_concurrency: Count = 16
+    metadata: dict[str, str | int | float | bool] = {}
+    api_key: str | None = None
+    ca_file: str | None = None
+
+
+class File(Section):
+    """The whole file as it was written."""
+
+    server: Server = Server()
+    control: Control = Control()
+    routing: Routing = Routing()
+    limits: Limits = Limits()
+    probes: Probes = Probes()
+    workers: tuple[WorkerEntry, ...] = ()
+
+
+class Config(msgspec.Struct, frozen=True):
+    """What the daemon runs on: the file with defaults filled in, paths made absolute and workers named."""
+
+    source: Path | None
+    server: Server
+    control: Control
+    routing: Routing
+    limits: Limits
+    probes: Probes
+    workers: tuple[WorkerSpec, ...]
+    script: Path | None
+    log: Path
+
+
+def load(
+    path: Path | None = None,
+    *,
+    workers: tuple[str, ...] = (),
+    script: Path | None = None,
+    bind: str | None = None,
+    strategies: tuple[str, ...] = (),
+) -> Config:
+    """Reads a configuration.
+
+    Args:
+        path: a TOML file; None uses ~/.config/rbee/config.toml if it exists, else no file.
+        workers, script, bind: what the command line adds to the file, or puts in its place.
+        strategies: the names that [routing] strategy may have.
+
+    Raises:
+        ConfigError: with the file, key, value and what was expected.
+    """
+    source = path or (HOME.expanduser() / "config.toml")
+    if path is None and not source.exists():
+        source, raw = None, {}
+    else:
+        raw = _parse(source)
+    where = str(source) if source else "the command line"
+    folder = source.parent if source else Path.cwd()
+    raw.setdefault("workers", [])
+    if isinstance(raw["workers"], list):
+        raw["workers"] += [{"url": url} for url in workers]
+    if bind is not None and isinstance(raw.setdefault("server", {}), dict):
+        raw["server"]["bind"] = bind
+    file = _convert(_expand(raw, where, ""), where)
+    _check(file, where, strategies)
+    chosen = _script_path(script, file.routing.script, folder)
+    log = _absolute(folder, file.routing.log) if file.routing.log else HOME.expanduser() / "logs" / "routing.log"
+    return Config(
+        source=source, server=file.server, control=file.control, routing=file.routing, limits=file.limits,
+        probes=file.probes, workers=_name_workers(file.workers, where, folder), script=chosen, log=log,
+    )  # fmt: skip
+
+
+def split_bind(bind: str) -> tuple[str, int]:
+    """("127.0.0.1", 8881) from "127.0.0.1:8881"; IPv6 addresses stand in brackets. Raises ValueError."""
+    host, colon, port = bind.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535 or not host:
+        raise ValueError(bind)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(bind)
+    return host, int(port)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomli.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    except tomli.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from None
+
+
+_VARIABLE = re.compile(r"\$\$|\$\{(\w+)(?::-([^}]*))?\}")
+
+
+def _expand(value: Any, where: str, key: str) -> Any:
+    """Replaces ${VAR} and ${VAR:-default} in every string; $$ is a plain dollar sign."""
+    if isinstance(value, dict):
+        return {name: _expand(item, where, f"{key}.{name}" if key else name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, where, f"{key}[{index}]") for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        if name is None:
+            return "$"
+        found = os.environ.get(name) or default
+        if found is None:
+            raise ConfigError(f"{where}: {key}: the environment variable {name} is not set; write ${{{name}:-default}}")
+        return found
+
+    return _VARIABLE.sub(replace, value)
+
+
+def _convert(raw: dict[str, Any], where: str) -> File:
+    _refuse_unknown(raw, File, where, "")
+    try:
+        return msgspec.convert(raw, File)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        path = path.rstrip("`").removeprefix(".")
+        given = _value_at(raw, path)
+        shown = "" if given is _MISSING else f" = {_shown(path, given)}"
+        raise ConfigError(f"{where}: {path or 'the file'}{shown}: {message[0].lower()}{message[1:]}") from None
+
+
+_MISSING = object()
+
+
+def _value_at(raw: Any, path: str) -> Any:
+    for part in re.findall(r"[^.\[\]]+", path):
+        try:
+            raw = raw[int(part)] if isinstance(raw, list) else raw[part]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return _MISSING
+    return raw
+
+
+def _shown(path: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return f"a table with {', '.join(value) or 'no keys'}"
+    return "(hidden)" if path.endswith("api_key") else repr(value)
+
+
+def _refuse_unknown(raw: Any, section: type, where: str, key: str) -> None:
+    """Refuses keys that no field has, with the nearest one that exists."""
+    if not isinstance(raw, dict):
+        return
+    fields = {field.encode_name: field for field in msgspec.structs.fields(section)}
+    for name, value in raw.items():
+        here = f"{key}.{name}" if key else name
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, 1, 0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(fields)}"
+            raise ConfigError(f"{where}: {here}: unknown key; {hint}")
+        kind = fields[name].type
+        if isinstance(kind, type) and issubclass(kind, Section):
+            _refuse_unknown(value, kind, where, here)
+        elif name == "workers" and isinstance(value, list):
+            for index, entry in enumerate(value):
+                _refuse_unknown(entry, WorkerEntry, where, f"{here}[{index}]")
+
+
+def _check(file: File, where: str, strategies: tuple[str, ...]) -> None:
+    """What types cannot say: addresses, names of strategies, combinations."""
+    _check_bind(file.server.bind, file.server.allow_unauthenticated, where, "server")
+    if not file.control.bind.startswith("unix:"):
+        _check_bind(file.control.bind, file.control.allow_unauthenticated, where, "control")
+    name = file.routing.strategy.lower().replace("_", "-")
+    if strategies and name not in strategies:
+        near = difflib.get_close_matches(name, strategies, 1, 0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(
+            f"{where}: routing.strategy = {file.routing.strategy!r}: {hint}expected one of {', '.join(strategies)}"
+        )
+    token = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+\*?")
+    never = {"authorization", "proxy-authorization", "cookie", "host", "content-length", "transfer-encoding", "connection"}
+    for key, names in (("request_headers", file.server.request_headers), ("response_headers", file.server.response_headers)):
+        for header in names:
+            if not token.fullmatch(header.lower()) or header.lower() in never:
+                raise ConfigError(f"{where}: server.{key}: {header!r}: expected a header name that may be passed on")
+
+
+def _check_bind(bind: str, allowed: bool, where: str, section: str) -> None:
+    try:
+        host, _ = split_bind(bind)
+    except ValueError:
+        also = " or unix:PATH" if section == "control" else ""
+        raise ConfigError(f"{where}: {section}.bind = {bind!r}: expected HOST:PORT{also}, such as 127.0.0.1:8881") from None
+    if not _is_loopback(host) and not allowed:
+        raise ConfigError(
+            f"{where}: {section}.bind = {bind!r}: this address can be reached from other machines and no API keys are "
+            f"configured; bind to 127.0.0.1, or set {section}.allow_unauthenticated = true if the network is trusted"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _script_path(given: Path | None, configured: str | None, folder: Path) -> Path | None:
+    if given is not None:
+        return given.absolute()
+    if configured is not None:
+        return _absolute(folder, configured)
+    default = HOME.expanduser() / "routing.lua"
+    return default if default.exists() else None
+
+
+def _absolute(folder: Path, name: str) -> Path:
+    return (folder / Path(name).expanduser()).absolute()
+
+
+def _name_workers(entries: tuple[WorkerEntry, ...], where: str, folder: Path) -> tuple[WorkerSpec, ...]:
+    specs: dict[str, WorkerSpec] = {}
+    for index, entry in enumerate(entries):
+        key = f"workers[{index}]"
+        url = _clean_url(entry.url, where, key)
+        worker_id = entry.id if entry.id is not None else urlsplit(url).netloc
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:\[\]-]{0,63}", worker_id):
+            raise ConfigError(
+                f"{where}: {key}.id = {worker_id!r}: expected 1 to 64 letters, digits, '.', '_', ':' or '-'"
+            )
+        if worker_id in specs:
+            raise ConfigError(f"{where}: {key}.id = {worker_id!r}: another worker has this id; ids must differ")
+        ca_file = str(_absolute(folder, entry.ca_file)) if entry.ca_file else None
+        if ca_file and not Path(ca_file).is_file():
+            raise ConfigError(f"{where}: {key}.ca_file = {entry.ca_file!r}: no such file")
+        values = msgspec.structs.asdict(entry) | {"id": worker_id, "url": url, "ca_file": ca_file}
+        specs[worker_id] = WorkerSpec(**values)
+    return tuple(specs.values())
+
+
+def _clean_url(url: str, where: str, key: str) -> str:
+    """The base that request paths are appended to: no trailing slash, no /v1, which people often paste with it."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    plain = parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.fragment or parts.username)
+    if not plain or port == 0 or not re.fullmatch(r"[\x21-\x7e]+", url):
+        raise ConfigError(f"{where}: {key}.url = {url!r}: expected http://HOST:PORT or https://HOST[:PORT]")
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"

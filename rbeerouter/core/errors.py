@@ -1,0 +1,76 @@
+"""Everything that can go wrong, in one table. Nobody branches on a class: what to do next stands in the row.
+
+`status`, `type` and `code` are what the client sees (OpenAI's error object). `retry`: may another worker be tried for
+the same request? `blame`: does it count against the worker? `should_retry` is sent as `x-should-retry`, which the
+OpenAI and Anthropic SDKs obey: false where trying again cannot help or the router has already tried every worker.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Failure(msgspec.Struct, frozen=True):
+    code: str
+    status: int
+    type: str
+    retry: bool = False
+    blame: bool = False
+    should_retry: bool = False
+    retry_after: bool = False
+    close: bool = False
+
+
+def _table(*rows: Failure) -> dict[str, Failure]:
+    return {row.code: row for row in rows}
+
+
+_INVALID = "invalid_request_error"
+_UPSTREAM = "upstream_error"
+_UNAVAILABLE = "service_unavailable_error"
+
+FAILURES = _table(
+    # the client's doing
+    Failure("invalid_json", 400, _INVALID),
+    Failure("bad_request", 400, _INVALID, close=True),
+    Failure("not_found", 404, _INVALID),
+    Failure("model_not_found", 404, _INVALID),
+    Failure("method_not_allowed", 405, _INVALID),
+    Failure("request_timeout", 408, _INVALID, should_retry=True, close=True),
+    Failure("request_too_large", 413, _INVALID, close=True),
+    Failure("unsupported_media_type", 415, _INVALID),
+    Failure("expectation_failed", 417, _INVALID, close=True),
+    Failure("headers_too_large", 431, _INVALID, close=True),
+    Failure("version_not_supported", 505, _INVALID, close=True),
+    # the fleet's
+    Failure("no_healthy_worker", 503, _UNAVAILABLE, should_retry=True, retry_after=True),
+    Failure("draining", 503, _UNAVAILABLE, should_retry=True, retry_after=True, close=True),
+    # one worker's
+    Failure("upstream_connect_failed", 502, _UPSTREAM, retry=True, blame=True),
+    Failure("upstream_disconnected", 502, _UPSTREAM, retry=True, blame=True),
+    Failure("upstream_protocol_error", 502, _UPSTREAM, blame=True),
+    Failure("upstream_first_content_timeout", 504, _UPSTREAM, blame=True),
+    Failure("upstream_stalled", 504, _UPSTREAM, blame=True),
+    Failure("upstream_deadline", 504, _UPSTREAM),
+    Failure("upstream_error_status", 502, _UPSTREAM, blame=True),  # the worker's own 5xx, passed on as it is
+    # nobody's, and ours
+    Failure("client_gone", 499, _INVALID),
+    Failure("client_stalled", 499, _INVALID),
+    Failure("internal_error", 500, "server_error"),
+)
+
+
+class RouterError(Exception):
+    """A refusal on its way to the client.
+
+    Args:
+        code: a key of FAILURES.
+        message: one sentence a person can act on; it never quotes a prompt or a key.
+        param: the body field it is about, as in OpenAI's error object.
+    """
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.failure = FAILURES[code]
+        self.message = message
+        self.param = param

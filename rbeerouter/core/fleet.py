@@ -1,0 +1,109 @@
+"""All that is known of the workers, and the only code that changes it.
+
+`control.probe` reports into it, `Dispatcher` counts in it, `routing` reads it. Every change happens in one
+synchronous step, so whoever reads between two awaits sees one consistent fleet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rbeerouter.core.errors import Failure
+from rbeerouter.core.health import HealthRules
+from rbeerouter.core.types import BUSY, OFFLINE, READY, Report, Worker, WorkerSpec
+
+
+class Fleet:
+    """The workers by id, in configuration order.
+
+    `version` grows when the set of workers or anything but load and status changes; `touched` holds the workers whose
+    load or status changed since its reader (the script's mirror of the fleet) last emptied it.
+    """
+
+    def __init__(self, rules: HealthRules | None = None) -> None:
+        self.rules = rules or HealthRules()
+        self.workers: dict[str, Worker] = {}
+        self.ordered: list[Worker] = []
+        self.version = 0
+        self.touched: set[Worker] = set()
+        self._ejected: set[Worker] = set()
+
+    def configure(self, specs: Iterable[WorkerSpec]) -> None:
+        """Takes a new list of workers. What was learned of those that stay is kept; those that go finish their jobs."""
+        before = self.workers
+        self.workers = {}
+        for spec in specs:
+            worker = before.get(spec.id)
+            if worker is None or worker.url != spec.url:
+                worker = Worker(spec)
+            elif worker.spec != spec:
+                learned = worker.models
+                worker.describe(spec)
+                if not spec.models:
+                    worker.learn_models(learned)
+            self.workers[spec.id] = worker
+        for worker in before.values():
+            if self.workers.get(worker.id) is not worker:
+                worker.index = -1
+                self.touched.discard(worker)
+                self._ejected.discard(worker)
+        self.ordered = list(self.workers.values())
+        for index, worker in enumerate(self.ordered):
+            worker.index = index
+        self.version += 1
+
+    def apply(self, report: Report) -> None:
+        """Takes what a probe showed. Models that the operator listed are not overwritten."""
+        worker = self.workers.get(report.worker_id)
+        if worker is None:
+            return
+        worker.probed_at = report.taken_at
+        worker.health.probed(report.reachable, self.rules)
+        if report.models is not None and not worker.spec.models and report.models != worker.models:
+            worker.learn_models(report.models)
+            self.version += 1
+        self._refresh(worker, report.taken_at)
+
+    def sent(self, worker: Worker, now: float) -> None:
+        """A job was given to this worker. Called in the same step as the decision, before anything awaits."""
+        worker.in_flight += 1
+        self._refresh(worker, now)
+
+    def finished(self, worker: Worker, failure: Failure | None, now: float) -> None:
+        """That job has left the worker again, well or badly. Exactly one call for each `sent`."""
+        worker.in_flight -= 1
+        if failure is None:
+            worker.served += 1
+            worker.health.answered()
+        elif failure.blame:
+            worker.failed += 1
+            worker.health.failed(failure.code == "upstream_connect_failed", now, self.rules)
+            if worker.health.ejected_until > now:
+                self._ejected.add(worker)
+        self._refresh(worker, now)
+
+    def tick(self, now: float) -> None:
+        """Lets ejections end. Called about once a second."""
+        if self._ejected:
+            for worker in [worker for worker in self._ejected if worker.health.ejected_until <= now]:
+                self._ejected.discard(worker)
+                self._refresh(worker, now)
+
+    def models(self) -> dict[str, list[str]]:
+        """{model name: ids of the workers that list it}, in fleet order; offline workers' models included."""
+        found: dict[str, list[str]] = {}
+        for worker in self.ordered:
+            for model in worker.models:
+                found.setdefault(model, []).append(worker.id)
+        return found
+
+    def _refresh(self, worker: Worker, now: float) -> None:
+        worker.load = worker.in_flight / worker.capacity
+        if not worker.health.usable(now):
+            worker.status = OFFLINE
+        elif worker.in_flight >= worker.capacity:
+            worker.status = BUSY
+        else:
+            worker.status = READY
+        if worker.index >= 0:
+            self.touched.add(worker)

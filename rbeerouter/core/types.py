@@ -1,0 +1,179 @@
+"""The nouns of the program. Read this file first.
+
+A *worker* is a GPU server, a *job* is a request being served, an *attempt* is one try of a job on one worker.
+Everything here is data: nothing awaits, reads a clock or writes a log. `Fleet` (fleet.py) is the only code that
+changes a `Worker`; `Dispatcher` (dispatch.py) is the only code that moves a `Job` through its states. All other code
+reads them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from rbeerouter.core.errors import Failure
+from rbeerouter.core.health import Health
+
+READY = "ready"
+BUSY = "busy"
+OFFLINE = "offline"
+
+
+class Env(msgspec.Struct, frozen=True):
+    """Time and chance, handed in so that the same core runs under a real, a simulated or a replayed clock.
+
+    `now` is monotonic seconds (durations, deadlines), `wall` is Unix seconds (the script's `timestamp()`, log times),
+    `utc_offset_s` is what must be added to `wall` for local time, `rng` breaks ties and seeds the script's `rand()`.
+    """
+
+    now: Callable[[], float]
+    wall: Callable[[], float]
+    rng: random.Random
+    utc_offset_s: Callable[[], int] = lambda: 0
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """What a client asked for, as the router and the script see it. The body's bytes travel beside it, untouched.
+
+    `model_size` is in billions of parameters, None when unknown. `metadata` holds only strings, numbers and booleans:
+    the body's `metadata` object, then `x-rbee-meta-NAME` headers, then `type` filled from the endpoint.
+    """
+
+    id: str
+    path: str
+    model: str
+    model_size: float | None
+    user_id: str | None
+    priority: str | int | None
+    max_tokens: int | None
+    stream: bool
+    metadata: dict[str, str | int | float | bool]
+
+
+class WorkerSpec(msgspec.Struct, frozen=True):
+    """What the operator says of a worker. Units: vram in GiB, cost_per_hour in the operator's currency."""
+
+    id: str
+    url: str
+    engine: str = "openai"
+    backend: str | None = None
+    vram: float | None = None
+    models: tuple[str, ...] = ()
+    performance: float | None = None
+    cost_per_hour: float | None = None
+    max_concurrency: int = 16
+    metadata: dict[str, Any] = {}
+    api_key: str | None = None
+    ca_file: str | None = None
+
+
+class Worker:
+    """All that is known of one worker now: what the operator said, what probes and traffic showed.
+
+    Mutable for speed (a frozen snapshot of 64 workers per request would cost more than the decision), but changed by
+    `Fleet` alone. `load` is in_flight / capacity, 0.0 idle, 1.0 full, above 1.0 over-committed.
+    """
+
+    __slots__ = (
+        "backend", "capacity", "cost_per_hour", "engine", "failed", "health", "id", "in_flight", "index", "load",
+        "metadata", "model_set", "models", "performance", "probed_at", "served", "spec", "status", "url", "vram",
+        "vram_used",
+    )  # fmt: skip
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.in_flight = 0
+        self.health = Health()
+        self.status = OFFLINE
+        self.load = 0.0
+        self.vram_used: float | None = None
+        self.probed_at: float | None = None
+        self.served = 0
+        self.failed = 0
+        self.index = -1
+        self.describe(spec)
+
+    def describe(self, spec: WorkerSpec) -> None:
+        """Takes over what the operator says; what was learned (in flight, health) stays."""
+        self.spec = spec
+        self.id = spec.id
+        self.url = spec.url
+        self.engine = spec.engine
+        self.backend = spec.backend
+        self.vram = spec.vram
+        self.performance = spec.performance
+        self.cost_per_hour = spec.cost_per_hour
+        self.capacity = spec.max_concurrency
+        self.metadata = spec.metadata
+        self.learn_models(spec.models)
+
+    def learn_models(self, models: tuple[str, ...]) -> None:
+        self.models = models
+        self.model_set = frozenset(models)
+
+    def serves(self, model: str) -> bool:
+        """A worker that has not named its models yet (no probe answered so far) may serve any."""
+        return not self.models or model in self.model_set
+
+    def __repr__(self) -> str:
+        return f"Worker({self.id} {self.status} {self.in_flight}/{self.capacity})"
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What one probe of a worker showed. `models` is None when the worker did not list them."""
+
+    worker_id: str
+    reachable: bool
+    models: tuple[str, ...] | None
+    taken_at: float
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """Who gets the request and why.
+
+    by: "script", "strategy" (no script, or it returned nil), "fallback" (the script failed), "failover" (a worker did)
+    model: the name to send when the chosen worker serves another model than the client asked for, else None
+    error: what was wrong with the script's answer, with its line, or None
+    excluded: {worker id: why it was not taken}, only under `[routing] debug`
+    """
+
+    worker: Worker
+    by: str
+    reason: str
+    model: str | None = None
+    error: str | None = None
+    excluded: dict[str, str] | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """How one attempt ended. `failure` is None when the worker served it well.
+
+    status: of the answer the client got, 0 when it got none
+    committed: the client has got content, after which no other worker may be tried
+    delivered: the client has got the whole answer, though it may be an error of the worker's own
+    stale: a reused connection that the worker had closed before a byte came back; nobody's fault
+    """
+
+    failure: Failure | None
+    status: int = 0
+    committed: bool = False
+    delivered: bool = False
+    stale: bool = False
+
+
+class Attempt(msgspec.Struct, frozen=True, gc=False):
+    """One line of a job's history. `result` is "ok", "client_gone" or the code of a failure."""
+
+    worker_id: str
+    result: str
+    duration_ms: float
+
+
+class Decide(Protocol):
+    """What the dispatcher asks of `routing.decide`. Both raise `RouterError` when no worker can be had."""
+
+    def decide(self, request: Request) -> Decision: ...
+
+    def another(self, request: Request, tried: list[str], model: str) -> Decision | None: ...

@@ -1,0 +1,229 @@
+"""The OpenAI-compatible surface: a request's bytes become a `Request`, our failures become its error object.
+
+Called by `wire`. The body is decoded once, into a struct that skips what nobody reads; it is forwarded as it came.
+Source of the shapes: OpenAI's API reference; the traps are those seen in vLLM and llama.cpp answers.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from rbeerouter.config import Limits
+from rbeerouter.core.errors import Failure, RouterError
+from rbeerouter.core.types import Request
+
+ENDPOINTS: dict[bytes, str] = {
+    b"/v1/chat/completions": "llm",
+    b"/v1/completions": "llm",
+    b"/v1/responses": "llm",
+    b"/v1/embeddings": "embedding",
+    b"/v1/rerank": "embedding",
+    b"/v1/score": "embedding",
+    b"/v1/pooling": "embedding",
+    b"/v1/classify": "embedding",
+    b"/v1/moderations": "llm",
+    b"/v1/images/generations": "image",
+    b"/v1/audio/speech": "audio",
+}
+"""The inference paths and the `metadata.type` of each. Anything else under /v1/ is not forwarded: engines keep their
+administration there, too (vLLM's /v1/load_lora_adapter)."""
+
+_Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class _Body(msgspec.Struct, gc=False):
+    model: str
+    stream: bool | None = None
+    max_tokens: _Integer | None = None
+    max_completion_tokens: _Integer | None = None
+    max_output_tokens: _Integer | None = None
+    user: str | None = None
+    priority: str | _Integer | None = None
+    metadata: dict[str, Any] | None = None
+
+
+_decode = msgspec.json.Decoder(_Body).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def parse(request_id: str, path: bytes, headers: Mapping[bytes, bytes], body: bytes, limits: Limits) -> Request:
+    """Makes a Request of a body.
+
+    Args:
+        path: a key of ENDPOINTS.
+        headers: names in lower case.
+
+    Raises:
+        RouterError: invalid_json, with the field it is about.
+    """
+    try:
+        asked = _decode(body)
+    except msgspec.ValidationError as error:
+        raise _wrong_type(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RouterError("invalid_json", f"the body is not valid JSON: {error}") from None
+    _check_unambiguous(body)
+    metadata = _metadata(asked, headers, ENDPOINTS[path], limits)
+    priority = asked.priority
+    if priority is None and b"x-rbee-priority" in headers:
+        priority = headers[b"x-rbee-priority"].decode("latin-1")
+    for name, value in (("model", asked.model), ("user", asked.user), ("priority", priority)):
+        if type(value) is str and len(value) > limits.field_chars:
+            raise RouterError("invalid_json", f"{name} is longer than {limits.field_chars} characters", name)
+    if not asked.model:
+        raise RouterError("invalid_json", "model: expected the name of a model, got an empty string", "model")
+    max_tokens = asked.max_tokens
+    if max_tokens is None:
+        max_tokens = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_output_tokens
+    return Request(
+        request_id, path.decode(), asked.model, model_size(asked.model), asked.user, priority, max_tokens,
+        asked.stream is True, metadata,
+    )  # fmt: skip
+
+
+def unread_request(request_id: str, path: bytes) -> Request:
+    """What can be said of a request whose body could not be understood."""
+    return Request(request_id, path.decode(), "", None, None, None, None, False, {"type": ENDPOINTS[path]})
+
+
+@functools.lru_cache(maxsize=1024)
+def model_size(model: str) -> float | None:
+    """Billions of parameters as the name tells: 8.0 for "llama-3-8b", 56.0 for "8x7b", 0.27 for "gemma-270m"."""
+    found = re.search(r"(?<![a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)([bm])(?![a-z0-9])", model.lower())
+    if found is None:
+        return None
+    experts, size, unit = found.groups()
+    return float(size) * (int(experts) if experts else 1) / (1 if unit == "b" else 1000)
+
+
+def rename_model(body: bytes, model: str) -> bytes:
+    """The body with its `model` replaced and every other value's bytes kept."""
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    return _encode({**fields, "model": model})
+
+
+def error_body(failure: Failure, message: str, param: str | None = None) -> bytes:
+    """OpenAI's error object."""
+    error = {"message": message, "type": failure.type, "param": param, "code": failure.code}
+    return _encode({"error": error})
+
+
+def error_event(failure: Failure, message: str) -> bytes:
+    """The same inside a stream. No [DONE] may follow it: SDKs take a clean end for success."""
+    return b"data: " + error_body(failure, message) + b"\n\n"
+
+
+_DELTA = re.compile(rb'"delta"\s*:\s*\{([^{}]*)\}')
+_SOMETHING = re.compile(rb'"(?!role")\w+"\s*:\s*(?!null|"")')
+_FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
+_OPENING = re.compile(rb"event: ?response\.(?:created|queued|in_progress)\r?\n")
+
+
+def has_content(events: bytes) -> bool:
+    """Has a stream begun to say anything? False while it holds only comments and openings without content.
+
+    Only events known to be empty count as such (an opening chunk with a role alone, response.created and its like, a
+    part of an event): of a shape nobody knows, the first event is content.
+    """
+    whole, _, _ = events.replace(b"\r\n", b"\n").rpartition(b"\n\n")
+    if not whole:
+        return False
+    return any(not _is_opening(event) for event in whole.split(b"\n\n") if event.strip())
+
+
+def _is_opening(event: bytes) -> bool:
+    if event.lstrip().startswith(b":") or _OPENING.match(event + b"\n"):
+        return True
+    deltas = _DELTA.findall(event)
+    return bool(deltas) and not _FINISHED.search(event) and not any(_SOMETHING.search(delta) for delta in deltas)
+
+
+def is_finished(tail: bytes) -> bool:
+    """Does the end of a stream say that it is the end? Needed where only the closed connection marks the end."""
+    return b"[DONE]" in tail or _FINISHED.search(tail) is not None or b"response.completed" in tail
+
+
+class _Card(msgspec.Struct):
+    id: str
+
+
+class _Cards(msgspec.Struct):
+    data: list[_Card]
+
+
+def listed_models(body: bytes) -> tuple[str, ...] | None:
+    """The names in an answer to GET /v1/models; None when it is not such a list."""
+    try:
+        return tuple(card.id for card in msgspec.json.decode(body, type=_Cards).data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+_TOKENS_IN = re.compile(rb'"(?:prompt_tokens|input_tokens)"\s*:\s*(\d{1,15})')
+_TOKENS_OUT = re.compile(rb'"(?:completion_tokens|output_tokens)"\s*:\s*(\d{1,15})')
+
+
+def usage(tail: bytes) -> tuple[int | None, int | None]:
+    """(tokens in, tokens out) as the end of an answer states them, None where it does not."""
+    start = tail.rfind(b'"usage"')
+    if start < 0:
+        return None, None
+    tokens_in = _TOKENS_IN.search(tail, start)
+    tokens_out = _TOKENS_OUT.search(tail, start)
+    return (int(tokens_in[1]) if tokens_in else None), (int(tokens_out[1]) if tokens_out else None)
+
+
+def _metadata(asked: _Body, headers: Mapping[bytes, bytes], kind: str, limits: Limits) -> dict[str, Any]:
+    """Scalars of the body's metadata object, then x-rbee-meta-NAME headers, then the endpoint's type."""
+    metadata: dict[str, Any] = {}
+    if asked.metadata:
+        for key, value in asked.metadata.items():
+            if type(value) in (str, int, float, bool):
+                metadata[key] = value if type(value) is not int or -(2**63) <= value < 2**63 else float(value)
+    for name, given in headers.items():
+        if name.startswith(b"x-rbee-meta-"):
+            metadata[name[12:].decode("latin-1")] = given.decode("utf-8", "replace")
+    if "type" not in metadata:
+        metadata["type"] = kind
+    if len(metadata) > 1:
+        if len(metadata) > limits.metadata_pairs:
+            raise RouterError("invalid_json", f"metadata has more than {limits.metadata_pairs} entries", "metadata")
+        if any(len(key) + len(value) > limits.field_chars for key, value in metadata.items() if type(value) is str):
+            raise RouterError("invalid_json", f"metadata: an entry has over {limits.field_chars} characters", "metadata")
+    return metadata
+
+
+def _check_unambiguous(body: bytes) -> None:
+    """Refuses a body that the router and a worker could read differently: two models, or text that is not UTF-8."""
+    if not body.isascii():
+        try:
+            body.decode()
+        except UnicodeDecodeError as error:
+            raise RouterError("invalid_json", f"the body is not UTF-8 text (byte {error.start})") from None
+    if body.count(b'"model"') == 1 and not (b"\\" in body and b"\\u006" in body):
+        return
+    outermost: list[tuple[str, Any]] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> None:
+        outermost[:] = pairs                                # called for inner objects first, so the last one stays
+
+    try:
+        json.loads(body, object_pairs_hook=keep)
+    except (ValueError, RecursionError) as error:
+        raise RouterError("invalid_json", f"the body is not valid JSON: {error}") from None
+    if [key for key, _ in outermost].count("model") > 1:
+        raise RouterError("invalid_json", "model: the body has this field twice", "model")
+
+
+def _wrong_type(error: msgspec.ValidationError) -> RouterError:
+    message, _, path = str(error).partition(" - at `$")
+    path = path.rstrip("`").removeprefix(".")
+    if message.startswith("Object missing required field"):
+        return RouterError("invalid_json", "model: this field is required", "model")
+    return RouterError("invalid_json", f"{path or 'the body'}: {message[0].lower()}{message[1:]}", path or None)

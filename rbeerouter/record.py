@@ -1,0 +1,281 @@
+"""A finished job becomes one line of routing.log and some counters.
+
+`wire` calls `Recorder.record` exactly once per request, after the client has its answer. Lines are gathered and
+written in batches by a thread of their own, so a slow or full disk never holds up a request; what could not be
+written is counted. Prompts and completions are never logged, users only as the first 8 hex digits of their SHA-256.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import os
+import queue
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from rbeerouter.core.dispatch import CANCELLED, DONE, Job
+from rbeerouter.core.types import Attempt
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Line(msgspec.Struct, omit_defaults=True, gc=False):
+    """One request in routing.log; docs/config.md explains the fields."""
+
+    time: str
+    event: str
+    request_id: str
+    path: str
+    model: str
+    outcome: str
+    status: int
+    user: str | None = None
+    stream: bool = False
+    worker: str | None = None
+    by: str | None = None
+    reason: str | None = None
+    sent_model: str | None = None
+    error: str | None = None
+    script_error: str | None = None
+    attempts: list[Attempt] = []
+    decision_us: float | None = None
+    queue_ms: float | None = None
+    ttft_ms: float | None = None
+    total_ms: float | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    bytes_out: int = 0
+    excluded: dict[str, str] | None = None
+
+
+class LogFile:
+    """An append-only file of lines, written by a thread. Never raises, never blocks; counts what it loses.
+
+    Rotation works by renaming the file (a new one is made at the next write) and by copying and truncating it.
+
+    Args:
+        backlog_bytes: how much may wait for the disk before further lines are dropped.
+    """
+
+    def __init__(self, path: Path, backlog_bytes: int) -> None:
+        self.path = path
+        self.dropped = 0                                      # because too much was waiting for the disk
+        self.unwritten = 0                                    # because the disk refused them
+        self.written = 0
+        self._backlog_bytes = backlog_bytes
+        self._lines: list[bytes] = []
+        self._taken_bytes = self._handled_bytes = 0           # each is changed by one thread only
+        self._lost_told = 0
+        self._torn = False
+        self._complained = False
+        self._batches: queue.SimpleQueue[tuple[bytes, int] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write_batches, name="routing.log", daemon=True)
+        self._thread.start()
+
+    @property
+    def lost(self) -> int:
+        """Lines that will never be in the file."""
+        return self.dropped + self.unwritten
+
+    def msg(self, line: bytes) -> None:
+        """Takes one line. Named as structlog names it, so that this is a structlog sink."""
+        if self._taken_bytes - self._handled_bytes > self._backlog_bytes:
+            self.dropped += 1
+            return
+        self._taken_bytes += len(line) + 1
+        self._lines.append(line)
+
+    def flush(self) -> None:
+        """Hands what has been gathered to the thread. Called a few times a second."""
+        if self._lines:
+            lines, self._lines = self._lines, []
+            self._batches.put((b"\n".join(lines) + b"\n", len(lines)))
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        self.flush()
+        self._batches.put(None)
+        self._thread.join(timeout_s)
+
+    def _write_batches(self) -> None:
+        descriptor = -1
+        while (batch := self._batches.get()) is not None:
+            text, count = batch
+            try:
+                descriptor = self._reopen(descriptor)
+                self._write(descriptor, text)
+                self.written += count
+                self._complained = False
+            except OSError as error:
+                self.unwritten += count
+                self._complain(error)
+            self._handled_bytes += len(text)
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def _reopen(self, descriptor: int) -> int:
+        """The open file, or a new one when it has been moved away."""
+        if descriptor >= 0:
+            try:
+                ours, there = os.fstat(descriptor), os.stat(self.path)
+                if (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino):
+                    return descriptor
+            except FileNotFoundError:
+                pass
+            os.close(descriptor)
+        return open_log(self.path)
+
+    def _write(self, descriptor: int, text: bytes) -> None:
+        lost = self.lost
+        if lost > self._lost_told:
+            note = {"time": timestamp(time.time()), "event": "log_lines_lost", "lost": lost - self._lost_told}
+            text = _encode(note) + b"\n" + text
+        if self._torn:
+            text = b"\n" + text
+        rest = memoryview(text)
+        while rest:
+            written = os.write(descriptor, rest)
+            self._torn = written < len(rest)
+            rest = rest[written:]
+        self._lost_told = lost
+
+    def _complain(self, error: OSError) -> None:
+        if not self._complained:
+            self._complained = True
+            with contextlib.suppress(OSError):
+                print(f"rbeerouter: {self.path}: {error.strerror}; lines are lost until it can be written", file=sys.stderr)
+
+
+def open_log(path: Path) -> int:
+    """Opens a log for appending, as the daemon does. Raises OSError."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+
+class Recorder:
+    """Counts finished jobs and writes their lines.
+
+    Attributes:
+        outcomes: {outcome: requests}; their sum is the number of requests accepted and of lines written.
+    """
+
+    def __init__(self, log: LogFile) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.decided_by: Counter[str] = Counter()
+        self.script_errors = 0
+        self.attempts: Counter[tuple[str, str]] = Counter()
+        self.seconds: dict[str, Histogram] = {name: Histogram() for name in ("decision", "ttft", "total")}
+        self._log = structlog.wrap_logger(log, processors=[_as_json], wrapper_class=structlog.BoundLogger).bind()
+
+    def record(self, job: Job) -> None:
+        """Takes a job that has ended."""
+        request, decision = job.request, job.decision
+        outcome = _outcome(job)
+        self.outcomes[outcome] += 1
+        finished = job.finished if job.finished is not None else job.arrived
+        line = Line(
+            timestamp(job.wall), "request", request.id, request.path, request.model, outcome, job.status,
+            _hashed(request.user_id) if request.user_id is not None else None, request.stream,
+            attempts=job.attempts, total_ms=_ms(finished - job.arrived), bytes_out=job.bytes_out,
+            tokens_in=job.tokens_in, tokens_out=job.tokens_out,
+        )  # fmt: skip
+        if job.failure is not None:
+            line.error = job.failure.code
+        if decision is not None:
+            line.worker, line.by, line.reason = decision.worker.id, decision.by, decision.reason
+            line.sent_model, line.script_error, line.excluded = decision.model, decision.error, decision.excluded
+            line.decision_us = round(job.decision_s * 1e6, 1)
+            line.queue_ms = 0.0
+            self.decided_by[decision.by] += 1
+            self.seconds["decision"].add(job.decision_s)
+            if decision.error is not None:
+                self.script_errors += 1
+        if job.first_content is not None:
+            line.ttft_ms = _ms(job.first_content - job.arrived)
+            self.seconds["ttft"].add(job.first_content - job.arrived)
+        self.seconds["total"].add(finished - job.arrived)
+        for attempt in job.attempts:
+            self.attempts[attempt.worker_id, attempt.result] += 1
+        self._log.msg(line)
+
+
+class Histogram:
+    """Counts of durations in buckets that double from 2 microseconds: cheap to fill, exact enough to graph."""
+
+    BUCKETS = 32
+    FIRST_S = 1e-6
+
+    def __init__(self) -> None:
+        self.counts = [0] * self.BUCKETS
+        self.sum_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.sum_s += seconds
+        self.counts[min(int(seconds / self.FIRST_S).bit_length(), self.BUCKETS - 1)] += 1
+
+    def bounds_s(self) -> list[float]:
+        return [self.FIRST_S * 2**index for index in range(self.BUCKETS)]
+
+
+_second, _second_text = -1, ""
+
+
+def timestamp(wall: float) -> str:
+    """UTC in ISO 8601 with milliseconds; the part that changes once a second is made once a second."""
+    global _second, _second_text
+    second = int(wall)
+    if second != _second:
+        _second_text = datetime.datetime.fromtimestamp(second, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        _second = second
+    return f"{_second_text}.{int((wall - second) * 1000):03d}Z"
+
+
+def _outcome(job: Job) -> str:
+    if job.state == DONE:
+        return "ok" if job.status < 400 else "worker_error"
+    code = job.failure.code if job.failure else "internal_error"
+    if job.state == CANCELLED:
+        return "drained" if code == "draining" else code
+    return "upstream_failed" if job.attempts else "rejected"
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+def _hashed(user_id: str) -> str:
+    return hashlib.sha256(user_id.encode()).hexdigest()[:8]
+
+
+def _as_json(logger: Any, method: str, event_dict: dict[str, Any]) -> bytes:
+    """The last structlog processor: a request's line, or any other event with its fields."""
+    event = event_dict["event"]
+    return _encode(event if isinstance(event, Line) else event_dict)
+
+
+def event_logger(log: LogFile | None, verbose: bool = True) -> Any:
+    """The logger for what happens to the daemon itself: into routing.log, and for a person on standard error."""
+
+    def into_routing_log(logger: Any, method: str, event_dict: dict[str, Any]) -> dict[str, Any]:
+        if log is not None:
+            log.msg(_encode({"time": timestamp(time.time()), **event_dict}))
+        if not verbose:
+            raise structlog.DropEvent
+        return event_dict
+
+    return structlog.wrap_logger(
+        structlog.PrintLogger(sys.stderr),
+        processors=[
+            structlog.processors.add_log_level,
+            into_routing_log,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+    )

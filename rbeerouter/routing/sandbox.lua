@@ -1,0 +1,360 @@
+-- The sandbox: a budget that cannot be swallowed, and the standard library with its sharp parts off.
+--
+-- Runs once in each new Lua state, with Lua's full globals, before prelude.lua and before any script. Called by
+-- sandbox.py; returns the budget, the guarded libraries and a few helpers to prelude.lua. Two rules hold it together:
+--
+--  * whatever could catch, defer or hide an error (pcall, xpcall, coroutines, setmetatable and so __gc and __close,
+--    load) is absent, so the error that the budget raises always reaches the host;
+--  * whatever can run long in C, where the hook is not called, is charged for or bounded before it starts.
+--
+-- limits: { instructions, load_instructions, cpu_s }
+
+local limits = ...
+
+local type, pairs, next, select, error, setmetatable, tostring, tonumber =
+      type, pairs, next, select, error, setmetatable, tostring, tonumber
+local byte, find, format, gmatch, gsub, match, rep, sub =
+      string.byte, string.find, string.format, string.gmatch, string.gsub, string.match, string.rep, string.sub
+local lower, upper, reverse = string.lower, string.upper, string.reverse
+local concat, insert, remove, unpack = table.concat, table.insert, table.remove, table.unpack
+local floor, math_type, utf8_len = math.floor, math.type, utf8.len
+local clock = os.clock
+
+---------------------------------------------------------------------------------------------------------- budget
+
+local HOOK_EVERY = 200           -- instructions; a decision shorter than this never reads a clock
+local running, fuel, cpu_started = false, 0, nil
+
+local budget = { EXCEEDED = "budget exceeded" }
+
+local function exceeded()
+  running = false
+  error(budget.EXCEEDED, 0)
+end
+
+local function on_count()
+  if not running then return end
+  fuel = fuel - HOOK_EVERY
+  if fuel <= 0 then exceeded() end
+  local now = clock()
+  if not cpu_started then
+    cpu_started = now
+  elseif now - cpu_started > limits.cpu_s then
+    exceeded()
+  end
+end
+
+-- Takes `cost` instructions off the budget for work done in C, where on_count is not called.
+local function charge(cost)
+  if not running then return end
+  fuel = fuel - cost
+  if fuel <= 0 then exceeded() end
+end
+budget.charge = charge
+
+function budget.start(instructions)
+  fuel, cpu_started, running = instructions, nil, true
+end
+
+-- Ends the budgeted stretch; true when the budget had run out.
+function budget.stop()
+  local ran_out = not running
+  running = false
+  return ran_out
+end
+
+--------------------------------------------------------------------------------------------------------- helpers
+
+local function read_only(_, key)
+  error("cannot set '" .. tostring(key) .. "': this object is read-only", 2)
+end
+
+-- A view of `data` that can be read, measured and walked but not changed; `pairs` never hands out `data` itself.
+local function frozen(data)
+  return setmetatable({}, {
+    __index = data,
+    __newindex = read_only,
+    __len = function() return #data end,
+    __pairs = function(view)
+      return function(_, key) return next(data, key) end, view, nil
+    end,
+  })
+end
+
+-- An error value as short, valid UTF-8 text: the host never sees a table, and never half a character.
+local function error_text(value)
+  local kind = type(value)
+  local text
+  if kind == "string" then text = value
+  elseif kind == "number" then text = tostring(value)
+  else text = "the error value is a " .. kind end
+  if #text > 400 then text = sub(text, 1, 400) end
+  if not utf8_len(text) then text = gsub(text, "[\128-\255]", "?") end
+  return text
+end
+
+local function bad_argument(position, name, expected, got, level)
+  error("bad argument #" .. position .. " to '" .. name .. "' (" .. expected .. " expected, got " .. got .. ")", level)
+end
+
+local function as_string(value, position, name)
+  local kind = type(value)
+  if kind == "string" then return value end
+  if kind == "number" then return tostring(value) end
+  bad_argument(position, name, "string", kind, 4)
+end
+
+local function as_integer(value, position, name)
+  local number = tonumber(value)
+  if number and math_type(number) == "integer" then return number end
+  if number and number == floor(number) and number > -2^53 and number < 2^53 then return floor(number) end
+  bad_argument(position, name, "integer", type(value), 4)
+end
+
+---------------------------------------------------------------------------------------------------------- string
+
+local MAX_TEXT = 65536           -- bytes any string function may take for a pattern, or build
+local MAX_PATTERN = 256
+local MAX_PATTERN_STEPS = 4e6    -- about 16 ms of matching
+local pattern_cache, pattern_count = {}, 0
+
+-- How a pattern can backtrack: unbounded quantifiers, optional items, anchored or not.
+local function pattern_shape(pattern)
+  local shape = pattern_cache[pattern]
+  if shape then return shape end
+  local length = #pattern
+  if length > MAX_PATTERN then error("the pattern is longer than " .. MAX_PATTERN .. " bytes", 5) end
+  local unbounded, optional, i = 0, 0, 1
+  while i <= length do
+    local c = byte(pattern, i)
+    if c == 37 then                                       -- %
+      if byte(pattern, i + 1) == 98 then unbounded = unbounded + 1 end   -- %b
+      i = i + 2
+    elseif c == 91 then                                   -- [set]
+      local j = i + 1
+      if byte(pattern, j) == 94 then j = j + 1 end        -- ^
+      if byte(pattern, j) == 93 then j = j + 1 end        -- a leading ] belongs to the set
+      while j <= length and byte(pattern, j) ~= 93 do
+        if byte(pattern, j) == 37 then j = j + 1 end
+        j = j + 1
+      end
+      i = j + 1
+    else
+      if c == 42 or c == 43 or c == 45 then unbounded = unbounded + 1      -- * + -
+      elseif c == 63 then optional = optional + 1 end                      -- ?
+      i = i + 1
+    end
+  end
+  shape = { unbounded = unbounded, optional = optional, anchored = byte(pattern, 1) == 94 }
+  if pattern_count >= 64 then pattern_cache, pattern_count = {}, 0 end
+  pattern_cache[pattern], pattern_count = shape, pattern_count + 1
+  return shape
+end
+
+-- Refuses a match that could take too long, and charges for the others by their worst case.
+local function guard_pattern(text, pattern, tries_everywhere)
+  local length = #text
+  if length > MAX_TEXT then error("the text is too long for pattern matching", 4) end
+  local shape = pattern_shape(pattern)
+  local exponent = shape.unbounded + ((shape.anchored and not tries_everywhere) and 0 or 1)
+  local steps = (length + 1.0) ^ exponent * 2.0 ^ shape.optional + length + #pattern
+  if steps > MAX_PATTERN_STEPS then
+    error("the pattern is too expensive for a text of " .. length .. " bytes", 4)
+  end
+  charge(floor(steps / 8))
+end
+
+local function guard_plain(text, part)
+  if #text * 1.0 * #part > 1e6 then error("the text is too long to search", 4) end
+  charge(#text)
+end
+
+local function guard_span(length, first, last, name)
+  if first < 0 then first = length + first + 1 end
+  if last < 0 then last = length + last + 1 end
+  if last > length then last = length end
+  if first < 1 then first = 1 end
+  if last - first > 255 then error("'" .. name .. "' takes at most 256 characters at once", 3) end
+  charge(8)
+  return first, last
+end
+
+local strings = { char = string.char }
+
+function strings.len(text) return #as_string(text, 1, "len") end
+function strings.sub(text, first, last) return sub(as_string(text, 1, "sub"), first, last) end
+
+function strings.byte(text, first, last)
+  text = as_string(text, 1, "byte")
+  first = as_integer(first or 1, 2, "byte")
+  first, last = guard_span(#text, first, as_integer(last or first, 3, "byte"), "byte")
+  return byte(text, first, last)
+end
+
+for name, original in next, { upper = upper, lower = lower, reverse = reverse } do
+  strings[name] = function(text)
+    text = as_string(text, 1, name)
+    charge(#text)
+    return original(text)
+  end
+end
+
+function strings.rep(text, count, separator)
+  text = as_string(text, 1, "rep")
+  count = as_integer(count, 2, "rep")
+  separator = separator and as_string(separator, 3, "rep") or ""
+  local each = #text + #separator
+  if count <= 0 or each == 0 then return "" end
+  if count > MAX_TEXT or each * count > MAX_TEXT then error("the result of string.rep is too long", 2) end
+  charge(each * count)
+  return rep(text, count, separator)
+end
+
+function strings.format(template, ...)
+  template = as_string(template, 1, "format")
+  if #template > 1024 then error("the format is too long", 2) end
+  if find(template, "%%[^%a%%]*p") then error("%p is not available in routing scripts", 2) end
+  local total = #template
+  for i = 1, select("#", ...) do
+    local value = (select(i, ...))
+    local kind = type(value)
+    if kind == "string" then total = total + #value * 4
+    elseif kind ~= "number" and kind ~= "boolean" and kind ~= "nil" then
+      error("cannot format a " .. kind, 2)
+    end
+  end
+  if total > MAX_TEXT then error("the result of string.format is too long", 2) end
+  charge(total + 256)
+  return format(template, ...)
+end
+
+function strings.find(text, pattern, init, plain)
+  text, pattern = as_string(text, 1, "find"), as_string(pattern, 2, "find")
+  if plain then guard_plain(text, pattern) else guard_pattern(text, pattern) end
+  return find(text, pattern, init, plain)
+end
+
+function strings.match(text, pattern, init)
+  text, pattern = as_string(text, 1, "match"), as_string(pattern, 2, "match")
+  guard_pattern(text, pattern)
+  return match(text, pattern, init)
+end
+
+function strings.gmatch(text, pattern)
+  text, pattern = as_string(text, 1, "gmatch"), as_string(pattern, 2, "gmatch")
+  guard_pattern(text, pattern, true)
+  local iterate = gmatch(text, pattern)
+  return function()
+    charge(4)
+    return iterate()
+  end
+end
+
+local callback_depth = 0         -- gsub with a function nests on the C stack
+budget.reset_depth = function() callback_depth = 0 end
+
+function strings.gsub(text, pattern, replacement, count)
+  text, pattern = as_string(text, 1, "gsub"), as_string(pattern, 2, "gsub")
+  guard_pattern(text, pattern, true)
+  local kind = type(replacement)
+  if kind == "string" or kind == "number" then
+    replacement = tostring(replacement)
+    local _, captures = gsub(replacement, "%%[0-9]", "")
+    local longest = (#text + 1) * (#replacement + 1) + captures * (#text + 1) * (#text + 1)
+    if longest > 1e6 then error("the result of gsub could be too long", 2) end
+    charge(floor(longest / 8))
+  end
+  if kind ~= "function" then return gsub(text, pattern, replacement, count) end
+  if callback_depth >= 4 then error("gsub callbacks are nested too deep", 2) end
+  callback_depth = callback_depth + 1
+  local result, matches = gsub(text, pattern, replacement, count)
+  callback_depth = callback_depth - 1
+  return result, matches
+end
+
+function strings.starts_with(text, prefix)
+  text, prefix = as_string(text, 1, "starts_with"), as_string(prefix, 2, "starts_with")
+  return sub(text, 1, #prefix) == prefix
+end
+
+function strings.ends_with(text, suffix)
+  text, suffix = as_string(text, 1, "ends_with"), as_string(suffix, 2, "ends_with")
+  return suffix == "" or sub(text, -#suffix) == suffix
+end
+
+function strings.contains(text, part)
+  text, part = as_string(text, 1, "contains"), as_string(part, 2, "contains")
+  guard_plain(text, part)
+  return find(text, part, 1, true) ~= nil
+end
+
+----------------------------------------------------------------------------------------- table, math, utf8
+
+local tables = { pack = table.pack }
+
+local function as_table(value, name)
+  if type(value) ~= "table" then bad_argument(1, name, "table", type(value), 4) end
+  return value
+end
+
+function tables.insert(list, ...)
+  charge(#as_table(list, "insert") // 4 + 1)
+  return insert(list, ...)
+end
+
+function tables.remove(list, position)
+  charge(#as_table(list, "remove") // 4 + 1)
+  return remove(list, position)
+end
+
+function tables.concat(list, separator, first, last)
+  charge(#as_table(list, "concat") + 1)
+  local text = concat(list, separator, first, last)
+  charge(#text)
+  return text
+end
+
+function tables.unpack(list, first, last)
+  first, last = first or 1, last or #as_table(list, "unpack")
+  if last - first > 255 then error("unpack gives at most 256 values", 2) end
+  return unpack(list, first, last)
+end
+
+local maths = {}
+for name, value in next, math do
+  if name ~= "randomseed" then maths[name] = value end      -- a script must not make rand() predictable
+end
+
+local utf8s = { char = utf8.char, charpattern = utf8.charpattern }
+
+function utf8s.len(text)
+  text = as_string(text, 1, "len")
+  charge(#text)
+  return utf8_len(text)
+end
+
+function utf8s.codepoint(text, first, last)
+  text = as_string(text, 1, "codepoint")
+  first = as_integer(first or 1, 2, "codepoint")
+  first, last = guard_span(#text, first, as_integer(last or first, 3, "codepoint"), "codepoint")
+  return utf8.codepoint(text, first, last)
+end
+
+---------------------------------------------------------------------------------------------------- everything off
+
+local globals = {
+  assert = assert, error = error, ipairs = ipairs, next = next, pairs = pairs, select = select,
+  tonumber = tonumber, type = type, unpack = tables.unpack,
+  string = frozen(strings), table = frozen(tables), math = frozen(maths), utf8 = frozen(utf8s),
+}
+
+local unavailable = {}
+for name in next, _G do unavailable[name] = true end
+
+getmetatable("").__index = strings                           -- ("x"):rep(1e9) meets the guarded one, too
+debug.sethook(on_count, "", HOOK_EVERY)                       -- never taken off; it returns at once between calls
+
+return {
+  budget = budget, charge = charge, frozen = frozen, read_only = read_only, error_text = error_text,
+  as_string = as_string, globals = globals, tables = tables, unavailable = unavailable,
+}

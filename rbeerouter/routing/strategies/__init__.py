@@ -1,0 +1,1 @@
+"""The built-in strategies: one family a file, one line each in the table `STRATEGIES` of routing/decide.py."""

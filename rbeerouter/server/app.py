@@ -1,0 +1,93 @@
+"""The control plane's pages: health, workers, routing, metrics, reload. Nothing here carries a prompt or a key.
+
+`server.daemon` serves this on `[control] bind`; the public listener relays /health, /v1/models and /api/v1/health.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from rbeerouter import __version__
+from rbeerouter.core.types import OFFLINE, Worker
+from rbeerouter.routing.script import script_fields
+from rbeerouter.server import metrics
+
+if TYPE_CHECKING:
+    from rbeerouter.server.daemon import Daemon
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Json(Response):
+    """A JSON answer, encoded as the rest of the program encodes."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return _encode(content) + b"\n"
+
+
+def build(daemon: Daemon) -> Starlette:
+    """The ASGI application for one daemon."""
+
+    async def health(request: Request) -> Json:
+        usable = sum(worker.status != OFFLINE for worker in daemon.fleet.ordered)
+        state = "draining" if daemon.listener.draining else "ok" if usable else "no_workers"
+        answer = {"status": state, "version": __version__, "workers": len(daemon.fleet.ordered), "usable": usable}
+        return Json(answer, 200 if state == "ok" else 503)
+
+    async def workers(request: Request) -> Json:
+        return Json({"workers": [describe_worker(worker) for worker in daemon.fleet.ordered]})
+
+    async def models(request: Request) -> Json:
+        cards = [
+            {"id": model, "object": "model", "created": 0, "owned_by": "rbeerouter"} for model in daemon.fleet.models()
+        ]
+        return Json({"object": "list", "data": cards})
+
+    async def routing(request: Request) -> Json:
+        return Json(describe_routing(daemon))
+
+    async def metrics_page(request: Request) -> Response:
+        return Response(metrics.page(daemon), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def reload(request: Request) -> Json:
+        if "origin" in request.headers:
+            return Json({"ok": False, "error": "not for web pages"}, 403)
+        verdict = await daemon.reload("control plane")
+        return Json(verdict, 200 if verdict["ok"] else 422)
+
+    return Starlette(
+        routes=[
+            Route("/health", health),
+            Route("/api/v1/health", health),
+            Route("/api/v1/workers", workers),
+            Route("/v1/models", models),
+            Route("/routing", routing),
+            Route("/metrics", metrics_page),
+            Route("/api/v1/reload", reload, methods=["POST"]),
+        ]
+    )
+
+
+def describe_worker(worker: Worker) -> dict[str, Any]:
+    """All that the script sees of a worker, and what the operator wants besides."""
+    return {**script_fields(worker), "url": worker.url, "served": worker.served, "failed": worker.failed}
+
+
+def describe_routing(daemon: Daemon) -> dict[str, Any]:
+    """What decides now."""
+    script = daemon.decider.script
+    return {
+        "script": {"file": str(daemon.config.script), "hash": script.hash} if script else None,
+        "strategy": daemon.decider.strategy.name,
+        "weights": {worker.id: 1.0 for worker in daemon.fleet.ordered},
+        "debug": daemon.decider.debug,
+        "loaded_at": daemon.loaded_at,
+    }

@@ -1,0 +1,252 @@
+"""The daemon: builds every part once, owns the signals, reloads and stops.
+
+`cli serve` runs `serve`. SIGHUP reloads, SIGTERM and SIGINT drain; a second one shortens the drain to 5 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import random
+import resource
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hypercorn.asyncio
+import hypercorn.config
+
+from rbeerouter import config as configuration
+from rbeerouter import tasks
+from rbeerouter.config import Config, ConfigError, split_bind
+from rbeerouter.control.probe import Prober
+from rbeerouter.core.dispatch import Dispatcher
+from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.health import HealthRules
+from rbeerouter.core.types import Env
+from rbeerouter.record import LogFile, Recorder, event_logger, open_log, timestamp
+from rbeerouter.routing.decide import Decider, strategy_name
+from rbeerouter.routing.sandbox import Limits as ScriptLimits
+from rbeerouter.routing.script import Script, ScriptError
+from rbeerouter.server import app
+from rbeerouter.wire.listener import Listener
+
+_FLUSH_S = 0.25
+_SECOND_SIGNAL_S = 5.0
+
+
+class Daemon:
+    """Everything that serves, built from one configuration.
+
+    Args:
+        read_config: reads the configuration again, for a reload; raises ConfigError.
+
+    Raises:
+        ConfigError, ScriptError: it cannot start; the message says why.
+    """
+
+    def __init__(self, config: Config, read_config: Callable[[], Config]) -> None:
+        self.config = config
+        self._read_config = read_config
+        self.env = Env(time.monotonic, time.time, random.Random(), lambda: time.localtime().tm_gmtoff)
+        self.fleet = Fleet(HealthRules(fall=config.probes.fall))
+        self.fleet.configure(config.workers)
+        self.decider = self._build_decider(config, self.fleet)
+        self.log_file = _open_log_file(config)
+        self.log = event_logger(self.log_file)
+        self.recorder = Recorder(self.log_file)
+        self.prober = Prober(self.fleet, config.probes, self.env, self.log)
+        self.app = app.build(self)
+        self.listener = Listener(
+            config.server, config.limits, Dispatcher(self.fleet, self.decider, self.env, config.limits.attempts),
+            self.env, self.recorder.record, self.app, _most_connections(config),
+        )  # fmt: skip
+        self.reloads: Counter[str] = Counter()
+        self.loaded_at = timestamp(time.time())
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._control_stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serves until a signal says to stop."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._unexpected)
+        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.start("reload", self.reload("SIGHUP")))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        await self.prober.probe_all()
+        host, port = split_bind(self.config.server.bind)
+        control = await self._start_control()
+        try:
+            port = await self.listener.open(host, port)
+        except OSError as error:
+            raise ConfigError(f"server.bind = {self.config.server.bind!r}: cannot listen: {error.strerror}") from None
+        background = [tasks.start("probes", self.prober.run()), tasks.start("log flush", self._flush_log())]
+        self._announce(host, port)
+        _quiet_collector()
+        await self._stop.wait()
+        await self._drain()
+        for task in background:
+            task.cancel()
+        self._control_stop.set()
+        await control
+        await self.prober.close()
+        self.listener.close()
+        self.log.info("stopped", requests=sum(self.recorder.outcomes.values()))
+        self.log_file.close()
+
+    def stop(self) -> None:
+        """Called at SIGTERM and SIGINT."""
+        if self._stop.is_set():
+            self._stop_now.set()
+        self._stop.set()
+
+    async def reload(self, asked_by: str) -> dict[str, Any]:
+        """Loads, compiles and tries the new configuration and script, then swaps both in; or changes nothing.
+
+        Returns:
+            {"ok": bool, ...} with what is active now, or with the error.
+        """
+        try:
+            config = self._read_config()
+            fleet = Fleet(HealthRules(fall=config.probes.fall))
+            fleet.configure(config.workers)
+            self._build_decider(config, fleet)
+        except (ConfigError, ScriptError) as error:
+            self.reloads["rejected"] += 1
+            self.log.error("reload_rejected", asked_by=asked_by, error=str(error))
+            return {"ok": False, "error": str(error), "active": app.describe_routing(self)}
+        self._swap(config)
+        self.reloads["ok"] += 1
+        await self.prober.probe_all()
+        active = app.describe_routing(self)
+        self.log.info("reload_ok", asked_by=asked_by, workers=len(self.fleet.ordered), script=active["script"])
+        return {"ok": True, "active": active, "workers": len(self.fleet.ordered), "notes": self._needs_restart(config)}
+
+    def _swap(self, config: Config) -> None:
+        """One synchronous step: a request sees all of the old or all of the new."""
+        self.fleet.rules = HealthRules(fall=config.probes.fall)
+        self.fleet.configure(config.workers)
+        self.decider = self._build_decider(config, self.fleet)
+        dispatcher = self.listener.dispatcher
+        dispatcher.decider, dispatcher.attempts = self.decider, config.limits.attempts
+        self.listener.apply(config.server, config.limits)
+        self.listener.pools.keep_only(self.fleet.ordered)
+        self.prober.probes = config.probes
+        self.config, self.loaded_at = config, timestamp(time.time())
+
+    def _build_decider(self, config: Config, fleet: Fleet) -> Decider:
+        """Loads the script and tries it on a made-up request; raises ScriptError when it is broken."""
+        script = None
+        routing = config.routing
+        if config.script is not None:
+            limits = ScriptLimits(routing.script_instructions, routing.script_cpu_s, routing.script_memory_bytes)
+            script = Script.read(config.script, self.env, limits, routing.debug)
+            fault = script.self_test(fleet)
+            if fault is not None:
+                raise ScriptError(f"{config.script}: the self-test request failed: {fault}")
+        return Decider(fleet, script, strategy_name(routing.strategy) or routing.strategy, self.env, routing.debug)
+
+    def _needs_restart(self, config: Config) -> list[str]:
+        started = self.__dict__.setdefault("_started_with", config)
+        return [f"{name} needs a restart" for name in ("bind",) if getattr(started.server, name) != config.server.bind]
+
+    async def _start_control(self) -> asyncio.Task[None]:
+        settings = hypercorn.config.Config()
+        settings.bind = [self.config.control.bind]
+        settings.accesslog = settings.errorlog = None
+        settings.include_server_header = False
+        settings.graceful_timeout = 1.0
+        settings.umask = 0o077
+
+        async def wait() -> None:
+            await self._control_stop.wait()
+
+        serving = tasks.start(
+            "control plane", hypercorn.asyncio.serve(self.app, settings, shutdown_trigger=wait, mode="asgi")
+        )
+        await asyncio.sleep(0.05)
+        if serving.done():
+            serving.result()
+        return serving
+
+    async def _drain(self) -> None:
+        self.log.info("draining", in_flight=self.listener.in_flight())
+        drain = tasks.start("drain", self.listener.drain(self.config.server.drain_s))
+        hurry = tasks.start("second signal", self._stop_now.wait())
+        await asyncio.wait({drain, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        if not drain.done():
+            await asyncio.wait({drain}, timeout=_SECOND_SIGNAL_S)
+            drain.cancel()
+            await self.listener.drain(0)
+        hurry.cancel()
+
+    async def _flush_log(self) -> None:
+        while True:
+            await asyncio.sleep(_FLUSH_S)
+            self.log_file.flush()
+
+    def _announce(self, host: str, port: int) -> None:
+        script = self.decider.script
+        self.log.info(
+            "serving", bind=f"{host}:{port}", control=self.config.control.bind,
+            config=str(self.config.source or "none"), script=str(self.config.script) if script else "none",
+            strategy=self.decider.strategy.name, log=str(self.config.log),
+            workers={worker.id: worker.status for worker in self.fleet.ordered},
+        )  # fmt: skip
+
+    def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Whatever no one caught: one line, never silence."""
+        error = context.get("exception")
+        self.log.error("unexpected", message=context.get("message"), error=repr(error) if error else None)
+
+
+def serve(config: Config, read_config: Callable[[], Config]) -> None:
+    """Runs the daemon until it is told to stop. Raises ConfigError, ScriptError."""
+    import uvloop
+
+    async def run() -> None:
+        await Daemon(config, read_config).run()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+
+
+def read_config(path: Path | None, workers: tuple[str, ...], script: Path | None, bind: str | None) -> Config:
+    """The configuration as the command line asks for it, checked against the strategies that exist."""
+    from rbeerouter.routing.decide import STRATEGIES
+
+    return configuration.load(path, workers=workers, script=script, bind=bind, strategies=tuple(STRATEGIES))
+
+
+def _open_log_file(config: Config) -> LogFile:
+    """Refuses to start with a log that cannot be opened; later trouble with it never stops a request."""
+    try:
+        config.log.parent.mkdir(parents=True, exist_ok=True)
+        import os
+
+        os.close(open_log(config.log))
+    except OSError as error:
+        raise ConfigError(f"routing.log = {str(config.log)!r}: cannot be written: {error.strerror}") from None
+    return LogFile(config.log, config.limits.log_backlog_bytes)
+
+
+def _most_connections(config: Config) -> int:
+    """server.max_connections, or what the limit on open files leaves room for: each client may need a worker's, too."""
+    files, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files < hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
+            files = min(hard, 65536)
+    return config.server.max_connections or max(16, min(10_000, (files - 256) // 2))
+
+
+def _quiet_collector() -> None:
+    """What was built at the start lives for ever; requests make next to no cycles, so collect seldom."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)

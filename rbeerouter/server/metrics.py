@@ -1,0 +1,95 @@
+"""GET /metrics: what the core has counted, in Prometheus' words.
+
+The hot path counts in plain integers; they become metrics here, when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from rbeerouter.server.daemon import Daemon
+
+_Families = Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
+
+
+class DaemonCollector(Collector):
+    """Reads the daemon's counters at the time of a scrape."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def collect(self) -> _Families:
+        yield from self._requests()
+        yield from self._workers()
+        yield from self._process()
+
+    def _requests(self) -> _Families:
+        recorder = self._daemon.recorder
+        requests = CounterMetricFamily("rbeerouter_requests", "Requests that have ended", labels=["outcome"])
+        for outcome, count in recorder.outcomes.items():
+            requests.add_metric([outcome], count)
+        yield requests
+        decisions = CounterMetricFamily("rbeerouter_decisions", "Who chose the worker", labels=["by"])
+        for by, count in recorder.decided_by.items():
+            decisions.add_metric([by], count)
+        yield decisions
+        attempts = CounterMetricFamily("rbeerouter_attempts", "Tries of requests on workers", labels=["worker", "result"])
+        for (worker, result), count in recorder.attempts.items():
+            attempts.add_metric([worker, result], count)
+        yield attempts
+        yield CounterMetricFamily(
+            "rbeerouter_script_errors", "Decisions in which the script failed", value=recorder.script_errors
+        )
+        for name, histogram in recorder.seconds.items():
+            family = HistogramMetricFamily(f"rbeerouter_{name}_seconds", _HELP[name])
+            total, buckets = 0, []
+            for bound, count in zip(histogram.bounds_s(), histogram.counts, strict=True):
+                total += count
+                buckets.append((repr(bound), total))
+            family.add_metric([], [*buckets[:-1], ("+Inf", total)], histogram.sum_s)
+            yield family
+
+    def _workers(self) -> _Families:
+        in_flight = GaugeMetricFamily("rbeerouter_worker_in_flight", "Requests on a worker now", labels=["worker"])
+        up = GaugeMetricFamily("rbeerouter_worker_up", "1 unless the worker is offline", labels=["worker"])
+        for worker in self._daemon.fleet.ordered:
+            in_flight.add_metric([worker.id], worker.in_flight)
+            up.add_metric([worker.id], worker.status != "offline")
+        yield in_flight
+        yield up
+
+    def _process(self) -> _Families:
+        daemon = self._daemon
+        yield GaugeMetricFamily("rbeerouter_connections", "Client connections open", value=len(daemon.listener.connections))
+        yield GaugeMetricFamily(
+            "rbeerouter_idle_upstream_connections", "Connections kept for reuse", value=daemon.listener.pools.idle_count()
+        )
+        refused = CounterMetricFamily("rbeerouter_refused", "Refused before they were requests", labels=["reason"])
+        for reason, count in daemon.listener.counts.items():
+            refused.add_metric([reason.removeprefix("refused_")], count)
+        yield refused
+        reloads = CounterMetricFamily("rbeerouter_reloads", "Reloads asked for", labels=["result"])
+        for result, count in daemon.reloads.items():
+            reloads.add_metric([result], count)
+        yield reloads
+        yield CounterMetricFamily("rbeerouter_log_lines_lost", "Lines that could not be written", value=daemon.log_file.lost)
+
+
+_HELP = {
+    "decision": "Time to choose a worker",
+    "ttft": "Time from a request's arrival to its first content",
+    "total": "Time from a request's arrival to its end",
+}
+
+
+def page(daemon: Daemon) -> bytes:
+    """The metrics in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(DaemonCollector(daemon))
+    return generate_latest(registry)

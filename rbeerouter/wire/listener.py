@@ -1,0 +1,434 @@
+"""The client's side: accepts connections, parses HTTP/1.1, starts an exchange for each request.
+
+`server.daemon` builds one `Listener`; asyncio makes a `ClientConnection` per socket. A request is handed over only
+when it is whole: head and body within their limits. What is not a request is answered here and goes no further.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import itertools
+import re
+import secrets
+from collections import Counter, deque
+from collections.abc import Callable
+
+import httptools
+
+from rbeerouter.config import Limits, Server
+from rbeerouter.core.dispatch import Dispatcher, Job, refused_job
+from rbeerouter.core.errors import FAILURES, Failure, RouterError
+from rbeerouter.core.types import Env, Worker
+from rbeerouter.dialects import openai
+from rbeerouter.wire.exchange import Exchange
+from rbeerouter.wire.headers import AllowList, Headers, lower_names, status_line
+from rbeerouter.wire.relay import PUBLIC_PATHS, Asgi, Relay
+from rbeerouter.wire.upstream import Pool
+
+_SWEEP_S = 0.5
+_LINGER_S = 2.0
+"""How long a refused client may go on sending before it is cut off; it needs that time to read the refusal."""
+_MOST_PIPELINED = 8
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_CONTROL_BYTES = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class Pools:
+    """The connection pool of each worker."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._pools: dict[Worker, Pool] = {}
+
+    def of(self, worker: Worker) -> Pool:
+        pool = self._pools.get(worker)
+        if pool is None:
+            pool = self._pools[worker] = Pool(worker.spec, self.limits)
+        return pool
+
+    def keep_only(self, workers: list[Worker]) -> None:
+        """After a reload: every pool is made anew with the new settings; answers under way finish on their old one."""
+        for pool in self._pools.values():
+            pool.close()
+        self._pools = {worker: Pool(worker.spec, self.limits) for worker in workers}
+
+    def expire(self, now: float) -> None:
+        for pool in self._pools.values():
+            pool.expire(now)
+
+    def idle_count(self) -> int:
+        return sum(len(pool.idle) for pool in self._pools.values())
+
+
+class Listener:
+    """All client connections, and what they share.
+
+    Args:
+        record: called exactly once per request with its finished job.
+        relay_to: the control plane's ASGI application, for the public paths.
+    """
+
+    def __init__(
+        self, server: Server, limits: Limits, dispatcher: Dispatcher, env: Env, record: Callable[[Job], None],
+        relay_to: Asgi, max_connections: int,
+    ) -> None:  # fmt: skip
+        self.dispatcher = dispatcher
+        self.env = env
+        self.now = env.now
+        self.record = record
+        self.relay_to = relay_to
+        self.max_connections = max_connections
+        self.pools = Pools(limits)
+        self.connections: set[ClientConnection] = set()
+        self.counts: Counter[str] = Counter()
+        self.draining = False
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._id_prefix = secrets.token_hex(6).encode()
+        self._id_numbers = itertools.count(1)
+        self.date_line = b""
+        self.clock = env.now()
+        self.apply(server, limits)
+
+    def apply(self, server: Server, limits: Limits) -> None:
+        """Takes new settings. Requests that have begun keep the limits they have passed."""
+        self.limits = limits
+        self.pools.limits = limits
+        self.request_headers = AllowList(server.request_headers)
+        self.response_headers = AllowList(server.response_headers)
+
+    async def open(self, host: str, port: int) -> int:
+        """Starts to listen; returns the port, which differs from the one asked for when that is 0."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: ClientConnection(self), host, port, backlog=1024)
+        self._sweep()
+        return self._server.sockets[0].getsockname()[1]
+
+    def in_flight(self) -> int:
+        return sum(isinstance(connection.exchange, Exchange) for connection in self.connections)
+
+    async def drain(self, limit_s: float) -> None:
+        """Stops accepting, lets requests finish for at most `limit_s`, then ends the rest with an error."""
+        self.draining = True
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self.connections):
+            connection.drain()
+        deadline = self.now() + limit_s
+        while self.connections and self.now() < deadline:
+            await asyncio.sleep(0.05)
+        for connection in list(self.connections):
+            connection.end_now()
+        await asyncio.sleep(0)
+
+    def close(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in list(self.connections):
+            connection.cut(gently=False)
+        self.pools.keep_only([])
+
+    def next_request_id(self) -> bytes:
+        return b"%b-%x" % (self._id_prefix, next(self._id_numbers))
+
+    def _sweep(self) -> None:
+        """Twice a second: every limit that is counted in seconds, for all connections in one pass."""
+        self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+        now = self.clock = self.now()
+        self.date_line = b"date: %b\r\n" % email.utils.formatdate(self.env.wall(), usegmt=True).encode()
+        for connection in list(self.connections):
+            connection.check(now)
+        self.pools.expire(now)
+        self.dispatcher.fleet.tick(now)
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client's connection: a parser's state, and at most one exchange at a time.
+
+    Requests that a client sends ahead of their answers (pipelining) wait in `_waiting`.
+    """
+
+    __slots__ = (
+        "_body", "_closing_at", "_fed", "_head_done", "_headers", "_parser", "_raw", "_since", "_started", "_url",
+        "_waiting", "exchange", "keep_alive", "listener", "on_body", "on_header", "on_url", "paused_since",
+        "speaks_chunked", "transport", "write_paused",
+    )  # fmt: skip
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.transport: asyncio.Transport
+        self.exchange: Exchange | Relay | None = None
+        self.keep_alive = self.speaks_chunked = True
+        self.write_paused = False
+        self.paused_since = 0.0
+        self._waiting: deque[tuple[str, bytes, Headers, bytes, bool, bool]] = deque()
+        self._raw: Headers = {}
+        self._headers: Headers = {}
+        self._body: list[bytes] = []
+        self._url: list[bytes] = []
+        # Built-in methods as parser callbacks: the cheapest way to collect.
+        self.on_header = self._raw.__setitem__
+        self.on_body = self._body.append
+        self.on_url = self._url.append
+        self._parser = httptools.HttpRequestParser(self)
+        self._head_done = self._started = False
+        self._fed = 0
+        self._since = listener.clock
+        self._closing_at: float | None = None
+
+    # Called by asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        listener = self.listener
+        if listener.draining or (listener.max_connections and len(listener.connections) >= listener.max_connections):
+            listener.counts["connections_rejected"] += 1
+            self._closing_at = 0.0
+            transport.abort()  # type: ignore[attr-defined]
+            return
+        listener.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing_at is not None:
+            return                                            # refused: what it still sends is thrown away
+        self._fed += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse("bad_request", "this server does not upgrade connections; use plain HTTP/1.1")
+        except httptools.HttpParserCallbackError as error:
+            refusal = error.__context__
+            if isinstance(refusal, RouterError):
+                self._refuse(refusal.failure.code, refusal.message)
+            else:
+                raise
+        except httptools.HttpParserError as error:
+            self._refuse("bad_request", f"the request is not valid HTTP/1.1: {error}")
+        else:
+            if self._fed > self.listener.limits.header_bytes and self._started:
+                self._check_sizes()
+
+    def eof_received(self) -> bool:
+        """A client that closes its sending half counts as gone, as the two cannot be told apart in time."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.listener.connections.discard(self)
+        self._closing_at = 0.0
+        self._waiting.clear()
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.client_gone()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        self.paused_since = self.listener.now()
+        if self.exchange is not None:
+            self.exchange.pause()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self.exchange is not None:
+            self.exchange.resume()
+
+    # Called by the parser; `on_url`, `on_header` and `on_body` are list and dict methods
+
+    def on_message_begin(self) -> None:
+        self._started = True
+        self._head_done = False
+        self._raw.clear()
+        self._url.clear()
+        self._body.clear()
+        self._since = self.listener.clock
+
+    def on_headers_complete(self) -> None:
+        self._head_done = True
+        headers = self._headers = lower_names(self._raw)
+        limits = self.listener.limits
+        if len(headers) > limits.header_count or self._fed > limits.header_bytes:
+            size = sum(len(name) + len(value) + 4 for name, value in self._raw.items())
+            if len(headers) > limits.header_count or size > limits.header_bytes:
+                raise RouterError("headers_too_large", f"at most {limits.header_count} header fields are accepted, "
+                                                       f"{limits.header_bytes} bytes in all")  # fmt: skip
+        self._fed = 0
+        if b"content-length" in headers and int(headers[b"content-length"]) > limits.request_body_bytes:
+            raise self._too_large()
+        if b"expect" in headers:
+            if headers[b"expect"].lower() != b"100-continue":
+                raise RouterError("expectation_failed", "the only expectation supported is 100-continue")
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_message_complete(self) -> None:
+        self._started = False
+        self._fed = 0
+        parser, body = self._parser, self._body
+        whole = body[0] if len(body) == 1 else b"".join(body)
+        url = self._url[0] if len(self._url) == 1 else b"".join(self._url)
+        request = (
+            parser.get_method().decode(), url, self._headers, whole,
+            parser.should_keep_alive(), parser.get_http_version() == "1.1",
+        )  # fmt: skip
+        if len(whole) > self.listener.limits.request_body_bytes:
+            raise self._too_large()
+        if self.exchange is None and not self._waiting:
+            self._begin(*request)
+        else:
+            self._waiting.append(request)
+            if len(self._waiting) >= _MOST_PIPELINED:
+                self.transport.pause_reading()
+
+    # From a request to an exchange
+
+    def _begin(self, method: str, url: bytes, headers: Headers, body: bytes, keep_alive: bool, chunked: bool) -> None:
+        self.speaks_chunked = chunked
+        self.keep_alive = keep_alive and chunked and not self.listener.draining
+        path = url.partition(b"?")[0]
+        request_id = headers.get(b"x-request-id")
+        if request_id is None or not _REQUEST_ID.fullmatch(request_id):
+            request_id = self.listener.next_request_id()
+        try:
+            if path in openai.ENDPOINTS:
+                self.exchange = self._inference(method, url, path, headers, body, request_id)
+            else:
+                self.exchange = self._other(method, path)
+        except RouterError as refusal:
+            self._refuse(refusal.failure.code, refusal.message, refusal.param, request_id)
+            return
+        self.exchange.start()
+
+    def _inference(
+        self, method: str, url: bytes, path: bytes, headers: Headers, body: bytes, request_id: bytes
+    ) -> Exchange:
+        listener = self.listener
+        if method != "POST":
+            raise RouterError("method_not_allowed", f"{method} is not allowed here; use POST")
+        if headers.get(b"content-type", b"").startswith(b"multipart/"):
+            raise RouterError("unsupported_media_type", "multipart bodies are not supported; send JSON")
+        arrived, wall = self.listener.now(), listener.env.wall()
+        try:
+            request = openai.parse(request_id.decode(), path, headers, body, listener.limits)
+        except RouterError as refusal:
+            unread = openai.unread_request(request_id.decode(), path)
+            listener.record(refused_job(unread, refusal, arrived, wall, listener.now()))
+            raise
+        allowed = listener.request_headers
+        named = headers.get(b"connection", b"keep-alive").lower()
+        if named not in (b"keep-alive", b"close"):
+            allowed = allowed.without(named)
+        forwarded = allowed.lines(headers)
+        if _CONTROL_BYTES.search(forwarded.replace(b"\r\n", b"")):
+            raise RouterError("bad_request", "a header holds control characters")
+        forwarded += b"x-request-id: %b\r\n" % request_id
+        return Exchange(self, Job(request, arrived, wall), url, forwarded, body)
+
+    def _other(self, method: str, path: bytes) -> Relay:
+        if path not in PUBLIC_PATHS:
+            shown = path[:100].decode("latin-1")
+            raise RouterError("not_found", f"there is nothing at {method} {shown}")
+        if method not in ("GET", "HEAD"):
+            raise RouterError("method_not_allowed", f"{method} is not allowed here; use GET")
+        return Relay(self, self.listener.relay_to, method, path)
+
+    def exchange_done(self) -> None:
+        """The answer is written, or there is nobody to write it to: on to the next request, or close."""
+        self.exchange = None
+        self._since = self.listener.clock
+        if self._closing_at is not None:
+            return
+        if not self.keep_alive or self.listener.draining:
+            self.transport.close()
+        elif self._waiting:
+            if len(self._waiting) >= _MOST_PIPELINED:
+                self.transport.resume_reading()
+            self._begin(*self._waiting.popleft())
+
+    # Answers
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def answer_failure(
+        self, failure: Failure, message: str, param: str | None = None, request_id: str | None = None
+    ) -> None:
+        """Writes an error in the client's dialect; nothing of an answer may have been written before."""
+        body = openai.error_body(failure, message, param)
+        self.keep_alive = self.keep_alive and not failure.close
+        head = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-should-retry: %b\r\n%b%b%b\r\n" % (
+            status_line(failure.status), self.listener.date_line, len(body),
+            b"true" if failure.should_retry else b"false",
+            b"retry-after: 5\r\n" if failure.retry_after else b"",
+            b"x-request-id: %b\r\n" % request_id.encode() if request_id else b"",
+            b"" if self.keep_alive else b"connection: close\r\n",
+        )  # fmt: skip
+        self.transport.write(head + body)
+
+    def cut(self, gently: bool) -> None:
+        """Ends the connection in the middle of an answer: gently lets what was written arrive, else a reset."""
+        self._closing_at = 0.0
+        if gently:
+            self.transport.close()
+        else:
+            self.transport.abort()
+
+    def _refuse(
+        self, code: str, message: str, param: str | None = None, request_id: bytes | None = None
+    ) -> None:
+        """Answers what is not a request we serve. Protocol errors also end the connection."""
+        failure = FAILURES[code]
+        self.listener.counts[f"refused_{code}"] += 1
+        if failure.close and self.exchange is not None:
+            self.cut(gently=False)                            # garbage after a request whose answer is under way
+            return
+        self.answer_failure(failure, message, param, request_id.decode() if request_id else None)
+        if failure.close:
+            self._closing_at = self.listener.now() + _LINGER_S
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+        else:
+            self.exchange_done()
+
+    def _too_large(self) -> RouterError:
+        limit = self.listener.limits.request_body_bytes
+        return RouterError("request_too_large", f"the body is larger than the limit of {limit} bytes")
+
+    def _check_sizes(self) -> None:
+        """A request is still coming in: is it too large already?"""
+        limits = self.listener.limits
+        if not self._head_done:
+            self._refuse("headers_too_large", f"the headers are larger than the limit of {limits.header_bytes} bytes")
+        elif self._fed > limits.request_body_bytes and sum(map(len, self._body)) > limits.request_body_bytes:
+            self._refuse("request_too_large", str(self._too_large()))
+
+    # The clock
+
+    def check(self, now: float) -> None:
+        """Called about twice a second: has anything on this connection taken too long?"""
+        limits = self.listener.limits
+        if self._closing_at is not None:
+            if now > self._closing_at:
+                self.transport.abort()
+        elif self.exchange is not None:
+            if self.write_paused and now - self.paused_since > limits.write_stall_s:
+                self._closing_at = 0.0
+                self.exchange.client_gone("client_stalled")
+                self.transport.abort()
+            else:
+                self.exchange.check(now)
+        elif self._started:
+            allowed = limits.body_s if self._head_done else limits.header_s
+            if now - self._since > allowed:
+                self._refuse("request_timeout", f"the request did not arrive within {allowed:g} s")
+        elif now - self._since > limits.keep_alive_s:
+            self.transport.close()
+
+    def drain(self) -> None:
+        self.keep_alive = False
+        if self.exchange is None and not self._started:
+            self.transport.close()
+
+    def end_now(self) -> None:
+        """The drain limit has passed: the request is ended with an error that says so."""
+        if isinstance(self.exchange, Exchange):
+            self.exchange.end("draining", "the router is shutting down")
+        self.cut(gently=True)

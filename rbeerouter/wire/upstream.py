@@ -1,0 +1,219 @@
+"""The worker's side: one HTTP/1.1 connection, and each worker's pool of idle ones.
+
+`wire.exchange` takes a connection, sends one request on it and is told what comes back by four calls:
+`upstream_data`, `upstream_lost`, `upstream_garbage` and, from the pool, the result of `connect`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import httptools
+
+from rbeerouter.config import Limits
+from rbeerouter.core.types import WorkerSpec
+from rbeerouter.wire.headers import Headers, lower_names
+
+if TYPE_CHECKING:
+    from rbeerouter.wire.exchange import Exchange
+
+_MOST_INFORMATIONAL = 8
+"""100 Continue and its like before an answer; a worker that sends more is not speaking to us."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to a worker. What its parser has found of the current answer stands in public attributes.
+
+    `parts` are the body's bytes since they were last taken, without chunk framing.
+    """
+
+    __slots__ = (
+        "_informational", "_parser", "_raw", "broken", "complete", "exchange", "head_done", "headers", "idle_since",
+        "on_body", "on_header", "parts", "paused", "pool", "reused", "spoke", "status", "transport",
+    )  # fmt: skip
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.exchange: Exchange | None = None
+        self.transport: asyncio.Transport
+        self.idle_since = 0.0
+        self.reused = self.paused = False
+        self.parts: list[bytes] = []
+        self._raw: Headers = {}
+        # The parser calls these for every header and every piece of body: built-in methods cost it least.
+        self.on_header = self._raw.__setitem__
+        self.on_body = self.parts.append
+        self._parser = httptools.HttpResponseParser(self)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.headers: Headers = {}
+        self.status = 0
+        self.head_done = self.complete = self.broken = self.spoke = False
+        self._informational = 0
+
+    def send(self, exchange: Exchange, head: bytes, body: bytes) -> None:
+        """Sends a request for this exchange, which is told of everything that comes back."""
+        self.exchange = exchange
+        self._raw.clear()
+        self.parts.clear()
+        self._begin()
+        self.transport.writelines((head, body))
+
+    def reusable(self) -> bool:
+        return self.complete and not self.broken and self._parser.should_keep_alive() and not self.transport.is_closing()
+
+    def ends_by_closing(self) -> bool:
+        """Is the closed connection the answer's only end mark?"""
+        return self.head_done and b"content-length" not in self.headers and b"transfer-encoding" not in self.headers
+
+    def pause(self) -> None:
+        """Stops reading, so that the worker is slowed down to what the client takes."""
+        if not self.paused:
+            self.paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.paused:
+            self.paused = False
+            self.transport.resume_reading()
+
+    def abort(self) -> None:
+        """Closes at once; the exchange hears no more of it. The engine sees the close and stops generating."""
+        self.exchange = None
+        self.transport.abort()
+
+    # Called by asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            # Bytes nobody asked for on an idle connection would become the next request's answer.
+            self.pool.forget(self)
+            self.transport.abort()
+            return
+        self.spoke = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.broken = True
+            if not self.complete:
+                exchange.upstream_garbage(self)
+                return
+        exchange.upstream_data(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.pool.forget(self)
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.upstream_lost(self, exc)
+
+    def pause_writing(self) -> None:
+        """A large request body waits in the transport; it was read whole before, so there is nobody to slow down."""
+
+    def resume_writing(self) -> None:
+        pass
+
+    # Called by the parser
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self.broken = True                               # a second answer to one request
+
+    def on_headers_complete(self) -> None:
+        if self.complete:
+            return
+        self.status = status = self._parser.get_status_code()
+        if 100 <= status < 200:
+            self._informational += 1
+            if self._informational > _MOST_INFORMATIONAL:
+                raise ValueError("too many informational answers")
+            return
+        self.headers = lower_names(self._raw)
+        self.head_done = True
+
+    def on_message_complete(self) -> None:
+        if self.head_done:
+            self.complete = True
+        else:
+            self._raw.clear()                                # a 1xx answer; the real one follows
+
+
+class Pool:
+    """The idle connections of one worker, newest first, and what every request to it begins with."""
+
+    def __init__(self, spec: WorkerSpec, limits: Limits) -> None:
+        parts = urlsplit(spec.url)
+        self._limits = limits
+        self._host = parts.hostname or ""
+        self._tls = _tls_context(spec.ca_file) if parts.scheme == "https" else None
+        self._port = parts.port or (443 if self._tls else 80)
+        self._prefix = parts.path.encode()
+        self._fixed = b" HTTP/1.1\r\nhost: " + parts.netloc.encode() + b"\r\ncontent-type: application/json\r\n"
+        if spec.api_key:
+            self._fixed += b"authorization: Bearer " + spec.api_key.encode() + b"\r\n"
+        self.idle: list[UpstreamConnection] = []
+        self._closed = False
+
+    def head(self, target: bytes, headers: bytes, length: int) -> bytes:
+        """The head of a POST. `target` is the path with its query, `headers` are lines."""
+        return b"POST %b%b%b%bcontent-length: %d\r\n\r\n" % (self._prefix, target, self._fixed, headers, length)
+
+    def take(self, now: float) -> UpstreamConnection | None:
+        """An idle connection that is young enough to be alive: servers close theirs after about 5 s."""
+        idle = self.idle
+        while idle:
+            connection = idle.pop()
+            if now - connection.idle_since < self._limits.idle_connection_s and not connection.transport.is_closing():
+                connection.reused = True
+                return connection
+            connection.transport.abort()
+        return None
+
+    def give_back(self, connection: UpstreamConnection, now: float) -> None:
+        """Keeps a connection whose answer is complete, or closes it."""
+        connection.exchange = None
+        if connection.reusable() and len(self.idle) < self._limits.idle_connections and not self._closed:
+            connection.resume()
+            connection.idle_since = now
+            self.idle.append(connection)
+        else:
+            connection.transport.abort()
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        if connection in self.idle:
+            self.idle.remove(connection)
+
+    async def connect(self) -> UpstreamConnection:
+        """Opens a connection. Raises OSError (which TLS errors and TimeoutError are) when that fails or takes too long."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._limits.connect_s):
+            _, connection = await loop.create_connection(
+                lambda: UpstreamConnection(self), self._host, self._port,
+                ssl=self._tls, server_hostname=self._host if self._tls else None,
+            )  # fmt: skip
+        return connection
+
+    def expire(self, now: float) -> None:
+        """Closes what has been idle too long."""
+        for connection in [old for old in self.idle if now - old.idle_since >= self._limits.idle_connection_s]:
+            self.forget(connection)
+            connection.transport.abort()
+
+    def close(self) -> None:
+        """Closes the idle connections now and those in use when their answers end."""
+        self._closed = True
+        while self.idle:
+            self.idle.pop().transport.abort()
+
+
+def _tls_context(ca_file: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
