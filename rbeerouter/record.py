@@ -46,7 +46,8 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
     sent_model: str | None = None
     error: str | None = None
     script_error: str | None = None
-    attempts: list[Attempt] = []
+    attempts: int = 0
+    tries: list[Attempt] | None = None
     decision_us: float | None = None
     queue_ms: float | None = None
     ttft_ms: float | None = None
@@ -171,19 +172,20 @@ class Recorder:
         self.decided_by: Counter[str] = Counter()
         self.script_errors = 0
         self.attempts: Counter[tuple[str, str]] = Counter()
-        self.seconds: dict[str, Histogram] = {name: Histogram() for name in ("decision", "ttft", "total")}
-        self._log = structlog.wrap_logger(log, processors=[_as_json], wrapper_class=structlog.BoundLogger).bind()
+        self.decision_s, self.ttft_s, self.total_s = Histogram(), Histogram(), Histogram()
+        self._write = structlog.wrap_logger(log, processors=[_as_json], wrapper_class=structlog.BoundLogger).bind().msg
 
     def record(self, job: Job) -> None:
         """Takes a job that has ended."""
         request, decision = job.request, job.decision
         outcome = _outcome(job)
         self.outcomes[outcome] += 1
-        finished = job.finished if job.finished is not None else job.arrived
+        total_s = (job.finished if job.finished is not None else job.arrived) - job.arrived
+        self.total_s.add(total_s)
         line = Line(
             timestamp(job.wall), "request", request.id, request.path, request.model, outcome, job.status,
             _hashed(request.user_id) if request.user_id is not None else None, request.stream,
-            attempts=job.attempts, total_ms=_ms(finished - job.arrived), bytes_out=job.bytes_out,
+            attempts=len(job.attempts), total_ms=_ms(total_s), bytes_out=job.bytes_out,
             tokens_in=job.tokens_in, tokens_out=job.tokens_out,
         )  # fmt: skip
         if job.failure is not None:
@@ -191,37 +193,43 @@ class Recorder:
         if decision is not None:
             line.worker, line.by, line.reason = decision.worker.id, decision.by, decision.reason
             line.sent_model, line.script_error, line.excluded = decision.model, decision.error, decision.excluded
-            line.decision_us = round(job.decision_s * 1e6, 1)
+            line.decision_us = int(job.decision_s * 1e7) / 10
             line.queue_ms = 0.0
             self.decided_by[decision.by] += 1
-            self.seconds["decision"].add(job.decision_s)
+            self.decision_s.add(job.decision_s)
             if decision.error is not None:
                 self.script_errors += 1
         if job.first_content is not None:
-            line.ttft_ms = _ms(job.first_content - job.arrived)
-            self.seconds["ttft"].add(job.first_content - job.arrived)
-        self.seconds["total"].add(finished - job.arrived)
+            ttft_s = job.first_content - job.arrived
+            line.ttft_ms = _ms(ttft_s)
+            self.ttft_s.add(ttft_s)
         for attempt in job.attempts:
             self.attempts[attempt.worker_id, attempt.result] += 1
-        self._log.msg(line)
+        if len(job.attempts) > 1:
+            line.tries = job.attempts
+        self._write(line)
 
 
 class Histogram:
     """Counts of durations in buckets that double from 2 microseconds: cheap to fill, exact enough to graph."""
 
-    BUCKETS = 32
-    FIRST_S = 1e-6
+    __slots__ = ("counts", "sum_s")
 
     def __init__(self) -> None:
-        self.counts = [0] * self.BUCKETS
+        self.counts = [0] * 64                                # 2**63 microseconds: nothing falls out
         self.sum_s = 0.0
 
     def add(self, seconds: float) -> None:
         self.sum_s += seconds
-        self.counts[min(int(seconds / self.FIRST_S).bit_length(), self.BUCKETS - 1)] += 1
+        self.counts[int(seconds * 1e6).bit_length()] += 1
 
-    def bounds_s(self) -> list[float]:
-        return [self.FIRST_S * 2**index for index in range(self.BUCKETS)]
+    def cumulative(self) -> list[tuple[str, int]]:
+        """(upper bound in seconds, durations up to it), as Prometheus wants them, up to about half an hour."""
+        total, rows = 0, []
+        for index, count in enumerate(self.counts[:32]):
+            total += count
+            rows.append((repr(1e-6 * 2**index), total))
+        return [*rows, ("+Inf", sum(self.counts))]
 
 
 _second, _second_text = -1, ""
@@ -247,7 +255,7 @@ def _outcome(job: Job) -> str:
 
 
 def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+    return int(seconds * 1e6) / 1000
 
 
 def _hashed(user_id: str) -> str:

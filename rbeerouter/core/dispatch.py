@@ -13,7 +13,7 @@ In-flight counts cannot drift: a worker's count is raised in `_send`, in the sam
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from rbeerouter.core.errors import FAILURES, Failure, RouterError
 from rbeerouter.core.fleet import Fleet
@@ -22,7 +22,7 @@ from rbeerouter.core.types import Attempt, Decide, Decision, Env, Outcome, Reque
 NEW, SENDING, DONE, FAILED, CANCELLED = "new", "sending", "done", "failed", "cancelled"
 
 
-class Send(NamedTuple):
+class Send(msgspec.Struct, frozen=True, gc=False):
     """Send the request to this worker; `model` is the name to write into the body, None to leave it untouched."""
 
     worker: Worker
@@ -30,7 +30,7 @@ class Send(NamedTuple):
     fresh: bool = False
 
 
-class Fail(NamedTuple):
+class Fail(msgspec.Struct, frozen=True, gc=False):
     """Answer the client with this failure; no worker is working on the job any more."""
 
     failure: Failure
@@ -38,7 +38,7 @@ class Fail(NamedTuple):
     param: str | None = None
 
 
-class Finish(NamedTuple):
+class Finish(msgspec.Struct, frozen=True, gc=False):
     """The client has its answer, or has left: nothing more to do."""
 
 
@@ -152,7 +152,7 @@ class Dispatcher:
     def _release(self, job: Job, worker: Worker, failure: Failure | None, now: float) -> None:
         job.worker = None
         result = "ok" if failure is None else failure.code
-        job.attempts.append(Attempt(worker.id, result, round((now - job.sent) * 1000, 3)))
+        job.attempts.append(Attempt(worker.id, result, int((now - job.sent) * 1e6) / 1000))
         self.fleet.finished(worker, failure, now)
 
     def _fail(self, job: Job, refusal: RouterError) -> Fail:

@@ -97,9 +97,13 @@ function host.finish_puts(n)
   for id in next, known do if not index_by_id[id] then known[id] = nil end end
 end
 
-function host.touch(index, status, load_now, in_flight)
-  local data = fields_of[index]
-  data.status, data.load, data.in_flight = status, load_now, in_flight
+local STATUS = { [0] = "ready", "busy", "offline" }
+
+-- Takes a worker's new state, packed into one integer: index << 32 | in_flight << 2 | status.
+function host.touch(packed)
+  local data = fields_of[packed >> 32]
+  local in_flight = packed >> 2 & 0x3fffffff
+  data.status, data.in_flight, data.load = STATUS[packed & 3], in_flight, in_flight / data.capacity
 end
 
 ----------------------------------------------------------------------------------------------------- collections
@@ -203,7 +207,6 @@ end
 function methods:filter(keep)
   need_list(self, "filter")
   if type(keep) ~= "function" then error("filter expects a function", 2) end
-  local line = EXPLAIN and caller_line()
   local kept, n = {}, 0
   for i = 1, #self do
     local item = self[i]
@@ -211,50 +214,65 @@ function methods:filter(keep)
       n = n + 1
       kept[n] = item
     elseif EXPLAIN and not why[item] then
-      why[item] = "filter at line " .. line
+      why[item] = "filter at line " .. caller_line()
     end
   end
   return setmetatable(kept, list_meta)
 end
 
--- Lazy: [1] alone is one pass over the list; anything else sorts.
+-- What sort_by returns until its order is needed: reading [1] alone is one pass over the list; anything else sorts.
+-- `self` keeps what to sort under keys that no script can spell.
+local ITEMS, ORDER, LENGTH, FIRST, LINE = {}, {}, {}, {}, {}
+local lazy_meta = {}
+
+local function sort_now(list)
+  local items, n, sorted = list[ITEMS], list[LENGTH], {}
+  for i = 1, n do sorted[i] = items[i] end
+  sorted = merge_sort(sorted, n, list[ORDER])
+  list[ITEMS], list[ORDER], list[LENGTH], list[FIRST], list[LINE] = nil, nil, nil, nil, nil
+  for i = 1, n do rawset(list, i, sorted[i]) end
+  return setmetatable(list, list_meta)
+end
+
+local function first_in_order(list)
+  local first = rawget(list, FIRST)
+  if first ~= nil then return first end
+  local items, less, n = list[ITEMS], list[ORDER], list[LENGTH]
+  first = items[1]
+  for i = 2, n do
+    local item = items[i]
+    local answer = less(item, first)
+    if answer and (answer == true or goes_first(answer)) then first = item end
+  end
+  list[FIRST] = first
+  if EXPLAIN then
+    for i = 1, n do
+      local item = items[i]
+      if item ~= first and not why[item] then
+        why[item] = "sort_by at line " .. list[LINE] .. " put " .. shown(first) .. " first"
+      end
+    end
+  end
+  return first
+end
+
+function lazy_meta.__index(list, key)
+  if key == 1 then return first_in_order(list) end
+  if key == "first" or key == "len" or key == "is_empty" then return methods[key] end
+  if type(key) == "table" then return nil end
+  return sort_now(list)[key]
+end
+function lazy_meta.__newindex(list, key, value)
+  if type(key) == "table" then rawset(list, key, value) else sort_now(list)[key] = value end
+end
+function lazy_meta.__len(list) return list[LENGTH] end
+function lazy_meta.__pairs(list) return next, sort_now(list), nil end
+
 function methods:sort_by(order)
   need_list(self, "sort_by")
-  local line = EXPLAIN and caller_line()
-  local n, items, less = #self, {}, as_less(order, "sort_by")
-  for i = 1, n do items[i] = self[i] end
-  local top
-  local meta = { __len = function() return n end }
-  local function sort_now(list)
-    local sorted = merge_sort(items, n, less)
-    for i = 1, n do rawset(list, i, sorted[i]) end
-    setmetatable(list, list_meta)
-    return list
-  end
-  meta.__index = function(list, key)
-    if key == 1 or key == "first" then
-      if top == nil and n > 0 then
-        top = items[1]
-        for i = 2, n do
-          local item = items[i]
-          if goes_first(less(item, top)) then top = item end
-        end
-        if EXPLAIN then
-          for i = 1, n do
-            local item = items[i]
-            if item ~= top and not why[item] then why[item] = "sort_by at line " .. line .. " put " .. shown(top) .. " first" end
-          end
-        end
-      end
-      if key == 1 then return top end
-      return methods.first
-    end
-    if key == "len" or key == "is_empty" then return methods[key] end
-    return sort_now(list)[key]
-  end
-  meta.__newindex = function(list, key, value) sort_now(list)[key] = value end
-  meta.__pairs = function(list) return next, sort_now(list), nil end
-  return setmetatable({}, meta)
+  return setmetatable({
+    [ITEMS] = self, [ORDER] = as_less(order, "sort_by"), [LENGTH] = #self, [LINE] = EXPLAIN and caller_line() or nil,
+  }, lazy_meta)
 end
 
 local function best(self, key, name, better)

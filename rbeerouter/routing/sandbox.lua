@@ -22,7 +22,7 @@ local clock = os.clock
 
 ---------------------------------------------------------------------------------------------------------- budget
 
-local HOOK_EVERY = 200           -- instructions; a decision shorter than this never reads a clock
+local HOOK_EVERY = 1000          -- instructions; a decision shorter than this never reads a clock
 local running, fuel, cpu_started = false, 0, nil
 
 local budget = { EXCEEDED = "budget exceeded" }
@@ -353,6 +353,7 @@ for name in next, _G do unavailable[name] = true end
 
 getmetatable("").__index = strings                           -- ("x"):rep(1e9) meets the guarded one, too
 debug.sethook(on_count, "", HOOK_EVERY)                       -- never taken off; it returns at once between calls
+collectgarbage("generational")                               -- most of what a decision allocates dies with it
 
 return {
   budget = budget, charge = charge, frozen = frozen, read_only = read_only, error_text = error_text,

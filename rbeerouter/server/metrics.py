@@ -46,13 +46,13 @@ class DaemonCollector(Collector):
         yield CounterMetricFamily(
             "rbeerouter_script_errors", "Decisions in which the script failed", value=recorder.script_errors
         )
-        for name, histogram in recorder.seconds.items():
-            family = HistogramMetricFamily(f"rbeerouter_{name}_seconds", _HELP[name])
-            total, buckets = 0, []
-            for bound, count in zip(histogram.bounds_s(), histogram.counts, strict=True):
-                total += count
-                buckets.append((repr(bound), total))
-            family.add_metric([], [*buckets[:-1], ("+Inf", total)], histogram.sum_s)
+        for name, histogram, help_text in (
+            ("decision", recorder.decision_s, "Time to choose a worker"),
+            ("ttft", recorder.ttft_s, "Time from a request's arrival to its first content"),
+            ("total", recorder.total_s, "Time from a request's arrival to its end"),
+        ):
+            family = HistogramMetricFamily(f"rbeerouter_{name}_seconds", help_text)
+            family.add_metric([], histogram.cumulative(), histogram.sum_s)
             yield family
 
     def _workers(self) -> _Families:
@@ -79,13 +79,6 @@ class DaemonCollector(Collector):
             reloads.add_metric([result], count)
         yield reloads
         yield CounterMetricFamily("rbeerouter_log_lines_lost", "Lines that could not be written", value=daemon.log_file.lost)
-
-
-_HELP = {
-    "decision": "Time to choose a worker",
-    "ttft": "Time from a request's arrival to its first content",
-    "total": "Time from a request's arrival to its end",
-}
 
 
 def page(daemon: Daemon) -> bytes:

@@ -31,7 +31,7 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_informational", "_parser", "_raw", "broken", "complete", "exchange", "head_done", "headers", "idle_since",
+        "_informational", "_keep_alive", "_parser", "_raw", "broken", "complete", "exchange", "head_done", "headers", "idle_since",
         "on_body", "on_header", "parts", "paused", "pool", "reused", "spoke", "status", "transport",
     )  # fmt: skip
 
@@ -53,6 +53,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.headers: Headers = {}
         self.status = 0
         self.head_done = self.complete = self.broken = self.spoke = False
+        self._keep_alive = False
         self._informational = 0
 
     def send(self, exchange: Exchange, head: bytes, body: bytes) -> None:
@@ -64,7 +65,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport.writelines((head, body))
 
     def reusable(self) -> bool:
-        return self.complete and not self.broken and self._parser.should_keep_alive() and not self.transport.is_closing()
+        return self._keep_alive and not self.broken and not self.transport.is_closing()
 
     def ends_by_closing(self) -> bool:
         """Is the closed connection the answer's only end mark?"""
@@ -141,6 +142,7 @@ class UpstreamConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.head_done:
             self.complete = True
+            self._keep_alive = self._parser.should_keep_alive()   # true only while the parser is in this callback
         else:
             self._raw.clear()                                # a 1xx answer; the real one follows
 
