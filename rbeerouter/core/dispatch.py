@@ -46,32 +46,26 @@ Effect = Send | Fail | Finish
 FINISH = Finish()
 
 
-class Job:
+class Job(msgspec.Struct, eq=False):
     """One request being served. Times are `Env.now` seconds; None until they happen."""
 
-    __slots__ = (
-        "arrived", "attempts", "bytes_out", "decision", "decision_s", "failure", "finished", "first_content",
-        "request", "sent", "state", "status", "tokens_in", "tokens_out", "tried", "wall", "worker",
-    )  # fmt: skip
-
-    def __init__(self, request: Request, arrived: float, wall: float) -> None:
-        self.request = request
-        self.arrived = arrived
-        self.wall = wall
-        self.state = NEW
-        self.decision: Decision | None = None
-        self.decision_s = 0.0
-        self.worker: Worker | None = None
-        self.sent = 0.0
-        self.tried: list[str] = []
-        self.attempts: list[Attempt] = []
-        self.failure: Failure | None = None
-        self.status = 0
-        self.first_content: float | None = None
-        self.finished: float | None = None
-        self.bytes_out = 0
-        self.tokens_in: int | None = None
-        self.tokens_out: int | None = None
+    request: Request
+    arrived: float
+    wall: float
+    state: str = NEW
+    decision: Decision | None = None
+    decision_s: float = 0.0
+    worker: Worker | None = None
+    sent: float = 0.0
+    tried: list[str] = []
+    attempts: list[Attempt] = []
+    failure: Failure | None = None
+    status: int = 0
+    first_content: float | None = None
+    finished: float | None = None
+    bytes_out: int = 0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
 
 
 def refused_job(request: Request, refusal: RouterError, arrived: float, wall: float, now: float) -> Job:

@@ -66,15 +66,21 @@ class Fleet:
 
     def sent(self, worker: Worker, now: float) -> None:
         """A job was given to this worker. Called in the same step as the decision, before anything awaits."""
-        worker.in_flight += 1
-        self._refresh(worker, now)
+        worker.in_flight = in_flight = worker.in_flight + 1
+        worker.load = in_flight / worker.capacity
+        if in_flight >= worker.capacity and worker.status == READY:
+            worker.status = BUSY
+        if worker.index >= 0:
+            self.touched.add(worker)
 
     def finished(self, worker: Worker, failure: Failure | None, now: float) -> None:
         """That job has left the worker again, well or badly. Exactly one call for each `sent`."""
         worker.in_flight -= 1
         if failure is None:
             worker.served += 1
-            worker.health.answered()
+            health = worker.health
+            if health.failures or health.ejections:
+                health.answered()
         elif failure.blame:
             worker.failed += 1
             worker.health.failed(failure.code == "upstream_connect_failed", now, self.rules)

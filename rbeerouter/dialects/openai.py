@@ -57,7 +57,7 @@ def parse(request_id: str, path: bytes, headers: Mapping[bytes, bytes], body: by
 
     Args:
         path: a key of ENDPOINTS.
-        headers: names in lower case.
+        headers: the request's x-rbee-* headers, names in lower case.
 
     Raises:
         RouterError: invalid_json, with the field it is about.
@@ -73,18 +73,23 @@ def parse(request_id: str, path: bytes, headers: Mapping[bytes, bytes], body: by
     priority = asked.priority
     if priority is None and b"x-rbee-priority" in headers:
         priority = headers[b"x-rbee-priority"].decode("latin-1")
-    for name, value in (("model", asked.model), ("user", asked.user), ("priority", priority)):
-        if type(value) is str and len(value) > limits.field_chars:
-            raise RouterError("invalid_json", f"{name} is longer than {limits.field_chars} characters", name)
-    if not asked.model:
-        raise RouterError("invalid_json", "model: expected the name of a model, got an empty string", "model")
-    max_tokens = asked.max_tokens
+    model, user, max_tokens = asked.model, asked.user, asked.max_tokens
+    if not model or headers or len(body) > limits.field_chars:
+        _check_lengths(model, user, priority, limits.field_chars)
     if max_tokens is None:
         max_tokens = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_output_tokens
     return Request(
-        request_id, path.decode(), asked.model, model_size(asked.model), asked.user, priority, max_tokens,
-        asked.stream is True, metadata,
-    )  # fmt: skip
+        request_id, path.decode(), model, model_size(model), user, priority, max_tokens, asked.stream is True, metadata
+    )
+
+
+def _check_lengths(model: str, user: str | None, priority: str | int | None, most: int) -> None:
+    """Fields that reach the script are short; a shorter body cannot hold a longer one."""
+    if not model:
+        raise RouterError("invalid_json", "model: expected the name of a model, got an empty string", "model")
+    for name, value in (("model", model), ("user", user), ("priority", priority)):
+        if type(value) is str and len(value) > most:
+            raise RouterError("invalid_json", f"{name} is longer than {most} characters", name)
 
 
 def unread_request(request_id: str, path: bytes) -> Request:
@@ -165,22 +170,31 @@ def listed_models(body: bytes) -> tuple[str, ...] | None:
         return None
 
 
-_TOKENS_IN = re.compile(rb'"(?:prompt_tokens|input_tokens)"\s*:\s*(\d{1,15})')
-_TOKENS_OUT = re.compile(rb'"(?:completion_tokens|output_tokens)"\s*:\s*(\d{1,15})')
-
-
 def usage(tail: bytes) -> tuple[int | None, int | None]:
     """(tokens in, tokens out) as the end of an answer states them, None where it does not."""
     start = tail.rfind(b'"usage"')
     if start < 0:
         return None, None
-    tokens_in = _TOKENS_IN.search(tail, start)
-    tokens_out = _TOKENS_OUT.search(tail, start)
-    return (int(tokens_in[1]) if tokens_in else None), (int(tokens_out[1]) if tokens_out else None)
+    return (
+        _number(tail, b'prompt_tokens"', start) or _number(tail, b'"input_tokens"', start),
+        _number(tail, b'completion_tokens"', start) or _number(tail, b'"output_tokens"', start),
+    )
+
+
+def _number(text: bytes, key: bytes, start: int) -> int | None:
+    """The number after `key`, if there is one."""
+    at = text.find(key, start)
+    if at < 0:
+        return None
+    at += len(key)
+    digits = text[at : at + 24].lstrip(b": \t").split(b",", 1)[0].split(b"}", 1)[0].rstrip()
+    return int(digits) if digits.isdigit() else None
 
 
 def _metadata(asked: _Body, headers: Mapping[bytes, bytes], kind: str, limits: Limits) -> dict[str, Any]:
     """Scalars of the body's metadata object, then x-rbee-meta-NAME headers, then the endpoint's type."""
+    if not asked.metadata and not headers:
+        return {"type": kind}
     metadata: dict[str, Any] = {}
     if asked.metadata:
         for key, value in asked.metadata.items():
@@ -191,11 +205,10 @@ def _metadata(asked: _Body, headers: Mapping[bytes, bytes], kind: str, limits: L
             metadata[name[12:].decode("latin-1")] = given.decode("utf-8", "replace")
     if "type" not in metadata:
         metadata["type"] = kind
-    if len(metadata) > 1:
-        if len(metadata) > limits.metadata_pairs:
-            raise RouterError("invalid_json", f"metadata has more than {limits.metadata_pairs} entries", "metadata")
-        if any(len(key) + len(value) > limits.field_chars for key, value in metadata.items() if type(value) is str):
-            raise RouterError("invalid_json", f"metadata: an entry has over {limits.field_chars} characters", "metadata")
+    if len(metadata) > limits.metadata_pairs:
+        raise RouterError("invalid_json", f"metadata has more than {limits.metadata_pairs} entries", "metadata")
+    if any(len(key) + len(value) > limits.field_chars for key, value in metadata.items() if type(value) is str):
+        raise RouterError("invalid_json", f"metadata: an entry has over {limits.field_chars} characters", "metadata")
     return metadata
 
 

@@ -100,11 +100,12 @@ end
 local STATUS = { [0] = "ready", "busy", "offline" }
 
 -- Takes a worker's new state, packed into one integer: index << 32 | in_flight << 2 | status.
-function host.touch(packed)
+local function touch(packed)
   local data = fields_of[packed >> 32]
   local in_flight = packed >> 2 & 0x3fffffff
   data.status, data.in_flight, data.load = STATUS[packed & 3], in_flight, in_flight / data.capacity
 end
+host.touch = touch
 
 ----------------------------------------------------------------------------------------------------- collections
 
@@ -387,10 +388,12 @@ local function call(model, model_size, user_id, priority, max_tokens, stream, ..
   ))
 end
 
--- Calls route_request. Returns worker index * 65536 + line (index 0: the script returned nil), or a negative code
+-- Calls route_request, after taking in up to two workers' new states (0: none). Returns worker index * 65536 + line (index 0: the script returned nil), or a negative code
 -- and a text: -2 budget, -3 error, -4 memory, -5 not a worker, -6 no script.
-function host.route(wall, offset, ...)
+function host.route(touched, also_touched, wall, offset, ...)
   if not route_request then return -6, "no script is loaded" end
+  if touched ~= 0 then touch(touched) end
+  if also_touched ~= 0 then touch(also_touched) end
   now, utc_offset = wall, offset
   environment._rbee_line = 0
   if EXPLAIN then why = {} end

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import BUSY, OFFLINE, READY, Env, Request, Worker
@@ -27,7 +29,7 @@ class ScriptError(Exception):
     """A script that cannot be used. The message begins with file and line where they are known."""
 
 
-class Choice(NamedTuple):
+class Choice(msgspec.Struct, frozen=True, gc=False):
     """What the script answered: a worker, or None with the fault, or neither when it returned nil.
 
     `line` is the script line whose `return` gave the answer, 0 when unknown.
@@ -56,6 +58,7 @@ class Script:
         self._env = env
         self._limits = limits or Limits()
         self._explain = explain
+        self._places: dict[int, str] = {}
         self._seen_version = -1
         self._wall_minute = -1.0
         self._utc_offset_s = 0
@@ -86,7 +89,10 @@ class Script:
         return sandbox
 
     def place(self, line: int) -> str:
-        return f"{self.name}:{line}" if line else self.name
+        place = self._places.get(line)
+        if place is None:
+            place = self._places[line] = f"{self.name}:{line}" if line else self.name
+        return place
 
     def route(self, request: Request, fleet: Fleet) -> Choice:
         """Asks the script. Never raises: whatever goes wrong is in the choice."""
@@ -96,19 +102,18 @@ class Script:
             self._seen_version = -1
         if fleet.version != self._seen_version:
             self._mirror(fleet)
-        elif fleet.touched:
-            touch = sandbox.touch
-            for worker in fleet.touched:
-                touch((worker.index + 1) << 32 | worker.in_flight << 2 | _STATUS_CODES[worker.status])
-            fleet.touched.clear()
+        touched = fleet.touched
+        while len(touched) > 2:
+            sandbox.touch(_packed(touched.pop()))
+        first = _packed(touched.pop()) if touched else 0         # usually all there is: one sent, one finished
+        second = _packed(touched.pop()) if touched else 0
         wall = self._env.wall()
         if not 0 <= wall - self._wall_minute < 60:
             self._wall_minute = wall // 60 * 60
             self._utc_offset_s = self._env.utc_offset_s()
-        pairs = [part for pair in request.metadata.items() for part in pair]
         answer = sandbox.route(
-            wall, self._utc_offset_s, request.model, request.model_size, request.user_id, request.priority,
-            request.max_tokens, request.stream, *pairs,
+            first, second, wall, self._utc_offset_s, request.model, request.model_size, request.user_id,
+            request.priority, request.max_tokens, request.stream, *chain.from_iterable(request.metadata.items()),
         )  # fmt: skip
         if type(answer) is int and answer >= 0:
             index = answer >> 16
@@ -159,6 +164,11 @@ class Script:
         if code == -5:
             return f"{self.name} {problem}"
         return problem if problem.startswith(self.name) else f"{self.name}: {problem}"
+
+
+def _packed(worker: Worker) -> int:
+    """A worker's changing state as host.touch in prelude.lua reads it."""
+    return (worker.index + 1) << 32 | worker.in_flight << 2 | _STATUS_CODES[worker.status]
 
 
 def script_fields(worker: Worker) -> dict:

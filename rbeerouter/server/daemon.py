@@ -96,6 +96,7 @@ class Daemon:
         await control
         await self.prober.close()
         self.listener.close()
+        self.recorder.catch_up()
         self.log.info("stopped", requests=sum(self.recorder.outcomes.values()))
         self.log_file.close()
 
@@ -188,6 +189,7 @@ class Daemon:
     async def _flush_log(self) -> None:
         while True:
             await asyncio.sleep(_FLUSH_S)
+            self.recorder.catch_up()
             self.log_file.flush()
 
     def _announce(self, host: str, port: int) -> None:

@@ -25,6 +25,7 @@ class DaemonCollector(Collector):
         self._daemon = daemon
 
     def collect(self) -> _Families:
+        self._daemon.recorder.catch_up()
         yield from self._requests()
         yield from self._workers()
         yield from self._process()

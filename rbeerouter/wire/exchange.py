@@ -22,7 +22,7 @@ from rbeerouter.core.dispatch import Effect, Fail, Job, Send
 from rbeerouter.core.errors import FAILURES, Failure
 from rbeerouter.core.types import Outcome
 from rbeerouter.dialects import openai
-from rbeerouter.wire.headers import header_value, status_line
+from rbeerouter.wire.headers import Shape, chunk, header_value, status_line
 from rbeerouter.wire.upstream import Pool, UpstreamConnection
 
 if TYPE_CHECKING:
@@ -42,10 +42,15 @@ class Exchange:
         forwarded: the client's headers that may go to the worker, as lines.
     """
 
-    __slots__ = (
-        "_body", "_chunked", "_committed", "_connecting", "_forwarded", "_held", "_held_bytes", "_is_stream",
-        "_seen_progress", "_seen_progress_at", "_tail", "_target", "_upstream", "client", "job", "progress",
-    )  # fmt: skip
+    # What an exchange begins with; on the instance only once it changes.
+    _upstream: UpstreamConnection | None = None
+    _connecting: asyncio.Task[None] | None = None
+    _shape: Shape | None = None
+    _held = b""
+    _tail = b""
+    _committed = _is_stream = _chunked = False
+    _progress = _seen_progress = 0
+    _seen_progress_at = 0.0
 
     def __init__(self, client: ClientConnection, job: Job, target: bytes, forwarded: bytes, body: bytes) -> None:
         self.client = client
@@ -53,14 +58,6 @@ class Exchange:
         self._target = target
         self._forwarded = forwarded
         self._body = body
-        self._upstream: UpstreamConnection | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._held: list[bytes] = []
-        self._held_bytes = 0
-        self._committed = self._is_stream = self._chunked = False
-        self._tail = b""
-        self.progress = self._seen_progress = 0
-        self._seen_progress_at = 0.0
 
     def start(self) -> None:
         self._perform(self.client.listener.dispatcher.on_request(self.job))
@@ -81,9 +78,8 @@ class Exchange:
         pool = listener.pools.of(send.worker)
         body = self._body if send.model is None else openai.rename_model(self._body, send.model)
         head = pool.head(self._target, self._forwarded, len(body))
-        self._is_stream = False
-        self._held.clear()
-        self._held_bytes = 0
+        self._shape = None
+        self._held = b""
         connection = None if send.fresh else pool.take(listener.now())
         if connection is None:
             self._connecting = tasks.start(f"connect to {send.worker.id}", self._connect(pool, head, body))
@@ -115,7 +111,7 @@ class Exchange:
         then the connection is cut with no [DONE] and no final chunk."""
         if self._is_stream:
             event = openai.error_event(failure, message)
-            self.client.write(_chunk(event) if self._chunked else event)
+            self.client.transport.write(chunk(event) if self._chunked else event)
         self.client.cut(gently=self._chunked)
 
     def _close_story(self) -> None:
@@ -127,7 +123,7 @@ class Exchange:
     # What the worker sends
 
     def upstream_data(self, upstream: UpstreamConnection) -> None:
-        self.progress += 1
+        self._progress += 1
         if self._committed:
             self._relay(upstream)
         elif upstream.head_done:
@@ -141,66 +137,66 @@ class Exchange:
     def upstream_lost(self, upstream: UpstreamConnection, exc: Exception | None) -> None:
         """The worker's connection closed while it was ours: the end of an answer without length, or a failure."""
         self._upstream = None
-        if exc is None and upstream.ends_by_closing() and (not self._is_stream or openai.is_finished(self._so_far())):
+        if exc is None and upstream.ends_by_closing() and (not self._is_stream or openai.is_finished(self._tail or self._held)):
             upstream.complete = upstream.broken = True
             self.upstream_data(upstream)
             return
         stale = upstream.reused and not upstream.spoke
         self._attempt_ended(Outcome(_DISCONNECTED, committed=self._committed, stale=stale))
 
-    def _so_far(self) -> bytes:
-        return self._tail or b"".join(self._held)
-
     def _hold(self, upstream: UpstreamConnection) -> None:
         """Keeps the answer back until it is certain that this worker will give one."""
-        if not self._held_bytes and not self._accept_head(upstream):
+        if self._shape is None and not self._accept_head(upstream):
             return
-        for part in upstream.parts:
-            self._held_bytes += len(part)
-            self._held.append(part)
-        upstream.parts.clear()
-        if upstream.complete:
-            self._commit(upstream)
-        elif self._held_bytes > self.client.listener.limits.hold_bytes or (
-            self._is_stream and openai.has_content(b"".join(self._held))
+        parts = upstream.parts
+        if parts:
+            self._held += parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.clear()
+        if (
+            upstream.complete
+            or len(self._held) > self.client.listener.limits.hold_bytes
+            or (self._is_stream and openai.has_content(self._held))
         ):
             self._commit(upstream)
 
     def _accept_head(self, upstream: UpstreamConnection) -> bool:
         status = upstream.status
-        if status < 200 or 300 <= status < 400 or status > 599:
+        if 300 <= status < 400 or status > 599:
             self.upstream_garbage(upstream)                  # a redirect is never followed: it could lead anywhere
             return False
-        self._is_stream = upstream.headers.get(b"content-type", b"").startswith(b"text/event-stream")
+        self._shape = shape = self.client.listener.response_shapes.of(upstream.raw)
+        content_type = shape.get(upstream.raw, b"content-type")
+        self._is_stream = content_type is not None and content_type.startswith(b"text/event-stream")
         return True
 
     def _commit(self, upstream: UpstreamConnection) -> None:
         """Writes the head and what was held; from here on this worker's answer is the client's."""
-        client, job = self.client, self.job
-        listener = client.listener
-        body = self._held[0] if len(self._held) == 1 else b"".join(self._held)
-        self._held.clear()
+        client, job, shape, body = self.client, self.job, self._shape, self._held
+        listener, decision = client.listener, job.decision
+        assert shape is not None and decision is not None
         self._committed = True
         job.first_content = listener.now()
         job.status = upstream.status
+        job.bytes_out = len(body)
+        self._held, self._tail = b"", body
         if upstream.complete:
             framing = b"content-length: %d\r\n" % len(body)
-        elif b"content-length" in upstream.headers:
-            framing = b"content-length: %b\r\n" % upstream.headers[b"content-length"]
+        elif b"content-length" in shape.names:
+            framing = b"content-length: %b\r\n" % shape.get(upstream.raw, b"content-length")
         elif client.speaks_chunked:
             framing, self._chunked = b"transfer-encoding: chunked\r\n", True
         else:
             framing, client.keep_alive = b"", False
-        decision = job.decision
-        assert decision is not None
-        head = b"%b%b%bx-request-id: %b\r\nx-rbee-worker: %b\r\nx-rbee-reason: %b\r\n%b%b\r\n" % (
-            status_line(upstream.status), listener.date_line, listener.response_headers.lines(upstream.headers),
-            job.request.id.encode(), decision.worker.id.encode(), header_value(decision.reason), framing,
-            b"" if client.keep_alive else b"connection: close\r\n",
-        )  # fmt: skip
-        job.bytes_out = len(body)
-        self._tail = body
-        client.write(head + (_chunk(body) if self._chunked and body else body))
+        if not client.keep_alive:
+            framing += b"connection: close\r\n"
+        client.transport.write(
+            b"%b%b%bx-request-id: %b\r\nx-rbee-worker: %b\r\nx-rbee-reason: %b\r\n%b\r\n%b"
+            % (
+                status_line(upstream.status), listener.date_line, shape.lines(upstream.raw), job.request.id.encode(),
+                header_value(decision.worker.id), header_value(decision.reason), framing,
+                chunk(body) if self._chunked and body else body,
+            )  # fmt: skip
+        )
         if upstream.complete:
             self._complete(upstream)
         elif client.write_paused:
@@ -214,7 +210,7 @@ class Exchange:
             parts.clear()
             self.job.bytes_out += len(body)
             self._tail = body if len(body) >= _USAGE_TAIL_BYTES else self._tail[-_USAGE_TAIL_BYTES:] + body
-            self.client.write(b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body)
+            self.client.transport.write(b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body)
         if upstream.complete:
             self._complete(upstream)
 
@@ -222,7 +218,7 @@ class Exchange:
         """The worker gave its answer to the end."""
         listener, job = self.client.listener, self.job
         if self._chunked:
-            self.client.write(b"0\r\n\r\n")
+            self.client.transport.write(b"0\r\n\r\n")
         job.tokens_in, job.tokens_out = openai.usage(self._tail[-_USAGE_TAIL_BYTES:])
         status = upstream.status
         upstream.pool.give_back(upstream, listener.now())
@@ -279,12 +275,8 @@ class Exchange:
             return "upstream_deadline"
         if not self._committed:
             return "upstream_first_content_timeout" if stream and now - job.sent > limits.first_content_s else None
-        if self.progress != self._seen_progress or self.client.write_paused:
-            self._seen_progress, self._seen_progress_at = self.progress, now
+        if self._progress != self._seen_progress or self.client.write_paused:
+            self._seen_progress, self._seen_progress_at = self._progress, now
         elif now - self._seen_progress_at > limits.gap_s:
             return "upstream_stalled"
         return None
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)

@@ -1,61 +1,79 @@
-"""HTTP header names and heads, as bytes. Used on both sides of the data plane.
+"""HTTP heads as bytes: which headers may pass, and the lines we write. Used on both sides of the data plane.
 
-Parsers hand over names as they were written; a small cache turns each spelling into lower case once.
+A client or worker sends the same header names in the same spelling and order again and again. What such a *shape*
+means (which of its headers may pass, where the ones we read are) is worked out once and remembered.
 """
 
 from __future__ import annotations
 
 import functools
 import http
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-Headers = dict[bytes, bytes]
+RawHeaders = dict[bytes, bytes]
+"""Headers under the names as they were written."""
 
-_spellings: dict[bytes, bytes] = {}
-_MOST_SPELLINGS = 2048
-"""Clients choose header names, so the cache must not grow with them."""
-
-
-def lower_names(headers: Mapping[bytes, bytes]) -> Headers:
-    """The same headers under lower-case names."""
-    lowered = {}
-    spellings = _spellings
-    for name, value in headers.items():
-        known = spellings.get(name)
-        if known is None:
-            known = name.lower()
-            if len(spellings) < _MOST_SPELLINGS:
-                spellings[name] = known
-        lowered[known] = value
-    return lowered
+_MOST_SHAPES = 512
+"""Peers choose their header names, so the memory of shapes must not grow with them."""
 
 
-class AllowList:
-    """The headers that may pass one way, by name or by `prefix*`.
+class Shape:
+    """One set of header names.
 
-    Everything else stops here: hop-by-hop headers, cookies, credentials, and what no one thought of.
+    Attributes:
+        names: {name in lower case: name as written}.
+        passing: (name as written, b"lower-case-name: ") of the headers that may pass.
+        ours: (name in lower case, name as written) of the x-rbee-* headers.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        given = [name.lower().encode() for name in names]
-        self._names = {name for name in given if not name.endswith(b"*")}
-        self._prefixes = tuple(name[:-1] for name in given if name.endswith(b"*"))
+    __slots__ = ("names", "ours", "passing")
 
-    def lines(self, headers: Headers) -> bytes:
-        """The allowed headers as lines of an HTTP head."""
-        names, prefixes = self._names, self._prefixes
-        kept = b""
-        for name, value in headers.items():
-            if name in names or (prefixes and name.startswith(prefixes)):
-                kept += b"%b: %b\r\n" % (name, value)
-        return kept
+    def __init__(self, written: Iterable[bytes], allowed: list[bytes]) -> None:
+        self.names = {name.lower(): name for name in written}
+        self.passing = [(spelled, b"%b: " % name) for name, spelled in self.names.items() if _may_pass(name, allowed)]
+        self.ours = [(name, spelled) for name, spelled in self.names.items() if name.startswith(b"x-rbee-")]
 
-    def without(self, named: bytes) -> AllowList:
-        """This list less what a Connection header names."""
-        other = AllowList(())
-        other._names = self._names - {name.strip().lower() for name in named.split(b",")}
-        other._prefixes = self._prefixes
-        return other
+    def get(self, raw: RawHeaders, name: bytes) -> bytes | None:
+        spelled = self.names.get(name)
+        return None if spelled is None else raw[spelled]
+
+    def lines(self, raw: RawHeaders) -> bytes:
+        """The headers that may pass, as lines of an HTTP head."""
+        lines = b""
+        for spelled, prefix in self.passing:
+            lines += prefix + raw[spelled] + b"\r\n"
+        return lines
+
+
+class Shapes:
+    """The shapes seen in one direction.
+
+    Args:
+        allowed: names of the headers that may pass, or `prefix*`. Everything else stops here: hop-by-hop headers,
+            cookies, credentials, and what no one thought of.
+    """
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        self._allowed = [name.lower().encode() for name in allowed]
+        self._known: dict[tuple[bytes, ...], Shape] = {}
+
+    def of(self, raw: RawHeaders) -> Shape:
+        written = tuple(raw)
+        shape = self._known.get(written)
+        if shape is None:
+            shape = Shape(written, self._allowed)
+            if len(self._known) < _MOST_SHAPES:
+                self._known[written] = shape
+        return shape
+
+    def less(self, raw: RawHeaders, connection: bytes) -> Shape:
+        """The shape of these headers without those that their Connection header names."""
+        named = {name.strip().lower() for name in connection.split(b",")}
+        return Shape([name for name in raw if name.lower() not in named], self._allowed)
+
+
+def _may_pass(name: bytes, allowed: list[bytes]) -> bool:
+    return any(name.startswith(rule[:-1]) if rule.endswith(b"*") else name == rule for rule in allowed)
 
 
 @functools.cache
@@ -67,8 +85,12 @@ def status_line(status: int) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode())
 
 
+@functools.lru_cache(maxsize=1024)
 def header_value(text: str) -> bytes:
     """Text as it may stand in a header: printable ASCII, anything else a question mark."""
-    if text.isascii() and text.isprintable():
-        return text.encode()
     return "".join(char if " " <= char <= "~" else "?" for char in text).encode()
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of a chunked body (RFC 9112 section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)

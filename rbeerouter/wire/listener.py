@@ -22,7 +22,7 @@ from rbeerouter.core.errors import FAILURES, Failure, RouterError
 from rbeerouter.core.types import Env, Worker
 from rbeerouter.dialects import openai
 from rbeerouter.wire.exchange import Exchange
-from rbeerouter.wire.headers import AllowList, Headers, lower_names, status_line
+from rbeerouter.wire.headers import RawHeaders, Shape, Shapes, status_line
 from rbeerouter.wire.relay import PUBLIC_PATHS, Asgi, Relay
 from rbeerouter.wire.upstream import Pool
 
@@ -30,8 +30,8 @@ _SWEEP_S = 0.5
 _LINGER_S = 2.0
 """How long a refused client may go on sending before it is cut off; it needs that time to read the refusal."""
 _MOST_PIPELINED = 8
+_NOTHING: dict[bytes, bytes] = {}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_CONTROL_BYTES = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Pools:
@@ -95,8 +95,8 @@ class Listener:
         """Takes new settings. Requests that have begun keep the limits they have passed."""
         self.limits = limits
         self.pools.limits = limits
-        self.request_headers = AllowList(server.request_headers)
-        self.response_headers = AllowList(server.response_headers)
+        self.request_shapes = Shapes(server.request_headers)
+        self.response_shapes = Shapes(server.response_headers)
 
     async def open(self, host: str, port: int) -> int:
         """Starts to listen; returns the port, which differs from the one asked for when that is 0."""
@@ -149,12 +149,6 @@ class ClientConnection(asyncio.Protocol):
     Requests that a client sends ahead of their answers (pipelining) wait in `_waiting`.
     """
 
-    __slots__ = (
-        "_body", "_closing_at", "_fed", "_head_done", "_headers", "_parser", "_raw", "_since", "_started", "_url",
-        "_waiting", "exchange", "keep_alive", "listener", "on_body", "on_header", "on_url", "paused_since",
-        "speaks_chunked", "transport", "write_paused",
-    )  # fmt: skip
-
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
         self.transport: asyncio.Transport
@@ -162,9 +156,9 @@ class ClientConnection(asyncio.Protocol):
         self.keep_alive = self.speaks_chunked = True
         self.write_paused = False
         self.paused_since = 0.0
-        self._waiting: deque[tuple[str, bytes, Headers, bytes, bool, bool]] = deque()
-        self._raw: Headers = {}
-        self._headers: Headers = {}
+        self._waiting: deque[tuple[bytes, bytes, RawHeaders, Shape, bytes, bool, bool]] = deque()
+        self._raw: RawHeaders = {}
+        self._shape: Shape
         self._body: list[bytes] = []
         self._url: list[bytes] = []
         # Built-in methods as parser callbacks: the cheapest way to collect.
@@ -172,7 +166,7 @@ class ClientConnection(asyncio.Protocol):
         self.on_body = self._body.append
         self.on_url = self._url.append
         self._parser = httptools.HttpRequestParser(self)
-        self._head_done = self._started = False
+        self._head_done = False
         self._fed = 0
         self._since = listener.clock
         self._closing_at: float | None = None
@@ -192,6 +186,8 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing_at is not None:
             return                                            # refused: what it still sends is thrown away
+        if not self._fed:
+            self._since = self.listener.clock
         self._fed += len(data)
         try:
             self._parser.feed_data(data)
@@ -206,7 +202,7 @@ class ClientConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._refuse("bad_request", f"the request is not valid HTTP/1.1: {error}")
         else:
-            if self._fed > self.listener.limits.header_bytes and self._started:
+            if self._fed > self.listener.limits.header_bytes:
                 self._check_sizes()
 
     def eof_received(self) -> bool:
@@ -234,62 +230,63 @@ class ClientConnection(asyncio.Protocol):
 
     # Called by the parser; `on_url`, `on_header` and `on_body` are list and dict methods
 
-    def on_message_begin(self) -> None:
-        self._started = True
-        self._head_done = False
-        self._raw.clear()
-        self._url.clear()
-        self._body.clear()
-        self._since = self.listener.clock
-
     def on_headers_complete(self) -> None:
         self._head_done = True
-        headers = self._headers = lower_names(self._raw)
-        limits = self.listener.limits
-        if len(headers) > limits.header_count or self._fed > limits.header_bytes:
-            size = sum(len(name) + len(value) + 4 for name, value in self._raw.items())
-            if len(headers) > limits.header_count or size > limits.header_bytes:
-                raise RouterError("headers_too_large", f"at most {limits.header_count} header fields are accepted, "
-                                                       f"{limits.header_bytes} bytes in all")  # fmt: skip
+        raw, limits = self._raw, self.listener.limits
+        self._shape = shape = self.listener.request_shapes.of(raw)
+        if len(raw) > limits.header_count or self._fed > limits.header_bytes:
+            size = sum(len(name) + len(value) + 4 for name, value in raw.items())
+            if len(raw) > limits.header_count or size > limits.header_bytes:
+                raise RouterError(
+                    "headers_too_large",
+                    f"at most {limits.header_count} header fields of {limits.header_bytes} bytes in all are accepted",
+                )
         self._fed = 0
-        if b"content-length" in headers and int(headers[b"content-length"]) > limits.request_body_bytes:
+        length = shape.get(raw, b"content-length")
+        if length is not None and int(length) > limits.request_body_bytes:
             raise self._too_large()
-        if b"expect" in headers:
-            if headers[b"expect"].lower() != b"100-continue":
+        if b"expect" in shape.names:
+            if raw[shape.names[b"expect"]].lower() != b"100-continue":
                 raise RouterError("expectation_failed", "the only expectation supported is 100-continue")
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_message_complete(self) -> None:
-        self._started = False
+        self._head_done = False
         self._fed = 0
-        parser, body = self._parser, self._body
-        whole = body[0] if len(body) == 1 else b"".join(body)
-        url = self._url[0] if len(self._url) == 1 else b"".join(self._url)
-        request = (
-            parser.get_method().decode(), url, self._headers, whole,
-            parser.should_keep_alive(), parser.get_http_version() == "1.1",
-        )  # fmt: skip
-        if len(whole) > self.listener.limits.request_body_bytes:
+        parser, parts, url = self._parser, self._body, self._url
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        target = url[0] if len(url) == 1 else b"".join(url)
+        raw = self._raw.copy()
+        parts.clear()
+        url.clear()
+        self._raw.clear()
+        if len(body) > self.listener.limits.request_body_bytes:
             raise self._too_large()
+        current = parser.get_http_version() == "1.1"
+        if not current and b"transfer-encoding" in self._shape.names:
+            raise RouterError("bad_request", "Transfer-Encoding does not exist in HTTP/1.0")
+        keep_alive = current and parser.should_keep_alive()
         if self.exchange is None and not self._waiting:
-            self._begin(*request)
-        else:
-            self._waiting.append(request)
-            if len(self._waiting) >= _MOST_PIPELINED:
-                self.transport.pause_reading()
+            self._begin(parser.get_method(), target, raw, self._shape, body, keep_alive, current)
+            return
+        self._waiting.append((parser.get_method(), target, raw, self._shape, body, keep_alive, current))
+        if len(self._waiting) >= _MOST_PIPELINED:
+            self.transport.pause_reading()
 
     # From a request to an exchange
 
-    def _begin(self, method: str, url: bytes, headers: Headers, body: bytes, keep_alive: bool, chunked: bool) -> None:
+    def _begin(
+        self, method: bytes, target: bytes, raw: RawHeaders, shape: Shape, body: bytes, keep_alive: bool, chunked: bool
+    ) -> None:
         self.speaks_chunked = chunked
-        self.keep_alive = keep_alive and chunked and not self.listener.draining
-        path = url.partition(b"?")[0]
-        request_id = headers.get(b"x-request-id")
+        self.keep_alive = keep_alive and not self.listener.draining
+        path = target if b"?" not in target else target.partition(b"?")[0]
+        request_id = shape.get(raw, b"x-request-id")
         if request_id is None or not _REQUEST_ID.fullmatch(request_id):
             request_id = self.listener.next_request_id()
         try:
             if path in openai.ENDPOINTS:
-                self.exchange = self._inference(method, url, path, headers, body, request_id)
+                self.exchange = self._inference(method, target, path, raw, shape, body, request_id)
             else:
                 self.exchange = self._other(method, path)
         except RouterError as refusal:
@@ -298,37 +295,34 @@ class ClientConnection(asyncio.Protocol):
         self.exchange.start()
 
     def _inference(
-        self, method: str, url: bytes, path: bytes, headers: Headers, body: bytes, request_id: bytes
+        self, method: bytes, target: bytes, path: bytes, raw: RawHeaders, shape: Shape, body: bytes, request_id: bytes
     ) -> Exchange:
         listener = self.listener
-        if method != "POST":
-            raise RouterError("method_not_allowed", f"{method} is not allowed here; use POST")
-        if headers.get(b"content-type", b"").startswith(b"multipart/"):
+        if method != b"POST":
+            raise RouterError("method_not_allowed", f"{method.decode()} is not allowed here; use POST")
+        names = shape.names
+        if b"content-type" in names and raw[names[b"content-type"]].startswith(b"multipart/"):
             raise RouterError("unsupported_media_type", "multipart bodies are not supported; send JSON")
-        arrived, wall = self.listener.now(), listener.env.wall()
+        arrived, wall = listener.now(), listener.env.wall()
+        ours = {name: raw[spelled] for name, spelled in shape.ours} if shape.ours else _NOTHING
         try:
-            request = openai.parse(request_id.decode(), path, headers, body, listener.limits)
+            request = openai.parse(request_id.decode(), path, ours, body, listener.limits)
         except RouterError as refusal:
             unread = openai.unread_request(request_id.decode(), path)
             listener.record(refused_job(unread, refusal, arrived, wall, listener.now()))
             raise
-        allowed = listener.request_headers
-        named = headers.get(b"connection", b"keep-alive").lower()
-        if named not in (b"keep-alive", b"close"):
-            allowed = allowed.without(named)
-        forwarded = allowed.lines(headers)
-        if _CONTROL_BYTES.search(forwarded.replace(b"\r\n", b"")):
-            raise RouterError("bad_request", "a header holds control characters")
-        forwarded += b"x-request-id: %b\r\n" % request_id
-        return Exchange(self, Job(request, arrived, wall), url, forwarded, body)
+        if b"connection" in names and (named := raw[names[b"connection"]]).lower() not in (b"keep-alive", b"close"):
+            shape = listener.request_shapes.less(raw, named)
+        forwarded = b"%bx-request-id: %b\r\n" % (shape.lines(raw), request_id)
+        return Exchange(self, Job(request, arrived, wall), target, forwarded, body)
 
-    def _other(self, method: str, path: bytes) -> Relay:
+    def _other(self, method: bytes, path: bytes) -> Relay:
         if path not in PUBLIC_PATHS:
             shown = path[:100].decode("latin-1")
-            raise RouterError("not_found", f"there is nothing at {method} {shown}")
-        if method not in ("GET", "HEAD"):
-            raise RouterError("method_not_allowed", f"{method} is not allowed here; use GET")
-        return Relay(self, self.listener.relay_to, method, path)
+            raise RouterError("not_found", f"there is nothing at {method.decode()} {shown}")
+        if method not in (b"GET", b"HEAD"):
+            raise RouterError("method_not_allowed", f"{method.decode()} is not allowed here; use GET")
+        return Relay(self, self.listener.relay_to, method.decode(), path)
 
     def exchange_done(self) -> None:
         """The answer is written, or there is nobody to write it to: on to the next request, or close."""
@@ -344,9 +338,6 @@ class ClientConnection(asyncio.Protocol):
             self._begin(*self._waiting.popleft())
 
     # Answers
-
-    def write(self, data: bytes) -> None:
-        self.transport.write(data)
 
     def answer_failure(
         self, failure: Failure, message: str, param: str | None = None, request_id: str | None = None
@@ -393,7 +384,7 @@ class ClientConnection(asyncio.Protocol):
         return RouterError("request_too_large", f"the body is larger than the limit of {limit} bytes")
 
     def _check_sizes(self) -> None:
-        """A request is still coming in: is it too large already?"""
+        """A large request is coming in, or a small one is in a large read: is it too large already?"""
         limits = self.listener.limits
         if not self._head_done:
             self._refuse("headers_too_large", f"the headers are larger than the limit of {limits.header_bytes} bytes")
@@ -415,7 +406,7 @@ class ClientConnection(asyncio.Protocol):
                 self.transport.abort()
             else:
                 self.exchange.check(now)
-        elif self._started:
+        elif self._fed or self._head_done:
             allowed = limits.body_s if self._head_done else limits.header_s
             if now - self._since > allowed:
                 self._refuse("request_timeout", f"the request did not arrive within {allowed:g} s")
@@ -424,7 +415,7 @@ class ClientConnection(asyncio.Protocol):
 
     def drain(self) -> None:
         self.keep_alive = False
-        if self.exchange is None and not self._started:
+        if self.exchange is None and not self._fed and not self._head_done:
             self.transport.close()
 
     def end_now(self) -> None:

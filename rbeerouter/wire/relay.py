@@ -65,7 +65,7 @@ class Relay:
         lines = b"".join(b"%b: %b\r\n" % (name, value) for name, value in headers if name != b"content-length")
         closing = b"" if self.client.keep_alive else b"connection: close\r\n"
         head = b"%b%bcontent-length: %d\r\n%b\r\n" % (status_line(status), lines, len(body), closing)
-        self.client.write(head if self._method == "HEAD" else head + body)
+        self.client.transport.write(head if self._method == "HEAD" else head + body)
         self.client.exchange_done()
 
     def client_gone(self, code: str = "client_gone") -> None:

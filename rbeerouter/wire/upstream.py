@@ -15,7 +15,7 @@ import httptools
 
 from rbeerouter.config import Limits
 from rbeerouter.core.types import WorkerSpec
-from rbeerouter.wire.headers import Headers, lower_names
+from rbeerouter.wire.headers import RawHeaders
 
 if TYPE_CHECKING:
     from rbeerouter.wire.exchange import Exchange
@@ -27,13 +27,9 @@ _MOST_INFORMATIONAL = 8
 class UpstreamConnection(asyncio.Protocol):
     """One connection to a worker. What its parser has found of the current answer stands in public attributes.
 
-    `parts` are the body's bytes since they were last taken, without chunk framing.
+    `raw` are the answer's headers as written; `parts` are its body's bytes since they were last taken, without chunk
+    framing.
     """
-
-    __slots__ = (
-        "_informational", "_keep_alive", "_parser", "_raw", "broken", "complete", "exchange", "head_done", "headers", "idle_since",
-        "on_body", "on_header", "parts", "paused", "pool", "reused", "spoke", "status", "transport",
-    )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -41,35 +37,27 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.idle_since = 0.0
         self.reused = self.paused = False
+        self.raw: RawHeaders = {}
         self.parts: list[bytes] = []
-        self._raw: Headers = {}
         # The parser calls these for every header and every piece of body: built-in methods cost it least.
-        self.on_header = self._raw.__setitem__
+        self.on_header = self.raw.__setitem__
         self.on_body = self.parts.append
         self._parser = httptools.HttpResponseParser(self)
-        self._begin()
-
-    def _begin(self) -> None:
-        self.headers: Headers = {}
-        self.status = 0
-        self.head_done = self.complete = self.broken = self.spoke = False
-        self._keep_alive = False
         self._informational = 0
+        self.status = 0
+        self.spoke = self.head_done = self.complete = self.broken = self.keep_alive = False
 
     def send(self, exchange: Exchange, head: bytes, body: bytes) -> None:
         """Sends a request for this exchange, which is told of everything that comes back."""
         self.exchange = exchange
-        self._raw.clear()
-        self.parts.clear()
-        self._begin()
+        self.raw.clear()
+        self.spoke = self.head_done = self.complete = self.keep_alive = False
+        self._informational = 0
         self.transport.writelines((head, body))
-
-    def reusable(self) -> bool:
-        return self._keep_alive and not self.broken and not self.transport.is_closing()
 
     def ends_by_closing(self) -> bool:
         """Is the closed connection the answer's only end mark?"""
-        return self.head_done and b"content-length" not in self.headers and b"transfer-encoding" not in self.headers
+        return self.head_done and not {name.lower() for name in self.raw} & {b"content-length", b"transfer-encoding"}
 
     def pause(self) -> None:
         """Stops reading, so that the worker is slowed down to what the client takes."""
@@ -128,23 +116,22 @@ class UpstreamConnection(asyncio.Protocol):
             self.broken = True                               # a second answer to one request
 
     def on_headers_complete(self) -> None:
-        if self.complete:
+        status = self._parser.get_status_code()
+        if status >= 200:
+            if not self.complete:
+                self.status = status
+                self.head_done = True
             return
-        self.status = status = self._parser.get_status_code()
-        if 100 <= status < 200:
-            self._informational += 1
-            if self._informational > _MOST_INFORMATIONAL:
-                raise ValueError("too many informational answers")
-            return
-        self.headers = lower_names(self._raw)
-        self.head_done = True
+        self._informational += 1
+        if self._informational > _MOST_INFORMATIONAL:
+            raise ValueError("too many informational answers")
 
     def on_message_complete(self) -> None:
         if self.head_done:
             self.complete = True
-            self._keep_alive = self._parser.should_keep_alive()   # true only while the parser is in this callback
+            self.keep_alive = self._parser.should_keep_alive()   # true only while the parser is in this callback
         else:
-            self._raw.clear()                                # a 1xx answer; the real one follows
+            self.raw.clear()                                     # a 1xx answer; the real one follows
 
 
 class Pool:
@@ -152,7 +139,8 @@ class Pool:
 
     def __init__(self, spec: WorkerSpec, limits: Limits) -> None:
         parts = urlsplit(spec.url)
-        self._limits = limits
+        self._connect_s = limits.connect_s
+        self._most_idle, self._idle_s = limits.idle_connections, limits.idle_connection_s
         self._host = parts.hostname or ""
         self._tls = _tls_context(spec.ca_file) if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
@@ -172,7 +160,7 @@ class Pool:
         idle = self.idle
         while idle:
             connection = idle.pop()
-            if now - connection.idle_since < self._limits.idle_connection_s and not connection.transport.is_closing():
+            if now - connection.idle_since < self._idle_s and not connection.transport.is_closing():
                 connection.reused = True
                 return connection
             connection.transport.abort()
@@ -181,21 +169,22 @@ class Pool:
     def give_back(self, connection: UpstreamConnection, now: float) -> None:
         """Keeps a connection whose answer is complete, or closes it."""
         connection.exchange = None
-        if connection.reusable() and len(self.idle) < self._limits.idle_connections and not self._closed:
-            connection.resume()
-            connection.idle_since = now
-            self.idle.append(connection)
-        else:
+        if not connection.keep_alive or connection.broken or self._closed or len(self.idle) >= self._most_idle:
             connection.transport.abort()
+            return
+        if connection.paused:
+            connection.resume()
+        connection.idle_since = now
+        self.idle.append(connection)
 
     def forget(self, connection: UpstreamConnection) -> None:
         if connection in self.idle:
             self.idle.remove(connection)
 
     async def connect(self) -> UpstreamConnection:
-        """Opens a connection. Raises OSError (which TLS errors and TimeoutError are) when that fails or takes too long."""
+        """Opens a connection. Raises OSError, which TLS errors and TimeoutError are, too."""
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(self._limits.connect_s):
+        async with asyncio.timeout(self._connect_s):
             _, connection = await loop.create_connection(
                 lambda: UpstreamConnection(self), self._host, self._port,
                 ssl=self._tls, server_hostname=self._host if self._tls else None,
@@ -204,7 +193,7 @@ class Pool:
 
     def expire(self, now: float) -> None:
         """Closes what has been idle too long."""
-        for connection in [old for old in self.idle if now - old.idle_since >= self._limits.idle_connection_s]:
+        for connection in [old for old in self.idle if now - old.idle_since >= self._idle_s]:
             self.forget(connection)
             connection.transport.abort()
 

@@ -1,13 +1,17 @@
 """Runs the coroutine of an async test to its end, under a time limit.
 
-Called by every async test as `run(story())`. It must not grow fixtures or plugins: a test is a plain function.
+Called by every async test as `run(story())` or under the decorator `@story`. It must not grow fixtures or plugins: a
+test is a plain function.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+
+import uvloop
 
 Result = TypeVar("Result")
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
@@ -24,3 +28,17 @@ def run(
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(bounded())
+
+
+def story(
+    test: Callable[..., Coroutine[Any, Any, None]] | None = None, *, timeout_s: float = 30.0
+) -> Callable[..., Any]:
+    """Make a plain test function of an async one, run as `run` does, on the loop that the daemon uses."""
+    if test is None:
+        return functools.partial(story, timeout_s=timeout_s)
+
+    @functools.wraps(test)
+    def told(*arguments: Any, **named: Any) -> None:
+        run(test(*arguments, **named), timeout_s, loop_factory=uvloop.new_event_loop)
+
+    return told

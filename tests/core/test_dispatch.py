@@ -1,0 +1,499 @@
+"""The life of a job: what follows each outcome, and that no worker's count of jobs can drift."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from rbeerouter.core.dispatch import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    FINISH,
+    NEW,
+    SENDING,
+    Dispatcher,
+    Fail,
+    Finish,
+    Job,
+    Send,
+    refused_job,
+)
+from rbeerouter.core.errors import FAILURES, RouterError
+from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.types import BUSY, OFFLINE, READY, Attempt, Decision, Outcome, Report, Request, Worker
+from rbeerouter.routing.decide import Decider
+from tests.support.builders import Clock, env, fleet, job, request, worker
+
+SERVED = Outcome(None, 200, committed=True, delivered=True)
+REFUSED_BY_WORKER = Outcome(None, 404, committed=True, delivered=True)
+OWN_5XX = Outcome(FAILURES["upstream_error_status"], 503, committed=True, delivered=True)
+CONNECT = Outcome(FAILURES["upstream_connect_failed"])
+DISCONNECTED = Outcome(FAILURES["upstream_disconnected"])
+BROKEN_OFF = Outcome(FAILURES["upstream_disconnected"], 200, committed=True)
+STALE = Outcome(FAILURES["upstream_disconnected"], stale=True)
+
+
+class InOrder:
+    """A decider without an opinion: the first worker, then the next that was not tried; it notes each question."""
+
+    def __init__(self, made: Fleet, model: str | None = None, refusal: RouterError | None = None) -> None:
+        self.made, self.model, self.refusal = made, model, refusal
+        self.asked: list[tuple[list[str], str]] = []
+
+    def decide(self, request: Request) -> Decision:
+        if self.refusal is not None:
+            raise self.refusal
+        return Decision(self.made.ordered[0], "script", "routing.lua:7", self.model, "an old fault", {"w2": "full"})
+
+    def another(self, request: Request, tried: list[str], model: str) -> Decision | None:
+        self.asked.append((list(tried), model))
+        left = [one for one in self.made.ordered if one.id not in tried]
+        return Decision(left[0], "failover", f"next after {tried[-1]}", self.model) if left else None
+
+
+class Story:
+    """Three workers, a dispatcher that takes them in order, and one job."""
+
+    def __init__(self, attempts: int = 3, **decider: Any) -> None:
+        self.clock = Clock()
+        self.fleet = fleet()
+        self.decider = InOrder(self.fleet, **decider)
+        self.dispatcher = Dispatcher(self.fleet, self.decider, env(self.clock), attempts)
+        self.job = job()
+
+    def begin(self) -> Any:
+        return self.dispatcher.on_request(self.job)
+
+    def end(self, outcome: Outcome) -> Any:
+        return self.dispatcher.on_outcome(self.job, outcome)
+
+    def in_flight(self) -> list[int]:
+        return [one.in_flight for one in self.fleet.ordered]
+
+    def results(self) -> list[tuple[str, str]]:
+        return [(attempt.worker_id, attempt.result) for attempt in self.job.attempts]
+
+
+def send_to(story: Story, name: str, *, fresh: bool = False, model: str | None = None) -> Send:
+    return Send(story.fleet.workers[name], model, fresh)
+
+
+# The decision.
+
+
+def test_the_job_is_counted_on_its_worker_in_the_step_of_the_decision() -> None:
+    story = Story()
+    before = story.in_flight()
+    effect = story.begin()
+    assert (before, effect, story.in_flight(), story.job.state, story.job.tried) == (
+        [0, 0, 0], send_to(story, "w1"), [1, 0, 0], SENDING, ["w1"],
+    )  # fmt: skip
+
+
+def test_a_refused_request_fails_without_touching_a_worker() -> None:
+    story = Story(refusal=RouterError("model_not_found", "there is no such model", "model"))
+    effect = story.begin()
+    assert effect == Fail(FAILURES["model_not_found"], "there is no such model", "model")
+    assert (story.in_flight(), story.results(), story.job.tried) == ([0, 0, 0], [], [])
+    assert (story.job.state, story.job.failure, story.job.status, story.job.finished) == (
+        FAILED, FAILURES["model_not_found"], 404, 100.0,
+    )  # fmt: skip
+
+
+def test_the_time_that_a_decision_took_is_kept() -> None:
+    story = Story()
+    decide = story.decider.decide
+
+    def slowly(asked: Request) -> Decision:
+        story.clock.advance(0.25)
+        return decide(asked)
+
+    story.decider.decide = slowly  # type: ignore[method-assign]
+    story.begin()
+    assert (story.job.decision_s, story.job.sent) == (0.25, 100.25)
+
+
+def test_a_body_that_could_not_be_understood_is_a_job_that_has_failed() -> None:
+    made = refused_job(request(), RouterError("invalid_json", "no"), 100.0, 5.0, 101.0)
+    assert (made.state, made.failure, made.status, made.arrived, made.wall, made.finished, made.attempts) == (
+        FAILED, FAILURES["invalid_json"], 400, 100.0, 5.0, 101.0, [],
+    )  # fmt: skip
+
+
+# Each way out.
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "served_and_failed"),
+    [(SERVED, 200, (1, 0)), (REFUSED_BY_WORKER, 404, (1, 0)), (OWN_5XX, 503, (0, 1))],
+    ids=["served", "the worker's own 4xx", "the worker's own 5xx"],
+)
+def test_an_answer_that_the_client_has_whole_is_the_end(
+    outcome: Outcome, status: int, served_and_failed: tuple[int, int]
+) -> None:
+    story = Story()
+    story.begin()
+    story.clock.advance(2.0)
+    effect = story.end(outcome)
+    one = story.fleet.workers["w1"]
+    assert (effect, story.in_flight(), story.job.state, story.job.status, story.job.finished, story.decider.asked) == (
+        FINISH, [0, 0, 0], DONE, status, 102.0, [],
+    )  # fmt: skip
+    assert (one.served, one.failed) == served_and_failed
+
+
+def test_a_failed_worker_is_replaced_by_the_next_and_the_log_can_tell_the_whole_story() -> None:
+    story = Story()
+    story.begin()
+    story.clock.advance(0.0125)
+    effect = story.end(CONNECT)
+    assert (effect, story.in_flight(), story.job.state, story.job.sent) == (
+        send_to(story, "w2"), [0, 1, 0], SENDING, 100.0125,
+    )  # fmt: skip
+    story.clock.advance(1.0)
+    assert story.end(SERVED) == FINISH
+    assert story.job.attempts == [Attempt("w1", "upstream_connect_failed", 12.5), Attempt("w2", "ok", 1000.0)]
+    assert story.job.decision == Decision(
+        story.fleet.workers["w2"], "failover", "routing.lua:7; then next after w1", None, "an old fault", {"w2": "full"}
+    )
+    assert story.job.tried == ["w1", "w2"]
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+def test_no_more_workers_are_tried_than_the_limit_allows(attempts: int) -> None:
+    story = Story(attempts)
+    effects = [story.begin()]
+    while isinstance(effects[-1], Send):
+        effects.append(story.end(DISCONNECTED))
+    assert [effect.worker.id for effect in effects[:-1]] == ["w1", "w2", "w3"][:attempts]
+    assert effects[-1] == Fail(
+        FAILURES["upstream_disconnected"], f"the worker closed the connection before it answered ({attempts} tried)"
+    )
+    assert (story.job.state, story.job.status, story.in_flight()) == (FAILED, 502, [0, 0, 0])
+    assert len(story.job.attempts) == attempts
+
+
+def test_the_job_fails_when_every_worker_was_tried_before_the_limit() -> None:
+    story = Story(attempts=10)
+    story.begin()
+    effects = [story.end(CONNECT) for _ in range(3)]
+    assert [type(effect) for effect in effects] == [Send, Send, Fail]
+    assert effects[-1].message == "could not connect to a worker (3 tried)"
+    assert story.decider.asked == [(["w1"], "m"), (["w1", "w2"], "m"), (["w1", "w2", "w3"], "m")]
+
+
+@pytest.mark.parametrize("code", sorted(code for code, failure in FAILURES.items() if not failure.retry))
+def test_what_another_worker_could_not_mend_is_not_tried_again(code: str) -> None:
+    story = Story()
+    story.begin()
+    effect = story.end(Outcome(FAILURES[code]))
+    assert (effect.failure, story.job.state, story.in_flight(), story.decider.asked) == (
+        FAILURES[code], FAILED, [0, 0, 0], [],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("code", sorted(FAILURES))
+def test_no_failure_is_tried_again_after_the_client_has_got_content(code: str) -> None:
+    story = Story()
+    story.begin()
+    effect = story.end(Outcome(FAILURES[code], 200, committed=True))
+    assert (effect.failure, story.job.state, story.in_flight(), story.decider.asked) == (
+        FAILURES[code], FAILED, [0, 0, 0], [],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("upstream_connect_failed", "could not connect to a worker (1 tried)"),
+        ("upstream_disconnected", "the worker closed the connection before it answered (1 tried)"),
+        ("upstream_protocol_error", "the worker did not answer with valid HTTP (1 tried)"),
+        ("upstream_first_content_timeout", "the worker gave no content in time (1 tried)"),
+        ("upstream_stalled", "the worker stopped sending (1 tried)"),
+        ("upstream_deadline", "the request took longer than allowed (1 tried)"),
+    ],
+)
+def test_the_client_is_told_what_the_worker_did(code: str, message: str) -> None:
+    story = Story(attempts=1)
+    story.begin()
+    assert story.end(Outcome(FAILURES[code])) == Fail(FAILURES[code], message)
+
+
+# A reused connection that had been closed.
+
+
+def test_a_stale_connection_is_nobodys_fault_and_the_same_worker_is_asked_on_a_fresh_one() -> None:
+    story = Story(model="other")
+    story.begin()
+    one = story.fleet.workers["w1"]
+    effect = story.end(STALE)
+    assert (effect, story.in_flight(), story.job.state, story.job.tried, story.job.attempts, story.decider.asked) == (
+        send_to(story, "w1", fresh=True, model="other"), [1, 0, 0], SENDING, ["w1"], [], [],
+    )  # fmt: skip
+    assert (one.failed, one.health.failures, one.status) == (0, 0, READY)
+
+
+def test_the_end_of_the_fresh_connection_counts_as_usual() -> None:
+    story = Story()
+    story.begin()
+    story.end(STALE)
+    assert story.end(DISCONNECTED) == send_to(story, "w2")
+    assert (story.results(), story.in_flight()) == ([("w1", "upstream_disconnected")], [0, 1, 0])
+    story.end(STALE)
+    assert story.end(SERVED) == FINISH
+    assert (story.results(), story.in_flight(), story.job.tried) == (
+        [("w1", "upstream_disconnected"), ("w2", "ok")], [0, 0, 0], ["w1", "w2"],
+    )  # fmt: skip
+
+
+# Names of models.
+
+
+def test_a_model_that_the_decision_chose_is_kept_when_another_worker_takes_over() -> None:
+    story = Story(model="other")
+    assert story.begin() == send_to(story, "w1", model="other")
+    assert story.end(CONNECT) == send_to(story, "w2", model="other")
+    assert story.decider.asked == [(["w1"], "other")]
+
+
+# The client leaves.
+
+
+@pytest.mark.parametrize("code", ["client_gone", "client_stalled", "draining"])
+def test_a_cancelled_job_leaves_its_worker_without_blame(code: str) -> None:
+    story = Story()
+    story.begin()
+    story.clock.advance(0.5)
+    one = story.fleet.workers["w1"]
+    assert story.dispatcher.on_cancel(story.job, code) == FINISH
+    assert (story.in_flight(), story.job.state, story.job.failure, story.job.status, story.job.finished) == (
+        [0, 0, 0], CANCELLED, FAILURES[code], FAILURES[code].status, 100.5,
+    )  # fmt: skip
+    assert (story.job.attempts, story.decider.asked) == ([Attempt("w1", code, 500.0)], [])
+    assert (one.served, one.failed, one.status) == (0, 0, READY)
+
+
+def test_a_job_can_be_cancelled_before_it_has_a_worker() -> None:
+    story = Story()
+    assert story.dispatcher.on_cancel(story.job) == FINISH
+    assert (story.in_flight(), story.job.state, story.results()) == ([0, 0, 0], CANCELLED, [])
+
+
+def test_a_job_can_be_cancelled_on_its_second_worker_and_after_a_stale_connection() -> None:
+    story = Story()
+    story.begin()
+    story.end(CONNECT)
+    story.end(STALE)
+    story.dispatcher.on_cancel(story.job)
+    assert (story.in_flight(), story.results()) == (
+        [0, 0, 0], [("w1", "upstream_connect_failed"), ("w2", "client_gone")],
+    )  # fmt: skip
+
+
+def test_a_second_cancel_lowers_nothing() -> None:
+    story = Story()
+    story.begin()
+    for _ in range(3):
+        story.dispatcher.on_cancel(story.job)
+    assert (story.in_flight(), story.results()) == ([0, 0, 0], [("w1", "client_gone")])
+
+
+@pytest.mark.xfail(strict=True, reason="on_cancel rewrites the state, failure, status and time of a job that had ended")
+@pytest.mark.parametrize("outcome", [SERVED, BROKEN_OFF], ids=["done", "failed"])
+def test_a_client_that_leaves_after_the_end_changes_nothing(outcome: Outcome) -> None:
+    story = Story()
+    story.begin()
+    story.end(outcome)
+    ended = (story.job.state, story.job.status, story.job.failure, story.job.finished)
+    story.clock.advance(1.0)
+    story.dispatcher.on_cancel(story.job)
+    assert (story.job.state, story.job.status, story.job.failure, story.job.finished) == ended
+
+
+def test_an_outcome_of_a_job_that_is_on_no_worker_is_a_programming_error() -> None:
+    story = Story()
+    story.begin()
+    story.end(SERVED)
+    with pytest.raises(AssertionError, match="on no worker"):
+        story.end(SERVED)
+    assert story.in_flight() == [0, 0, 0]
+
+
+def test_a_job_that_ends_after_its_worker_was_removed_is_still_taken_off_it() -> None:
+    story = Story()
+    story.begin()
+    gone = story.fleet.workers["w1"]
+    story.fleet.configure([worker("w2", models=("m",))])
+    assert story.end(CONNECT) == send_to(story, "w2")
+    story.end(SERVED)
+    assert (gone.in_flight, story.in_flight()) == (0, [0])
+
+
+# Anything, in any order.
+
+MODELS = ("a", "a", "b", "nowhere")
+SPECS = st.lists(
+    st.builds(
+        worker,
+        st.sampled_from(["w1", "w2", "w3", "w4"]),
+        url=st.sampled_from(["http://x.test", "http://y.test"]),
+        models=st.sampled_from([("a", "b"), ("a",), ("b",), ()]),
+        max_concurrency=st.integers(1, 3),
+    ),
+    max_size=4,
+    unique_by=lambda spec: spec.id,
+)
+OUTCOMES = st.sampled_from(
+    [
+        CONNECT, DISCONNECTED, SERVED, OWN_5XX, BROKEN_OFF,
+        *(Outcome(failure, committed=committed) for failure in FAILURES.values() for committed in (False, True)),
+    ]
+)  # fmt: skip
+WHICH = st.integers(0, 11)
+
+
+class AnyLife(RuleBasedStateMachine):
+    """Requests, outcomes, clients that leave, probes and reconfigurations in any order on the real fleet and decider.
+
+    What is kept beside it is counted by hand: which job is on which worker object, also on workers long removed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.fleet = Fleet()
+        made_env = env(self.clock)
+        self.dispatcher = Dispatcher(self.fleet, Decider(self.fleet, None, "least-request", made_env), made_env)
+        self.sending: list[Job] = []
+        self.stale: set[int] = set()
+        self.ended: dict[int, tuple[Job, str]] = {}
+        self.workers: dict[int, Worker] = {}
+        self.reconfigure([worker("w1", max_concurrency=2), worker("w2", models=("a",)), worker("w3")], up=True)
+
+    def perform(self, made: Job, effect: object) -> None:
+        """Does what `wire.exchange` would: notes where the job went, or that it has ended."""
+        if isinstance(effect, Send):
+            assert made.state == SENDING and made.worker is effect.worker
+            assert len(set(made.tried)) == len(made.tried) <= self.dispatcher.attempts
+            if made not in self.sending:
+                self.sending.append(made)
+            return
+        assert isinstance(effect, Fail | Finish)
+        if made in self.sending:
+            self.sending.remove(made)
+        assert id(made) not in self.ended, "a job has ended twice"
+        self.ended[id(made)] = (made, made.state)
+
+    def pick(self, which: int) -> Job | None:
+        return self.sending[which % len(self.sending)] if self.sending else None
+
+    def end(self, made: Job, outcome: Outcome) -> None:
+        before = list(made.tried)
+        effect = self.dispatcher.on_outcome(made, outcome)
+        if outcome.committed or outcome.failure is None or not outcome.failure.retry:
+            assert not isinstance(effect, Send)
+        if isinstance(effect, Send):
+            assert effect.worker.id not in before and effect.worker.status in (READY, BUSY)
+            self.stale.discard(id(made))
+        self.perform(made, effect)
+
+    @initialize(attempts=st.integers(1, 4), jobs=st.integers(0, 5))
+    def begin(self, attempts: int, jobs: int) -> None:
+        self.dispatcher.attempts = attempts
+        self.ask(["a"] * jobs)
+
+    @rule(models=st.lists(st.sampled_from(MODELS), max_size=4))
+    def ask(self, models: list[str]) -> None:
+        for made in [job(model=model) for model in models]:
+            assert made.state == NEW
+            self.perform(made, self.dispatcher.on_request(made))
+
+    @rule(which=WHICH, outcome=OUTCOMES)
+    def end_an_attempt(self, which: int, outcome: Outcome) -> None:
+        made = self.pick(which)
+        if made is not None:
+            self.end(made, outcome)
+
+    @rule(which=WHICH, outcome=st.sampled_from([CONNECT, DISCONNECTED]))
+    def lose_a_worker_before_content(self, which: int, outcome: Outcome) -> None:
+        made = self.pick(which)
+        if made is not None:
+            self.end(made, outcome)
+
+    @rule(which=WHICH)
+    def find_a_connection_closed(self, which: int) -> None:
+        made = self.pick(which)
+        if made is None or id(made) in self.stale:
+            return
+        assert made.worker is not None
+        known = (made.worker, made.worker.failed, made.worker.in_flight)
+        effect = self.dispatcher.on_outcome(made, STALE)
+        assert isinstance(effect, Send) and effect.fresh
+        assert known == (effect.worker, effect.worker.failed, effect.worker.in_flight)
+        self.stale.add(id(made))
+        self.perform(made, effect)
+
+    @rule(which=WHICH, code=st.sampled_from(["client_gone", "client_stalled", "draining"]))
+    def leave(self, which: int, code: str) -> None:
+        made = self.pick(which)
+        if made is not None:
+            self.perform(made, self.dispatcher.on_cancel(made, code))
+
+    @rule(
+        name=st.sampled_from(["w1", "w2", "w3", "w4"]),
+        reachable=st.booleans(),
+        models=st.sampled_from([None, (), ("a",), ("b",)]),
+    )
+    def probe(self, name: str, reachable: bool, models: tuple[str, ...] | None) -> None:
+        self.fleet.apply(Report(name, reachable, models, self.clock.now_s))
+
+    @rule(specs=SPECS, up=st.booleans())
+    def reconfigure(self, specs: list[Any], up: bool) -> None:
+        self.fleet.configure(specs)
+        self.workers |= {id(one): one for one in self.fleet.ordered}
+        for one in self.fleet.ordered if up else ():
+            self.probe(one.id, True, None)
+
+    @rule(seconds=st.sampled_from([0.0, 1.0, 10.0, 400.0]))
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.fleet.tick(self.clock.now_s)
+
+    @invariant()
+    def every_count_is_the_number_of_jobs_on_that_worker(self) -> None:
+        expected = Counter(id(made.worker) for made in self.sending)
+        assert {key: one.in_flight for key, one in self.workers.items()} == {key: expected[key] for key in self.workers}
+
+    @invariant()
+    def every_job_has_ended_once_or_is_being_sent(self) -> None:
+        assert all(made.state == SENDING for made in self.sending)
+        assert all(made.state == state and made.worker is None for made, state in self.ended.values())
+        assert {state for _, state in self.ended.values()} <= {DONE, FAILED, CANCELLED}
+
+    @invariant()
+    def the_fleet_is_in_order(self) -> None:
+        assert [one.index for one in self.fleet.ordered] == list(range(len(self.fleet.workers)))
+        assert self.fleet.touched <= set(self.fleet.ordered)
+        assert all(one.status == OFFLINE for one in self.fleet.ordered if not one.health.reachable)
+
+    def teardown(self) -> None:
+        for made in list(self.sending):
+            self.perform(made, self.dispatcher.on_outcome(made, SERVED))
+        assert {one.in_flight for one in self.workers.values()} <= {0}
+
+
+TestAnyLife = AnyLife.TestCase
+TestAnyLife.settings = settings(
+    max_examples=120,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)

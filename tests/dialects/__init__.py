@@ -1,0 +1,1 @@
+"""Tests of `rbeerouter.dialects`: bytes in, our types out."""
