@@ -170,25 +170,19 @@ def listed_models(body: bytes) -> tuple[str, ...] | None:
         return None
 
 
+_PROMPT, _COMPLETION, _INPUT, _OUTPUT = (
+    re.compile(rb'"%b_tokens"\s*:\s*(\d{1,15})' % name) for name in (b"prompt", b"completion", b"input", b"output")
+)
+
+
 def usage(tail: bytes) -> tuple[int | None, int | None]:
     """(tokens in, tokens out) as the end of an answer states them, None where it does not."""
     start = tail.rfind(b'"usage"')
     if start < 0:
         return None, None
-    return (
-        _number(tail, b'prompt_tokens"', start) or _number(tail, b'"input_tokens"', start),
-        _number(tail, b'completion_tokens"', start) or _number(tail, b'"output_tokens"', start),
-    )
-
-
-def _number(text: bytes, key: bytes, start: int) -> int | None:
-    """The number after `key`, if there is one."""
-    at = text.find(key, start)
-    if at < 0:
-        return None
-    at += len(key)
-    digits = text[at : at + 24].lstrip(b": \t").split(b",", 1)[0].split(b"}", 1)[0].rstrip()
-    return int(digits) if digits.isdigit() else None
+    tokens_in = _PROMPT.search(tail, start) or _INPUT.search(tail, start)
+    tokens_out = _COMPLETION.search(tail, start) or _OUTPUT.search(tail, start)
+    return (int(tokens_in[1]) if tokens_in else None), (int(tokens_out[1]) if tokens_out else None)
 
 
 def _metadata(asked: _Body, headers: Mapping[bytes, bytes], kind: str, limits: Limits) -> dict[str, Any]:

@@ -22,8 +22,8 @@ local clock = os.clock
 
 ---------------------------------------------------------------------------------------------------------- budget
 
-local HOOK_EVERY = 1000          -- instructions; a decision shorter than this never reads a clock
-local running, fuel, cpu_started = false, 0, nil
+local HOOK_EVERY = 1000          -- instructions
+local running, fuel, cpu_started = false, 0, nil     -- cpu_started: nil, then false after one hook, then a time
 
 local budget = { EXCEEDED = "budget exceeded" }
 
@@ -36,10 +36,11 @@ local function on_count()
   if not running then return end
   fuel = fuel - HOOK_EVERY
   if fuel <= 0 then exceeded() end
-  local now = clock()
-  if not cpu_started then
-    cpu_started = now
-  elseif now - cpu_started > limits.cpu_s then
+  if cpu_started == nil then
+    cpu_started = false                          -- a short decision never reads the clock, which is a system call
+  elseif not cpu_started then
+    cpu_started = clock()
+  elseif clock() - cpu_started > limits.cpu_s then
     exceeded()
   end
 end

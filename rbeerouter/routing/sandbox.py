@@ -93,7 +93,7 @@ class Sandbox:
         return self._used() > self._base + (self._limits.memory_bytes >> 1)
 
     def _used(self) -> int:
-        return self._lua.get_memory_used(total=True)
+        return self._lua.get_memory_used(True)               # all of it, not less a base
 
     def _limited(self, function: Any, *arguments: Any) -> Any:
         set_limit = self._lua.set_max_memory
