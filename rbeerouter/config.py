@@ -282,6 +282,12 @@ def _refuse_unknown(raw: Any, section: type, where: str, key: str) -> None:
                 _refuse_unknown(entry, WorkerEntry, where, f"{here}[{index}]")
 
 
+_NEVER_PASSED = {
+    "authorization", "proxy-authorization", "cookie", "set-cookie", "host", "content-length", "transfer-encoding",
+    "connection", "upgrade", "te", "trailer", "keep-alive",
+}  # fmt: skip
+
+
 def _check(file: File, where: str, strategies: tuple[str, ...]) -> None:
     """What types cannot say: addresses, names of strategies, combinations."""
     _check_bind(file.server.bind, file.server.allow_unauthenticated, where, "server")
@@ -295,10 +301,9 @@ def _check(file: File, where: str, strategies: tuple[str, ...]) -> None:
             f"{where}: routing.strategy = {file.routing.strategy!r}: {hint}expected one of {', '.join(strategies)}"
         )
     token = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+\*?")
-    never = {"authorization", "proxy-authorization", "cookie", "host", "content-length", "transfer-encoding", "connection"}
-    for key, names in (("request_headers", file.server.request_headers), ("response_headers", file.server.response_headers)):
-        for header in names:
-            if not token.fullmatch(header.lower()) or header.lower() in never:
+    for key in ("request_headers", "response_headers"):
+        for header in getattr(file.server, key):
+            if not token.fullmatch(header.lower()) or header.lower() in _NEVER_PASSED:
                 raise ConfigError(f"{where}: server.{key}: {header!r}: expected a header name that may be passed on")
 
 
@@ -307,7 +312,8 @@ def _check_bind(bind: str, allowed: bool, where: str, section: str) -> None:
         host, _ = split_bind(bind)
     except ValueError:
         also = " or unix:PATH" if section == "control" else ""
-        raise ConfigError(f"{where}: {section}.bind = {bind!r}: expected HOST:PORT{also}, such as 127.0.0.1:8881") from None
+        expected = f"expected HOST:PORT{also}, such as 127.0.0.1:8881"
+        raise ConfigError(f"{where}: {section}.bind = {bind!r}: {expected}") from None
     if not _is_loopback(host) and not allowed:
         raise ConfigError(
             f"{where}: {section}.bind = {bind!r}: this address can be reached from other machines and no API keys are "
@@ -350,6 +356,8 @@ def _name_workers(entries: tuple[WorkerEntry, ...], where: str, folder: Path) ->
         ca_file = str(_absolute(folder, entry.ca_file)) if entry.ca_file else None
         if ca_file and not Path(ca_file).is_file():
             raise ConfigError(f"{where}: {key}.ca_file = {entry.ca_file!r}: no such file")
+        if entry.api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", entry.api_key):
+            raise ConfigError(f"{where}: {key}.api_key: expected printable ASCII without spaces, got something else")
         values = msgspec.structs.asdict(entry) | {"id": worker_id, "url": url, "ca_file": ca_file}
         specs[worker_id] = WorkerSpec(**values)
     return tuple(specs.values())
@@ -362,7 +370,7 @@ def _clean_url(url: str, where: str, key: str) -> str:
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), None
-    plain = parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.fragment or parts.username)
-    if not plain or port == 0 or not re.fullmatch(r"[\x21-\x7e]+", url):
+    plain = parts.scheme in ("http", "https") and parts.hostname
+    if not plain or parts.query or parts.fragment or parts.username or port == 0 or not re.fullmatch(r"[\x21-\x7e]+", url):
         raise ConfigError(f"{where}: {key}.url = {url!r}: expected http://HOST:PORT or https://HOST[:PORT]")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"

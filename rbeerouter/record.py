@@ -154,7 +154,8 @@ class LogFile:
         if not self._complained:
             self._complained = True
             with contextlib.suppress(OSError):
-                print(f"rbeerouter: {self.path}: {error.strerror}; lines are lost until it can be written", file=sys.stderr)
+                what = f"{error.strerror}; lines are lost until it can be written"
+                print(f"rbeerouter: {self.path}: {what}", file=sys.stderr)
 
 
 def open_log(path: Path) -> int:
@@ -179,7 +180,7 @@ class Recorder:
         self._write = structlog.wrap_logger(log, processors=[_as_json], wrapper_class=structlog.BoundLogger).bind().msg
 
     def record(self, job: Job) -> None:
-        """Takes a job that has ended. Lines are made some at a time: together they cost half of what they cost alone."""
+        """Takes a job that has ended. Lines are made some at a time: that costs half of making them one by one."""
         self._ended.append(job)
         if len(self._ended) >= _BATCH:
             self.catch_up()

@@ -1,4 +1,7 @@
-"""Starting background tasks: the one way to do it. A task is named, kept from garbage collection, and heard when it fails."""
+"""Starting background tasks: the one way to do it.
+
+A task started here is named, kept from garbage collection, and heard of when it fails.
+"""
 
 from __future__ import annotations
 

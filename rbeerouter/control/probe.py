@@ -55,7 +55,8 @@ class Prober:
             reachable, models, problem = False, None, str(error) or type(error).__name__
         self._fleet.apply(Report(worker.id, reachable, models, self._env.now()))
         if worker.status != was and "offline" in (worker.status, was):
-            self._log.info("worker_status", worker=worker.id, status=worker.status, **({"why": problem} if problem else {}))
+            why = {"why": problem} if problem else {}
+            self._log.info("worker_status", worker=worker.id, status=worker.status, **why)
 
     async def _ask(self, worker: Worker) -> tuple[bool, tuple[str, ...] | None, str | None]:
         session = self._session

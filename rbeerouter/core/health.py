@@ -26,7 +26,7 @@ class HealthRules(msgspec.Struct, frozen=True):
 class Health:
     """One worker's record. A worker nobody has reached yet is offline."""
 
-    __slots__ = ("ejected_until", "ejections", "failures", "failed_probes", "reachable")
+    __slots__ = ("ejected_until", "ejections", "failed_probes", "failures", "reachable")
 
     def __init__(self) -> None:
         self.reachable = False

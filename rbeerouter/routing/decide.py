@@ -54,7 +54,7 @@ class Decider:
         1. The script names a worker that is not offline: it gets the request, under its own model's name if it does
            not serve the one that was asked for.
         2. The script returns nil, or there is none: the strategy chooses.
-        3. The script fails, or names no worker of ours or an offline one: the strategy chooses, and the fault is logged.
+        3. The script fails, or names no worker of ours, or an offline one: the strategy chooses; the fault is logged.
 
         Raises:
             RouterError: model_not_found, no_healthy_worker.
@@ -95,7 +95,7 @@ class Decider:
         return Decision(worker, by, reason, None, error, excluded)
 
     def _eligible(self, model: str) -> list[Worker]:
-        """Ready workers that serve the model; when all of those are full, the busy ones: engines queue by themselves."""
+        """Ready workers that serve the model; when all of those are full, the busy ones: engines have queues."""
         serving = [worker for worker in self.fleet.ordered if not worker.models or model in worker.model_set]
         ready = [worker for worker in serving if worker.status == READY]
         return ready or [worker for worker in serving if worker.status == BUSY]

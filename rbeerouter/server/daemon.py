@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import random
 import resource
 import signal
@@ -19,6 +20,7 @@ from typing import Any
 
 import hypercorn.asyncio
 import hypercorn.config
+import uvloop
 
 from rbeerouter import config as configuration
 from rbeerouter import tasks
@@ -29,7 +31,7 @@ from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.health import HealthRules
 from rbeerouter.core.types import Env
 from rbeerouter.record import LogFile, Recorder, event_logger, open_log, timestamp
-from rbeerouter.routing.decide import Decider, strategy_name
+from rbeerouter.routing.decide import STRATEGIES, Decider, strategy_name
 from rbeerouter.routing.sandbox import Limits as ScriptLimits
 from rbeerouter.routing.script import Script, ScriptError
 from rbeerouter.server import app
@@ -50,7 +52,7 @@ class Daemon:
     """
 
     def __init__(self, config: Config, read_config: Callable[[], Config]) -> None:
-        self.config = config
+        self.config = self._started_with = config
         self._read_config = read_config
         self.env = Env(time.monotonic, time.time, random.Random(), lambda: time.localtime().tm_gmtoff)
         self.fleet = Fleet(HealthRules(fall=config.probes.fall))
@@ -153,8 +155,10 @@ class Daemon:
         return Decider(fleet, script, strategy_name(routing.strategy) or routing.strategy, self.env, routing.debug)
 
     def _needs_restart(self, config: Config) -> list[str]:
-        started = self.__dict__.setdefault("_started_with", config)
-        return [f"{name} needs a restart" for name in ("bind",) if getattr(started.server, name) != config.server.bind]
+        old = self._started_with
+        changed = {"server.bind": old.server.bind != config.server.bind, "control.bind": old.control != config.control,
+                   "routing.log": old.log != config.log}  # fmt: skip
+        return [f"{key} has changed: that needs a restart" for key, differs in changed.items() if differs]
 
     async def _start_control(self) -> asyncio.Task[None]:
         settings = hypercorn.config.Config()
@@ -209,8 +213,6 @@ class Daemon:
 
 def serve(config: Config, read_config: Callable[[], Config]) -> None:
     """Runs the daemon until it is told to stop. Raises ConfigError, ScriptError."""
-    import uvloop
-
     async def run() -> None:
         await Daemon(config, read_config).run()
 
@@ -220,8 +222,6 @@ def serve(config: Config, read_config: Callable[[], Config]) -> None:
 
 def read_config(path: Path | None, workers: tuple[str, ...], script: Path | None, bind: str | None) -> Config:
     """The configuration as the command line asks for it, checked against the strategies that exist."""
-    from rbeerouter.routing.decide import STRATEGIES
-
     return configuration.load(path, workers=workers, script=script, bind=bind, strategies=tuple(STRATEGIES))
 
 
@@ -229,8 +229,6 @@ def _open_log_file(config: Config) -> LogFile:
     """Refuses to start with a log that cannot be opened; later trouble with it never stops a request."""
     try:
         config.log.parent.mkdir(parents=True, exist_ok=True)
-        import os
-
         os.close(open_log(config.log))
     except OSError as error:
         raise ConfigError(f"routing.log = {str(config.log)!r}: cannot be written: {error.strerror}") from None

@@ -40,7 +40,7 @@ class DaemonCollector(Collector):
         for by, count in recorder.decided_by.items():
             decisions.add_metric([by], count)
         yield decisions
-        attempts = CounterMetricFamily("rbeerouter_attempts", "Tries of requests on workers", labels=["worker", "result"])
+        attempts = CounterMetricFamily("rbeerouter_attempts", "Requests sent to workers", labels=["worker", "result"])
         for (worker, result), count in recorder.attempts.items():
             attempts.add_metric([worker, result], count)
         yield attempts
@@ -67,19 +67,22 @@ class DaemonCollector(Collector):
 
     def _process(self) -> _Families:
         daemon = self._daemon
-        yield GaugeMetricFamily("rbeerouter_connections", "Client connections open", value=len(daemon.listener.connections))
+        listener = daemon.listener
+        yield GaugeMetricFamily("rbeerouter_connections", "Client connections open", value=len(listener.connections))
         yield GaugeMetricFamily(
-            "rbeerouter_idle_upstream_connections", "Connections kept for reuse", value=daemon.listener.pools.idle_count()
+            "rbeerouter_idle_upstream_connections", "Connections kept for reuse", value=listener.pools.idle_count()
         )
         refused = CounterMetricFamily("rbeerouter_refused", "Refused before they were requests", labels=["reason"])
-        for reason, count in daemon.listener.counts.items():
+        for reason, count in listener.counts.items():
             refused.add_metric([reason.removeprefix("refused_")], count)
         yield refused
         reloads = CounterMetricFamily("rbeerouter_reloads", "Reloads asked for", labels=["result"])
         for result, count in daemon.reloads.items():
             reloads.add_metric([result], count)
         yield reloads
-        yield CounterMetricFamily("rbeerouter_log_lines_lost", "Lines that could not be written", value=daemon.log_file.lost)
+        yield CounterMetricFamily(
+            "rbeerouter_log_lines_lost", "Lines that could not be written", value=daemon.log_file.lost
+        )
 
 
 def page(daemon: Daemon) -> bytes:

@@ -137,7 +137,8 @@ class Exchange:
     def upstream_lost(self, upstream: UpstreamConnection, exc: Exception | None) -> None:
         """The worker's connection closed while it was ours: the end of an answer without length, or a failure."""
         self._upstream = None
-        if exc is None and upstream.ends_by_closing() and (not self._is_stream or openai.is_finished(self._tail or self._held)):
+        finished = not self._is_stream or openai.is_finished(self._tail or self._held)
+        if exc is None and finished and upstream.ends_by_closing():
             upstream.complete = upstream.broken = True
             self.upstream_data(upstream)
             return
@@ -189,14 +190,11 @@ class Exchange:
             framing, client.keep_alive = b"", False
         if not client.keep_alive:
             framing += b"connection: close\r\n"
-        client.transport.write(
-            b"%b%b%bx-request-id: %b\r\nx-rbee-worker: %b\r\nx-rbee-reason: %b\r\n%b\r\n%b"
-            % (
-                status_line(upstream.status), listener.date_line, shape.lines(upstream.raw), job.request.id.encode(),
-                header_value(decision.worker.id), header_value(decision.reason), framing,
-                chunk(body) if self._chunked and body else body,
-            )  # fmt: skip
-        )
+        head = b"%b%b%bx-request-id: %b\r\nx-rbee-worker: %b\r\nx-rbee-reason: %b\r\n%b\r\n" % (
+            status_line(upstream.status), listener.date_line, shape.lines(upstream.raw), job.request.id.encode(),
+            header_value(decision.worker.id), header_value(decision.reason), framing,
+        )  # fmt: skip
+        client.transport.write(head + (chunk(body) if self._chunked and body else body))
         if upstream.complete:
             self._complete(upstream)
         elif client.write_paused:

@@ -168,7 +168,7 @@ class ClientConnection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._head_done = False
         self._fed = 0
-        self._since = listener.clock
+        self._since = self._read_at = listener.clock
         self._closing_at: float | None = None
 
     # Called by asyncio
@@ -186,8 +186,9 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing_at is not None:
             return                                            # refused: what it still sends is thrown away
+        self._read_at = self.listener.clock
         if not self._fed:
-            self._since = self.listener.clock
+            self._since = self._read_at
         self._fed += len(data)
         try:
             self._parser.feed_data(data)
@@ -410,6 +411,8 @@ class ClientConnection(asyncio.Protocol):
             allowed = limits.body_s if self._head_done else limits.header_s
             if now - self._since > allowed:
                 self._refuse("request_timeout", f"the request did not arrive within {allowed:g} s")
+            elif self._head_done and now - self._read_at > limits.body_gap_s:
+                self._refuse("request_timeout", f"no more of the request arrived for {limits.body_gap_s:g} s")
         elif now - self._since > limits.keep_alive_s:
             self.transport.close()
 
