@@ -128,6 +128,8 @@ class Dispatcher:
 
     def on_cancel(self, job: Job, code: str = "client_gone") -> Effect:
         """The client left or stopped reading. Not the worker's fault; nothing is tried again."""
+        if job.state not in (NEW, SENDING):
+            return FINISH
         if job.worker is not None:
             self._release(job, job.worker, FAILURES[code], self.env.now())
         self._end(job, CANCELLED, FAILURES[code], "")

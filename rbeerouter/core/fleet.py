@@ -37,10 +37,11 @@ class Fleet:
             if worker is None or worker.url != spec.url:
                 worker = Worker(spec)
             elif worker.spec != spec:
-                learned = worker.models
+                learned = () if worker.spec.models else worker.models
                 worker.describe(spec)
                 if not spec.models:
                     worker.learn_models(learned)
+                self._fit(worker)
             self.workers[spec.id] = worker
         for worker in before.values():
             if self.workers.get(worker.id) is not worker:
@@ -66,12 +67,8 @@ class Fleet:
 
     def sent(self, worker: Worker, now: float) -> None:
         """A job was given to this worker. Called in the same step as the decision, before anything awaits."""
-        worker.in_flight = in_flight = worker.in_flight + 1
-        worker.load = in_flight / worker.capacity
-        if in_flight >= worker.capacity and worker.status == READY:
-            worker.status = BUSY
-        if worker.index >= 0:
-            self.touched.add(worker)
+        worker.in_flight += 1
+        self._fit(worker)
 
     def finished(self, worker: Worker, failure: Failure | None, now: float) -> None:
         """That job has left the worker again, well or badly. Exactly one call for each `sent`."""
@@ -81,7 +78,9 @@ class Fleet:
             health = worker.health
             if health.failures or health.ejections:
                 health.answered()
-        elif failure.blame:
+            self._fit(worker)
+            return
+        if failure.blame:
             worker.failed += 1
             worker.health.failed(failure.code == "upstream_connect_failed", now, self.rules)
             if worker.health.ejected_until > now:
@@ -104,12 +103,15 @@ class Fleet:
         return found
 
     def _refresh(self, worker: Worker, now: float) -> None:
-        worker.load = worker.in_flight / worker.capacity
-        if not worker.health.usable(now):
-            worker.status = OFFLINE
-        elif worker.in_flight >= worker.capacity:
-            worker.status = BUSY
-        else:
-            worker.status = READY
+        """Health may have changed: is the worker usable?"""
+        worker.status = READY if worker.health.usable(now) else OFFLINE
+        self._fit(worker)
+
+    def _fit(self, worker: Worker) -> None:
+        """The number in flight, or how many fit, has changed."""
+        in_flight, capacity = worker.in_flight, worker.capacity
+        worker.load = in_flight / capacity
+        if worker.status != OFFLINE:
+            worker.status = READY if in_flight < capacity else BUSY
         if worker.index >= 0:
             self.touched.add(worker)

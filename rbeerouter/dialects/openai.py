@@ -100,7 +100,7 @@ def unread_request(request_id: str, path: bytes) -> Request:
 @functools.lru_cache(maxsize=1024)
 def model_size(model: str) -> float | None:
     """Billions of parameters as the name tells: 8.0 for "llama-3-8b", 56.0 for "8x7b", 0.27 for "gemma-270m"."""
-    found = re.search(r"(?<![a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)([bm])(?![a-z0-9])", model.lower())
+    found = re.search(r"(?<![a-z0-9.])(?:(\d{1,3})x)?(\d{1,6}(?:\.\d{1,6})?)([bm])(?![a-z0-9])", model.lower())
     if found is None:
         return None
     experts, size, unit = found.groups()
@@ -125,9 +125,11 @@ def error_event(failure: Failure, message: str) -> bytes:
 
 
 _DELTA = re.compile(rb'"delta"\s*:\s*\{([^{}]*)\}')
-_SOMETHING = re.compile(rb'"(?!role")\w+"\s*:\s*(?!null|"")')
+_SOMETHING = re.compile(rb'"(?!role")\w+"\s*+:\s*+(?!null|""|\[\s*\])')
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
-_OPENING = re.compile(rb"event: ?response\.(?:created|queued|in_progress)\r?\n")
+_OPENING = re.compile(rb"event: ?response\.(?:created|queued|in_progress)\n")
+_COMMENTS = re.compile(rb"^:.*\n?", re.MULTILINE)
+_ENDED = re.compile(rb"\[DONE\]|response\.(?:completed|incomplete|failed)|event: ?error")
 
 
 def has_content(events: bytes) -> bool:
@@ -143,7 +145,8 @@ def has_content(events: bytes) -> bool:
 
 
 def _is_opening(event: bytes) -> bool:
-    if event.lstrip().startswith(b":") or _OPENING.match(event + b"\n"):
+    event = _COMMENTS.sub(b"", event).strip()
+    if not event or _OPENING.match(event + b"\n"):
         return True
     deltas = _DELTA.findall(event)
     return bool(deltas) and not _FINISHED.search(event) and not any(_SOMETHING.search(delta) for delta in deltas)
@@ -151,7 +154,7 @@ def _is_opening(event: bytes) -> bool:
 
 def is_finished(tail: bytes) -> bool:
     """Does the end of a stream say that it is the end? Needed where only the closed connection marks the end."""
-    return b"[DONE]" in tail or _FINISHED.search(tail) is not None or b"response.completed" in tail
+    return _ENDED.search(tail) is not None or _FINISHED.search(tail) is not None
 
 
 class _Card(msgspec.Struct):
@@ -193,16 +196,20 @@ def _metadata(asked: _Body, headers: Mapping[bytes, bytes], kind: str, limits: L
     if asked.metadata:
         for key, value in asked.metadata.items():
             if type(value) in (str, int, float, bool):
-                metadata[key] = value if type(value) is not int or -(2**63) <= value < 2**63 else float(value)
+                if type(value) is int and not -(2**63) <= value < 2**63:
+                    raise RouterError("invalid_json", "metadata: an integer of over 64 bits", "metadata")
+                metadata[key] = value
     for name, given in headers.items():
         if name.startswith(b"x-rbee-meta-"):
             metadata[name[12:].decode("latin-1")] = given.decode("utf-8", "replace")
-    if "type" not in metadata:
-        metadata["type"] = kind
     if len(metadata) > limits.metadata_pairs:
         raise RouterError("invalid_json", f"metadata has more than {limits.metadata_pairs} entries", "metadata")
-    if any(len(key) + len(value) > limits.field_chars for key, value in metadata.items() if type(value) is str):
-        raise RouterError("invalid_json", f"metadata: an entry has over {limits.field_chars} characters", "metadata")
+    for key, value in metadata.items():
+        if len(key) + (len(value) if type(value) is str else 0) > limits.field_chars:
+            raise RouterError(
+                "invalid_json", f"metadata: an entry has over {limits.field_chars} characters", "metadata"
+            )
+    metadata.setdefault("type", kind)
     return metadata
 
 

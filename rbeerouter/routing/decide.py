@@ -79,7 +79,7 @@ class Decider:
 
     def another(self, request: Request, tried: list[str], model: str) -> Decision | None:
         """The next best worker for a request whose first ones failed, or None when none is left."""
-        eligible = [worker for worker in self._eligible(model) if worker.id not in tried]
+        eligible = self._eligible(model, tried)
         if not eligible:
             return None
         worker = self.strategy.choose(request, eligible)
@@ -94,9 +94,13 @@ class Decider:
         excluded = self._why_not(request, worker) if self.debug else None
         return Decision(worker, by, reason, None, error, excluded)
 
-    def _eligible(self, model: str) -> list[Worker]:
+    def _eligible(self, model: str, tried: list[str] | tuple[()] = ()) -> list[Worker]:
         """Ready workers that serve the model; when all of those are full, the busy ones: engines have queues."""
-        serving = [worker for worker in self.fleet.ordered if not worker.models or model in worker.model_set]
+        serving = [
+            worker
+            for worker in self.fleet.ordered
+            if (not worker.models or model in worker.model_set) and worker.id not in tried
+        ]
         ready = [worker for worker in serving if worker.status == READY]
         return ready or [worker for worker in serving if worker.status == BUSY]
 

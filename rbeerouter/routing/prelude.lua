@@ -6,10 +6,11 @@
 
 local sandbox, options = ...
 
-local type, next, ipairs, error, pcall, load, setmetatable, tostring, rawget, rawset =
-      type, next, ipairs, error, pcall, load, setmetatable, tostring, rawget, rawset
-local concat, unpack, floor, random = table.concat, table.unpack, math.floor, math.random
-local byte, sub = string.byte, string.sub
+local type, next, ipairs, error, assert, pcall, xpcall, load, setmetatable, tostring, rawget, rawset =
+      type, next, ipairs, error, assert, pcall, xpcall, load, setmetatable, tostring, rawget, rawset
+local concat, unpack, move, floor, random, math_type =
+      table.concat, table.unpack, table.move, math.floor, math.random, math.type
+local byte, match = string.byte, string.match
 local getinfo = debug.getinfo
 local budget, charge, frozen, read_only, error_text =
       sandbox.budget, sandbox.charge, sandbox.frozen, sandbox.read_only, sandbox.error_text
@@ -18,6 +19,8 @@ local NO_MEMORY = "not enough memory"
 
 --------------------------------------------------------------------------------------------------------- workers
 
+local route_request, environment, chunk_name, chunk_source        -- the loaded script
+local deliberate = false         -- did the script itself call error or assert?
 local count = 0                  -- workers the host has put
 local fields_of, view_of = {}, {}                -- by index
 local index_of = {}                              -- by view: an answer is checked against this, so look-alikes fail
@@ -29,7 +32,7 @@ local metadata_methods = {}
 function metadata_methods:get(key, default)
   if type(self) ~= "table" then error('call it with a colon: metadata:get("key", default)', 2) end
   local value = self[key]
-  if value == nil then return default end
+  if value == nil or value == metadata_methods.get then return default end
   return value
 end
 local metadata_meta = { __index = metadata_methods }
@@ -82,6 +85,7 @@ function host.put(index, fields, models, metadata)
   for key in next, data do data[key] = nil end
   for key, value in next, fields do data[key] = value end
   data.models = names(models)
+  metadata.get = nil                                     -- an entry of that name would hide the method
   data.metadata = frozen(setmetatable(metadata, metadata_meta))
   fields_of[index], view_of[index] = data, entry.view
 end
@@ -121,10 +125,15 @@ local function need_list(self, name)
   if type(self) ~= "table" then error("call it with a colon: workers:" .. name .. "(...)", 3) end
 end
 
--- The script's line that called the helper; helpers are called by the script directly, so it is two levels up.
-local function caller_line()
-  local info = getinfo(3, "l")
-  return info and info.currentline or 0
+-- The line of the script that is running: of the innermost function of the script on the stack. A function that was
+-- left by `return helper(...)` is not there any more; then the mark of that return tells.
+local function script_line(level)
+  for i = level, level + 20 do
+    local info = getinfo(i, "Sl")
+    if not info then break end
+    if info.source == chunk_source and info.currentline > 0 then return info.currentline end
+  end
+  return environment and environment._rbee_line or 0
 end
 
 -- A comparator may answer with a boolean, or with a number as in other languages (negative: a goes first).
@@ -198,7 +207,10 @@ list_meta.__index = function(list, key)
   local method = methods[key]
   if method then return method end
   if type(key) == "number" then
-    if key < 0 then return list[#list + key + 1] end
+    if key < 0 then
+      local position = #list + key + 1
+      return position > 0 and list[position] or nil
+    end
     if key == 0 then error("lists start at [1] in Lua; there is no [0]", 2) end
     return nil
   end
@@ -215,7 +227,7 @@ function methods:filter(keep)
       n = n + 1
       kept[n] = item
     elseif EXPLAIN and not why[item] then
-      why[item] = "filter at line " .. caller_line()
+      why[item] = "filter at line " .. script_line(2)
     end
   end
   return setmetatable(kept, list_meta)
@@ -227,9 +239,19 @@ local ITEMS, ORDER, LENGTH, FIRST, LINE = {}, {}, {}, {}, {}
 local lazy_meta = {}
 
 local function sort_now(list)
-  local items, n, sorted = list[ITEMS], list[LENGTH], {}
-  for i = 1, n do sorted[i] = items[i] end
-  sorted = merge_sort(sorted, n, list[ORDER])
+  local items, n, first = list[ITEMS], list[LENGTH], rawget(list, FIRST)
+  local from = 0
+  if first ~= nil then                           -- what was given out as the first stays the first
+    for i = 1, n do
+      if items[i] == first then
+        move(items, 1, i - 1, 2)
+        items[1], from = first, 1
+        break
+      end
+    end
+  end
+  local sorted = merge_sort(move(items, from + 1, n, 1, {}), n - from, list[ORDER])
+  if from == 1 then sorted = move(sorted, 1, n - 1, 2, { first }) end
   list[ITEMS], list[ORDER], list[LENGTH], list[FIRST], list[LINE] = nil, nil, nil, nil, nil
   for i = 1, n do rawset(list, i, sorted[i]) end
   return setmetatable(list, list_meta)
@@ -271,14 +293,15 @@ function lazy_meta.__pairs(list) return next, sort_now(list), nil end
 
 function methods:sort_by(order)
   need_list(self, "sort_by")
+  local n = #self
   return setmetatable({
-    [ITEMS] = self, [ORDER] = as_less(order, "sort_by"), [LENGTH] = #self, [LINE] = EXPLAIN and caller_line() or nil,
+    [ITEMS] = move(self, 1, n, 1, {}), [ORDER] = as_less(order, "sort_by"), [LENGTH] = n, [LINE] = EXPLAIN and script_line(2) or nil,
   }, lazy_meta)
 end
 
 local function best(self, key, name, better)
   need_list(self, name)
-  local line = EXPLAIN and caller_line()
+  local line = EXPLAIN and script_line(3)
   local by_function = type(key) == "function"
   if not by_function and type(key) ~= "string" then error(name .. " expects a function or a field name", 3) end
   local found, found_value
@@ -330,6 +353,14 @@ end
 
 local globals = sandbox.globals
 globals.tostring = shown
+function globals.error(value, level)
+  deliberate, level = true, level or 1
+  error(value, level == 0 and 0 or level + 1)
+end
+function globals.assert(...)
+  if not (...) then deliberate = true end
+  return assert(...)
+end
 globals.hash_str = hash_str
 globals.rand = function() return random() end
 globals.timestamp = function() return clock_view end
@@ -349,19 +380,26 @@ end })
 
 ------------------------------------------------------------------------------------------------- host entry points
 
-local route_request, environment
+-- What an error becomes on its way out: told at the script's line, also where a helper or a C function raised it.
+local function told_at_script(problem)
+  if type(problem) ~= "string" then return problem end
+  local text = match(problem, "^sandbox%.lua:%d+: (.*)") or match(problem, "^prelude%.lua:%d+: (.*)")
+  if not text then return problem end
+  local line = script_line(2)
+  return (line > 0 and chunk_name .. ":" .. line .. ": " or "") .. text
+end
 
 -- Compiles and runs a script. Returns 0, or a code and a text:
 -- 1 syntax, 2 budget, 3 error while it ran, 4 memory, 5 no route_request.
-function host.load(source, chunk_name)
-  route_request = nil
+function host.load(source, name)
+  route_request, chunk_name, chunk_source = nil, name, "=" .. name
   local meta = { __index = globals }
   environment = setmetatable({ _rbee_line = 0 }, meta)
-  local chunk, syntax_error = load(source, "=" .. chunk_name, "t", environment)
+  local chunk, syntax_error = load(source, chunk_source, "t", environment)
   if not chunk then return 1, error_text(syntax_error) end
   budget.reset_depth()
   budget.start(options.load_instructions)
-  local ok, problem = pcall(chunk)
+  local ok, problem = xpcall(chunk, told_at_script)
   local ran_out = budget.stop()
   if not ok then
     if problem == NO_MEMORY then return 4, NO_MEMORY end
@@ -379,6 +417,7 @@ end
 local function call(model, model_size, user_id, priority, max_tokens, stream, ...)
   local metadata, pairs_given = setmetatable({}, metadata_meta), { ... }
   for i = 1, #pairs_given, 2 do metadata[pairs_given[i]] = pairs_given[i + 1] end
+  metadata.get = nil                                     -- an entry of that name would hide the method
   return (route_request(
     {
       model = model, model_size = model_size, user_id = user_id, priority = priority, max_tokens = max_tokens,
@@ -389,34 +428,35 @@ local function call(model, model_size, user_id, priority, max_tokens, stream, ..
 end
 
 -- Calls route_request, after taking in up to two workers' new states (0: none). Returns worker index * 65536 + line (index 0: the script returned nil), or a negative code
--- and a text: -2 budget, -3 error, -4 memory, -5 not a worker, -6 no script.
+-- and a text: -2 budget, -3 error, -4 memory, -5 not a worker, -6 no script, -7 an error that the script itself raised.
 function host.route(touched, also_touched, wall, offset, ...)
   if not route_request then return -6, "no script is loaded" end
   if touched ~= 0 then touch(touched) end
   if also_touched ~= 0 then touch(also_touched) end
   now, utc_offset = wall, offset
-  environment._rbee_line = 0
+  environment._rbee_line, deliberate = 0, false
   if EXPLAIN then why = {} end
   budget.reset_depth()
   budget.start(options.instructions)
-  local ok, answer = pcall(call, ...)
+  local ok, answer = xpcall(call, told_at_script, ...)
   local ran_out = budget.stop()
   local line = environment._rbee_line
-  if type(line) ~= "number" or line < 0 or line > 65535 then line = 0 end
+  if math_type(line) ~= "integer" or line < 0 or line > 65535 then line = 0 end
   if ok then
     if answer == nil then return line end
     local index = index_of[answer]
     if index then return index << 16 | line end
+    local place = line > 0 and chunk_name .. ":" .. line .. ": " or ""
     if type(answer) == "string" then
       index = index_by_id[answer]
       if index then return index << 16 | line end
-      return -5, "line " .. line .. ": route_request returned the unknown worker id '" .. error_text(answer) .. "'"
+      return -5, place .. "route_request returned the unknown worker id '" .. error_text(answer) .. "'"
     end
-    return -5, "line " .. line .. ": route_request returned a " .. type(answer) .. ", expected a worker, a worker id or nil"
+    return -5, place .. "route_request returned a " .. type(answer) .. ", expected a worker, a worker id or nil"
   end
   if answer == NO_MEMORY then return -4, NO_MEMORY end
   if ran_out then return -2, budget.EXCEEDED end
-  return -3, error_text(answer)
+  return deliberate and -7 or -3, error_text(answer)
 end
 
 -- Under EXPLAIN: why each worker dropped out of the last decision, as lines "id\treason".

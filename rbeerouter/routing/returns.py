@@ -13,7 +13,7 @@ import re
 _TOKEN = re.compile(
     rb"""
       (?P<skip> --\[(?P<c>=*)\[ .*? \](?P=c)\] | --[^\n]* | \[(?P<s>=*)\[ .*? \](?P=s)\]
-              | "(?:[^"\\\n]|\\.)*" | '(?:[^'\\\n]|\\.)*' )
+              | "(?:\\z\s*|\\.|[^"\\\n])*" | '(?:\\z\s*|\\.|[^'\\\n])*' )
     | (?P<word> [A-Za-z_]\w* )
     | (?P<newline> \n )
     | (?P<sign> [=.:] )
@@ -29,6 +29,8 @@ _ENTRY = b"route_request"
 
 def mark_returns(source: bytes) -> bytes:
     """The source with each return of route_request marked; the source itself when there is none to mark."""
+    if b"_ENV" in source:
+        return source                                          # the mark is a global, and globals are elsewhere then
     parts: list[bytes] = []
     blocks: list[bytes] = []
     line, copied = 1, 0
@@ -45,7 +47,7 @@ def mark_returns(source: bytes) -> bytes:
             blocks.pop()
         elif text == _ENTRY and previous == b"function" and blocks:
             blocks[-1] = _ENTRY
-        elif text == b"return" and previous not in (b".", b":") and _innermost_function(blocks) == _ENTRY:
+        elif text == b"return" and _innermost_function(blocks) == _ENTRY:
             parts += (source[copied : token.start()], b"_rbee_line=%d " % line)
             copied = token.start()
         before_previous, previous = previous, text

@@ -214,7 +214,7 @@ end
 function strings.format(template, ...)
   template = as_string(template, 1, "format")
   if #template > 1024 then error("the format is too long", 2) end
-  if find(template, "%%[^%a%%]*p") then error("%p is not available in routing scripts", 2) end
+  if find(gsub(template, "%%%%", ""), "%%[^%a%%]*p") then error("%p is not available in routing scripts", 2) end
   local total = #template
   for i = 1, select("#", ...) do
     local value = (select(i, ...))

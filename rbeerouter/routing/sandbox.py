@@ -68,17 +68,18 @@ class Sandbox:
 
     def put(self, index: int, fields: dict[str, Any], models: tuple[str, ...], metadata: dict[str, Any]) -> None:
         """Registers worker `index` (from 1). Values are plain; None is left out."""
+        before = self._used()
         table = self._lua.table_from
         given = {key: value for key, value in fields.items() if value is not None}
         self._put(index, table(given), table(list(models)), table(metadata))
+        self._base += max(0, self._used() - before)            # what a worker takes is not the script's doing
 
     def finish_puts(self, count: int) -> None:
         self._finish_puts(count)
-        self._base = self._used()
 
     def load(self, source: bytes, name: str) -> tuple[int, str]:
         """Compiles and runs a script's text. Returns (0, "") or a code of prelude.lua and what is wrong."""
-        answer = self._limited(self._load, source, name.encode())
+        answer = self._limited(self._load, source, name.encode(errors="replace"))
         return (0, "") if answer == 0 else answer
 
     def route(self, *arguments: Any) -> Any:

@@ -7,7 +7,6 @@ whose load or status changed since the last decision cross into Lua.
 from __future__ import annotations
 
 import hashlib
-import re
 from itertools import chain
 from pathlib import Path
 
@@ -22,7 +21,9 @@ MAX_SOURCE_BYTES = 32 * 1024
 """Compiling cannot be interrupted, and chained `or`s make it quadratic: 32 KiB compile in well under 100 ms."""
 
 _STATUS_CODES = {READY: 0, BUSY: 1, OFFLINE: 2}
-_RUNTIME_FAULT = re.compile(r"attempt to |bad argument|budget exceeded|not enough memory|is not available in|read-only")
+_DELIBERATE = -7
+_MOST_NAME = 50
+"""Lua cuts names of chunks at 60 bytes, and messages must begin with the whole name."""
 
 
 class ScriptError(Exception):
@@ -32,12 +33,14 @@ class ScriptError(Exception):
 class Choice(msgspec.Struct, frozen=True, gc=False):
     """What the script answered: a worker, or None with the fault, or neither when it returned nil.
 
-    `line` is the script line whose `return` gave the answer, 0 when unknown.
+    `line` is the script line whose `return` gave the answer, 0 when unknown. `deliberate` marks an error that the script
+    itself raised, as in `error("No workers available")`.
     """
 
     worker: Worker | None
     line: int
     error: str | None = None
+    deliberate: bool = False
 
 
 class Script:
@@ -52,7 +55,7 @@ class Script:
     """
 
     def __init__(self, source: bytes, name: str, env: Env, limits: Limits | None = None, explain: bool = False) -> None:
-        self.name = name
+        self.name = name if len(name.encode(errors="replace")) <= _MOST_NAME else "..." + name[-12:]
         self.hash = hashlib.sha256(source).hexdigest()[:12]
         self.source = source
         self._env = env
@@ -85,7 +88,7 @@ class Script:
             self._marked = self.source
             code, problem = sandbox.load(self.source, self.name)
         if code:
-            raise ScriptError(problem if problem.startswith(self.name) else f"{self.name}: {problem}")
+            raise ScriptError(self._told(problem))
         return sandbox
 
     def place(self, line: int) -> str:
@@ -98,7 +101,10 @@ class Script:
         """Asks the script. Never raises: whatever goes wrong is in the choice."""
         sandbox = self._sandbox
         if sandbox.swollen():
-            sandbox = self._sandbox = self._build()
+            try:
+                sandbox = self._sandbox = self._build()
+            except ScriptError as error:
+                return Choice(None, 0, str(error))
             self._seen_version = -1
         if fleet.version != self._seen_version:
             self._mirror(fleet)
@@ -118,7 +124,8 @@ class Script:
         if type(answer) is int and answer >= 0:
             index = answer >> 16
             return Choice(fleet.ordered[index - 1] if index else None, answer & 0xFFFF)
-        return Choice(None, 0, self._error_text(*answer))
+        code, problem = answer
+        return Choice(None, 0, self._told(problem), code == _DELIBERATE)
 
     def excluded(self, chosen: Worker, line: int, fleet: Fleet) -> dict[str, str]:
         """Why each other worker was not taken in the last decision; filled only when built with `explain`."""
@@ -133,7 +140,7 @@ class Script:
         """Runs the script once on a made-up request with every worker ready and idle.
 
         Returns what is wrong, or None. A script that raises an error of its own (`error("No workers available")`) is
-        not broken; one that indexes nil, exceeds its budget or returns something else than a worker is.
+        not broken; one that indexes nil, misuses a helper, exceeds its budget or returns no worker of ours is.
         """
         self._mirror(fleet, pretend_ready=True)
         model = next(iter(fleet.models()), "self-test")
@@ -143,9 +150,7 @@ class Script:
         )  # fmt: skip
         choice = self.route(request, fleet)
         self._seen_version = -1
-        if choice.error is None or (choice.error.startswith(self.name) and not _RUNTIME_FAULT.search(choice.error)):
-            return None
-        return choice.error
+        return None if choice.deliberate else choice.error
 
     def _mirror(self, fleet: Fleet, pretend_ready: bool = False) -> None:
         """Puts the whole fleet into Lua."""
@@ -160,9 +165,7 @@ class Script:
         self._seen_version = fleet.version
         fleet.touched.clear()
 
-    def _error_text(self, code: int, problem: str) -> str:
-        if code == -5:
-            return f"{self.name} {problem}"
+    def _told(self, problem: str) -> str:
         return problem if problem.startswith(self.name) else f"{self.name}: {problem}"
 
 
