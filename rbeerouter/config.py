@@ -24,7 +24,17 @@ HOME = Path("~/.config/rbee")
 """Where the default files live: config.toml, routing.lua, logs/routing.log."""
 
 Positive = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=2**40)]
+Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class Secret(str):
+    """Text that is never shown: not in a repr, so not in a log or a traceback."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'(hidden)'"
 
 
 class ConfigError(Exception):
@@ -115,8 +125,8 @@ class WorkerEntry(Section):
     models: tuple[str, ...] = ()
     performance: Annotated[float, Meta(ge=0)] | None = None
     cost_per_hour: Annotated[float, Meta(ge=0)] | None = None
-    max_concurrency: Count = 16
-    metadata: dict[str, str | int | float | bool] = {}
+    max_concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] = 16
+    metadata: dict[str, str | Integer | float | bool] = {}
     api_key: str | None = None
     ca_file: str | None = None
 
@@ -338,7 +348,10 @@ def _script_path(given: Path | None, configured: str | None, folder: Path) -> Pa
 
 
 def _absolute(folder: Path, name: str) -> Path:
-    return (folder / Path(name).expanduser()).absolute()
+    try:
+        return (folder / Path(name).expanduser()).absolute()
+    except RuntimeError:
+        raise ConfigError(f"{name!r}: there is no such user's home") from None
 
 
 def _name_workers(entries: tuple[WorkerEntry, ...], where: str, folder: Path) -> tuple[WorkerSpec, ...]:
@@ -347,7 +360,7 @@ def _name_workers(entries: tuple[WorkerEntry, ...], where: str, folder: Path) ->
         key = f"workers[{index}]"
         url = _clean_url(entry.url, where, key)
         worker_id = entry.id if entry.id is not None else urlsplit(url).netloc
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:\[\]-]{0,63}", worker_id):
+        if not re.fullmatch(r"[A-Za-z0-9\[][A-Za-z0-9._:\[\]-]{0,63}", worker_id):
             raise ConfigError(
                 f"{where}: {key}.id = {worker_id!r}: expected 1 to 64 letters, digits, '.', '_', ':' or '-'"
             )
@@ -358,7 +371,8 @@ def _name_workers(entries: tuple[WorkerEntry, ...], where: str, folder: Path) ->
             raise ConfigError(f"{where}: {key}.ca_file = {entry.ca_file!r}: no such file")
         if entry.api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", entry.api_key):
             raise ConfigError(f"{where}: {key}.api_key: expected printable ASCII without spaces, got something else")
-        values = msgspec.structs.asdict(entry) | {"id": worker_id, "url": url, "ca_file": ca_file}
+        api_key = Secret(entry.api_key) if entry.api_key is not None else None
+        values = msgspec.structs.asdict(entry) | {"id": worker_id, "url": url, "ca_file": ca_file, "api_key": api_key}
         specs[worker_id] = WorkerSpec(**values)
     return tuple(specs.values())
 
@@ -370,7 +384,9 @@ def _clean_url(url: str, where: str, key: str) -> str:
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), None
+    shown = url if "@" not in url else url.partition("://")[0] + "://...@" + url.rpartition("@")[2]
     plain = parts.scheme in ("http", "https") and parts.hostname
-    if not plain or parts.query or parts.fragment or parts.username or port == 0 or not re.fullmatch(r"[\x21-\x7e]+", url):
-        raise ConfigError(f"{where}: {key}.url = {url!r}: expected http://HOST:PORT or https://HOST[:PORT]")
+    extra = parts.query or parts.fragment or "@" in url or port == 0
+    if not plain or extra or not re.fullmatch(r"[\x21-\x7e]+", url):
+        raise ConfigError(f"{where}: {key}.url = {shown!r}: expected http://HOST:PORT or https://HOST[:PORT]")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"

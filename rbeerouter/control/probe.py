@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Iterable
 from typing import Any
 
 import aiohttp
 
 from rbeerouter.config import Probes
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import Env, Report, Worker
+from rbeerouter.core.types import Env, Report, Worker, WorkerSpec
 from rbeerouter.dialects import openai
 
 _MOST_BYTES = 1 << 20
@@ -43,32 +44,41 @@ class Prober:
         """One round over all workers at once; each has `timeout_s`."""
         await asyncio.gather(*(self._probe(worker) for worker in self._fleet.ordered))
 
+    async def look(self, specs: Iterable[WorkerSpec]) -> list[Report]:
+        """Probes workers that are not in the fleet yet, and reports without telling it."""
+        return [report for report, _ in await asyncio.gather(*(self._ask(spec) for spec in specs))]
+
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
 
     async def _probe(self, worker: Worker) -> None:
         was = worker.status
-        try:
-            reachable, models, problem = await self._ask(worker)
-        except (aiohttp.ClientError, OSError) as error:
-            reachable, models, problem = False, None, str(error) or type(error).__name__
-        self._fleet.apply(Report(worker.id, reachable, models, self._env.now()))
+        report, problem = await self._ask(worker.spec)
+        self._fleet.apply(report)
         if worker.status != was and "offline" in (worker.status, was):
             why = {"why": problem} if problem else {}
             self._log.info("worker_status", worker=worker.id, status=worker.status, **why)
 
-    async def _ask(self, worker: Worker) -> tuple[bool, tuple[str, ...] | None, str | None]:
+    async def _ask(self, spec: WorkerSpec) -> tuple[Report, str | None]:
+        """What the worker shows, and what is wrong with it."""
+        try:
+            reachable, models, problem = await self._get_models(spec)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            reachable, models, problem = False, None, str(error) or type(error).__name__
+        return Report(spec.id, reachable, models, self._env.now()), problem
+
+    async def _get_models(self, spec: WorkerSpec) -> tuple[bool, tuple[str, ...] | None, str | None]:
         session = self._session
         if session is None:
             session = self._session = aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False
             )
-        headers = {"authorization": f"Bearer {worker.spec.api_key}"} if worker.spec.api_key else {}
+        headers = {"authorization": f"Bearer {spec.api_key}"} if spec.api_key else {}
         timeout = aiohttp.ClientTimeout(total=self.probes.timeout_s)
         async with session.get(
-            worker.url + "/v1/models", headers=headers, timeout=timeout, allow_redirects=False,
-            ssl=self._context(worker.spec.ca_file),
+            spec.url + "/v1/models", headers=headers, timeout=timeout, allow_redirects=False,
+            ssl=self._context(spec.ca_file),
         ) as answer:  # fmt: skip
             if answer.status >= 500:
                 return False, None, f"GET /v1/models answered {answer.status}"

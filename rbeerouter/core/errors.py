@@ -41,7 +41,6 @@ FAILURES = _table(
     Failure("unsupported_media_type", 415, _INVALID),
     Failure("expectation_failed", 417, _INVALID, close=True),
     Failure("headers_too_large", 431, _INVALID, close=True),
-    Failure("version_not_supported", 505, _INVALID, close=True),
     # the fleet's
     Failure("no_healthy_worker", 503, _UNAVAILABLE, should_retry=True, retry_after=True),
     Failure("draining", 503, _UNAVAILABLE, should_retry=True, retry_after=True, close=True),

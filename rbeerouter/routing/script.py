@@ -33,8 +33,8 @@ class ScriptError(Exception):
 class Choice(msgspec.Struct, frozen=True, gc=False):
     """What the script answered: a worker, or None with the fault, or neither when it returned nil.
 
-    `line` is the script line whose `return` gave the answer, 0 when unknown. `deliberate` marks an error that the script
-    itself raised, as in `error("No workers available")`.
+    `line` is the script line whose `return` gave the answer, 0 when unknown. `deliberate` marks an error that the
+    script itself raised, as in `error("No workers available")`.
     """
 
     worker: Worker | None

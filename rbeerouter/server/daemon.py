@@ -29,13 +29,14 @@ from rbeerouter.control.probe import Prober
 from rbeerouter.core.dispatch import Dispatcher
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.health import HealthRules
-from rbeerouter.core.types import Env
+from rbeerouter.core.types import Env, Report
 from rbeerouter.record import LogFile, Recorder, event_logger, open_log, timestamp
 from rbeerouter.routing.decide import STRATEGIES, Decider, strategy_name
 from rbeerouter.routing.sandbox import Limits as ScriptLimits
 from rbeerouter.routing.script import Script, ScriptError
 from rbeerouter.server import app
 from rbeerouter.wire.listener import Listener
+from rbeerouter.wire.upstream import Pool, Pools
 
 _FLUSH_S = 0.25
 _SECOND_SIGNAL_S = 5.0
@@ -58,6 +59,7 @@ class Daemon:
         self.fleet = Fleet(HealthRules(fall=config.probes.fall))
         self.fleet.configure(config.workers)
         self.decider = self._build_decider(config, self.fleet)
+        pools = Pools(Pools.prepare(config.workers, config.limits))
         self.log_file = _open_log_file(config)
         self.log = event_logger(self.log_file)
         self.recorder = Recorder(self.log_file)
@@ -65,10 +67,11 @@ class Daemon:
         self.app = app.build(self)
         self.listener = Listener(
             config.server, config.limits, Dispatcher(self.fleet, self.decider, self.env, config.limits.attempts),
-            self.env, self.recorder.record, self.app, _most_connections(config),
+            pools, self.env, self.recorder.record, self.app, _most_connections(config),
         )  # fmt: skip
         self.reloads: Counter[str] = Counter()
         self.loaded_at = timestamp(time.time())
+        self._reloading = asyncio.Lock()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._control_stop = asyncio.Event()
@@ -114,31 +117,40 @@ class Daemon:
         Returns:
             {"ok": bool, ...} with what is active now, or with the error.
         """
+        async with self._reloading:
+            return await self._reload(asked_by)
+
+    async def _reload(self, asked_by: str) -> dict[str, Any]:
         try:
             config = self._read_config()
-            fleet = Fleet(HealthRules(fall=config.probes.fall))
-            fleet.configure(config.workers)
-            self._build_decider(config, fleet)
+            trial = Fleet(HealthRules(fall=config.probes.fall))
+            trial.configure(config.workers)
+            decider = self._build_decider(config, trial)
+            pools = Pools.prepare(config.workers, config.limits)
         except (ConfigError, ScriptError) as error:
             self.reloads["rejected"] += 1
             self.log.error("reload_rejected", asked_by=asked_by, error=str(error))
             return {"ok": False, "error": str(error), "active": app.describe_routing(self)}
-        self._swap(config)
+        known = {worker.id: worker.url for worker in self.fleet.ordered}
+        reports = await self.prober.look(spec for spec in config.workers if known.get(spec.id) != spec.url)
+        self._swap(config, decider, pools, reports)
         self.reloads["ok"] += 1
-        await self.prober.probe_all()
         active = app.describe_routing(self)
         self.log.info("reload_ok", asked_by=asked_by, workers=len(self.fleet.ordered), script=active["script"])
         return {"ok": True, "active": active, "workers": len(self.fleet.ordered), "notes": self._needs_restart(config)}
 
-    def _swap(self, config: Config) -> None:
+    def _swap(self, config: Config, decider: Decider, pools: dict[str, Pool], reports: list[Report]) -> None:
         """One synchronous step: a request sees all of the old or all of the new."""
         self.fleet.rules = HealthRules(fall=config.probes.fall)
         self.fleet.configure(config.workers)
-        self.decider = self._build_decider(config, self.fleet)
+        for report in reports:
+            self.fleet.apply(report)
+        decider.fleet = self.fleet
         dispatcher = self.listener.dispatcher
-        dispatcher.decider, dispatcher.attempts = self.decider, config.limits.attempts
+        self.decider = dispatcher.decider = decider
+        dispatcher.attempts = config.limits.attempts
         self.listener.apply(config.server, config.limits)
-        self.listener.pools.keep_only(self.fleet.ordered)
+        self.listener.pools.swap(pools)
         self.prober.probes = config.probes
         self.config, self.loaded_at = config, timestamp(time.time())
 

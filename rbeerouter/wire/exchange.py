@@ -76,6 +76,9 @@ class Exchange:
         """Sends the request to the worker that was chosen, on a warm connection if there is one."""
         listener = self.client.listener
         pool = listener.pools.of(send.worker)
+        if pool is None:                                     # removed by a reload since it was chosen
+            self._attempt_ended(Outcome(FAILURES["upstream_connect_failed"]))
+            return
         body = self._body if send.model is None else openai.rename_model(self._body, send.model)
         head = pool.head(self._target, self._forwarded, len(body))
         self._shape = None
@@ -167,7 +170,7 @@ class Exchange:
             return False
         self._shape = shape = self.client.listener.response_shapes.of(upstream.raw)
         content_type = shape.get(upstream.raw, b"content-type")
-        self._is_stream = content_type is not None and content_type.startswith(b"text/event-stream")
+        self._is_stream = content_type is not None and content_type.lower().startswith(b"text/event-stream")
         return True
 
     def _commit(self, upstream: UpstreamConnection) -> None:

@@ -72,7 +72,16 @@ class Shapes:
         return Shape([name for name in raw if name.lower() not in named], self._allowed)
 
 
+_NEVER_PASS = {
+    b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"host", b"content-length", b"connection",
+    b"transfer-encoding", b"upgrade", b"te", b"trailer", b"keep-alive", b"x-request-id",
+}  # fmt: skip
+"""Not even where a rule such as `*` would let them: credentials, hop-by-hop headers, and those we write ourselves."""
+
+
 def _may_pass(name: bytes, allowed: list[bytes]) -> bool:
+    if name in _NEVER_PASS or name.startswith(b"x-rbee-"):
+        return False
     return any(name.startswith(rule[:-1]) if rule.endswith(b"*") else name == rule for rule in allowed)
 
 

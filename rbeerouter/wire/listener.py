@@ -19,46 +19,21 @@ import httptools
 from rbeerouter.config import Limits, Server
 from rbeerouter.core.dispatch import Dispatcher, Job, refused_job
 from rbeerouter.core.errors import FAILURES, Failure, RouterError
-from rbeerouter.core.types import Env, Worker
+from rbeerouter.core.types import Env
 from rbeerouter.dialects import openai
 from rbeerouter.wire.exchange import Exchange
 from rbeerouter.wire.headers import RawHeaders, Shape, Shapes, status_line
 from rbeerouter.wire.relay import PUBLIC_PATHS, Asgi, Relay
-from rbeerouter.wire.upstream import Pool
+from rbeerouter.wire.upstream import Pools
 
 _SWEEP_S = 0.5
 _LINGER_S = 2.0
 """How long a refused client may go on sending before it is cut off; it needs that time to read the refusal."""
 _MOST_PIPELINED = 8
+"""Requests sent ahead of their answers; a client that sends more is cut off rather than no longer listened to, as
+whoever is not read cannot be seen leaving."""
 _NOTHING: dict[bytes, bytes] = {}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-
-
-class Pools:
-    """The connection pool of each worker."""
-
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self._pools: dict[Worker, Pool] = {}
-
-    def of(self, worker: Worker) -> Pool:
-        pool = self._pools.get(worker)
-        if pool is None:
-            pool = self._pools[worker] = Pool(worker.spec, self.limits)
-        return pool
-
-    def keep_only(self, workers: list[Worker]) -> None:
-        """After a reload: every pool is made anew with the new settings; answers under way finish on their old one."""
-        for pool in self._pools.values():
-            pool.close()
-        self._pools = {worker: Pool(worker.spec, self.limits) for worker in workers}
-
-    def expire(self, now: float) -> None:
-        for pool in self._pools.values():
-            pool.expire(now)
-
-    def idle_count(self) -> int:
-        return sum(len(pool.idle) for pool in self._pools.values())
 
 
 class Listener:
@@ -70,8 +45,8 @@ class Listener:
     """
 
     def __init__(
-        self, server: Server, limits: Limits, dispatcher: Dispatcher, env: Env, record: Callable[[Job], None],
-        relay_to: Asgi, max_connections: int,
+        self, server: Server, limits: Limits, dispatcher: Dispatcher, pools: Pools, env: Env,
+        record: Callable[[Job], None], relay_to: Asgi, max_connections: int,
     ) -> None:  # fmt: skip
         self.dispatcher = dispatcher
         self.env = env
@@ -79,7 +54,7 @@ class Listener:
         self.record = record
         self.relay_to = relay_to
         self.max_connections = max_connections
-        self.pools = Pools(limits)
+        self.pools = pools
         self.connections: set[ClientConnection] = set()
         self.counts: Counter[str] = Counter()
         self.draining = False
@@ -94,7 +69,6 @@ class Listener:
     def apply(self, server: Server, limits: Limits) -> None:
         """Takes new settings. Requests that have begun keep the limits they have passed."""
         self.limits = limits
-        self.pools.limits = limits
         self.request_shapes = Shapes(server.request_headers)
         self.response_shapes = Shapes(server.response_headers)
 
@@ -127,7 +101,7 @@ class Listener:
             self._sweeper.cancel()
         for connection in list(self.connections):
             connection.cut(gently=False)
-        self.pools.keep_only([])
+        self.pools.swap({})
 
     def next_request_id(self) -> bytes:
         return b"%b-%x" % (self._id_prefix, next(self._id_numbers))
@@ -154,8 +128,8 @@ class ClientConnection(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.exchange: Exchange | Relay | None = None
         self.keep_alive = self.speaks_chunked = True
-        self.write_paused = False
-        self.paused_since = 0.0
+        self.write_paused = self._head_only = False
+        self._unread_bytes, self._unread_since = 0, 0.0
         self._waiting: deque[tuple[bytes, bytes, RawHeaders, Shape, bytes, bool, bool]] = deque()
         self._raw: RawHeaders = {}
         self._shape: Shape
@@ -167,7 +141,7 @@ class ClientConnection(asyncio.Protocol):
         self.on_url = self._url.append
         self._parser = httptools.HttpRequestParser(self)
         self._head_done = False
-        self._fed = 0
+        self._fed = self._body_bytes = self._body_parts = 0
         self._since = self._read_at = listener.clock
         self._closing_at: float | None = None
 
@@ -220,7 +194,7 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self.paused_since = self.listener.now()
+        self._unread_bytes, self._unread_since = self.transport.get_write_buffer_size(), self.listener.now()
         if self.exchange is not None:
             self.exchange.pause()
 
@@ -228,15 +202,18 @@ class ClientConnection(asyncio.Protocol):
         self.write_paused = False
         if self.exchange is not None:
             self.exchange.resume()
+        elif self._waiting and self._closing_at is None:
+            self._begin(*self._waiting.popleft())
 
     # Called by the parser; `on_url`, `on_header` and `on_body` are list and dict methods
 
     def on_headers_complete(self) -> None:
         self._head_done = True
+        self._body_bytes = self._body_parts = 0
         raw, limits = self._raw, self.listener.limits
         self._shape = shape = self.listener.request_shapes.of(raw)
         if len(raw) > limits.header_count or self._fed > limits.header_bytes:
-            size = sum(len(name) + len(value) + 4 for name, value in raw.items())
+            size = sum(map(len, self._url)) + sum(len(name) + len(value) + 4 for name, value in raw.items())
             if len(raw) > limits.header_count or size > limits.header_bytes:
                 raise RouterError(
                     "headers_too_large",
@@ -246,10 +223,11 @@ class ClientConnection(asyncio.Protocol):
         length = shape.get(raw, b"content-length")
         if length is not None and int(length) > limits.request_body_bytes:
             raise self._too_large()
-        if b"expect" in shape.names:
+        if b"expect" in shape.names and self._parser.get_http_version() == "1.1":
             if raw[shape.names[b"expect"]].lower() != b"100-continue":
                 raise RouterError("expectation_failed", "the only expectation supported is 100-continue")
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if self.exchange is None:
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_message_complete(self) -> None:
         self._head_done = False
@@ -263,16 +241,27 @@ class ClientConnection(asyncio.Protocol):
         self._raw.clear()
         if len(body) > self.listener.limits.request_body_bytes:
             raise self._too_large()
-        current = parser.get_http_version() == "1.1"
-        if not current and b"transfer-encoding" in self._shape.names:
-            raise RouterError("bad_request", "Transfer-Encoding does not exist in HTTP/1.0")
+        version = parser.get_http_version()
+        current = version == "1.1"
+        if not current:
+            self._check_old_version(version)
+        elif b"host" not in self._shape.names:
+            raise RouterError("bad_request", "HTTP/1.1 requires a Host header")
+        if parser.should_upgrade():
+            raise RouterError("bad_request", "this server does not upgrade connections; use plain HTTP/1.1")
         keep_alive = current and parser.should_keep_alive()
         if self.exchange is None and not self._waiting:
             self._begin(parser.get_method(), target, raw, self._shape, body, keep_alive, current)
             return
         self._waiting.append((parser.get_method(), target, raw, self._shape, body, keep_alive, current))
-        if len(self._waiting) >= _MOST_PIPELINED:
-            self.transport.pause_reading()
+        if len(self._waiting) > _MOST_PIPELINED:
+            raise RouterError("bad_request", f"more than {_MOST_PIPELINED} requests were sent ahead of their answers")
+
+    def _check_old_version(self, version: str) -> None:
+        if version != "1.0":
+            raise RouterError("bad_request", f"HTTP/{version} is not supported; use HTTP/1.1")
+        if b"transfer-encoding" in self._shape.names:
+            raise RouterError("bad_request", "Transfer-Encoding does not exist in HTTP/1.0")
 
     # From a request to an exchange
 
@@ -280,6 +269,7 @@ class ClientConnection(asyncio.Protocol):
         self, method: bytes, target: bytes, raw: RawHeaders, shape: Shape, body: bytes, keep_alive: bool, chunked: bool
     ) -> None:
         self.speaks_chunked = chunked
+        self._head_only = method == b"HEAD"
         self.keep_alive = keep_alive and not self.listener.draining
         path = target if b"?" not in target else target.partition(b"?")[0]
         request_id = shape.get(raw, b"x-request-id")
@@ -302,7 +292,7 @@ class ClientConnection(asyncio.Protocol):
         if method != b"POST":
             raise RouterError("method_not_allowed", f"{method.decode()} is not allowed here; use POST")
         names = shape.names
-        if b"content-type" in names and raw[names[b"content-type"]].startswith(b"multipart/"):
+        if b"content-type" in names and raw[names[b"content-type"]].lower().startswith(b"multipart/"):
             raise RouterError("unsupported_media_type", "multipart bodies are not supported; send JSON")
         arrived, wall = listener.now(), listener.env.wall()
         ours = {name: raw[spelled] for name, spelled in shape.ours} if shape.ours else _NOTHING
@@ -332,10 +322,9 @@ class ClientConnection(asyncio.Protocol):
         if self._closing_at is not None:
             return
         if not self.keep_alive or self.listener.draining:
+            self._closing_at = self.listener.now() + self.listener.limits.write_stall_s
             self.transport.close()
-        elif self._waiting:
-            if len(self._waiting) >= _MOST_PIPELINED:
-                self.transport.resume_reading()
+        elif self._waiting and not self.write_paused:
             self._begin(*self._waiting.popleft())
 
     # Answers
@@ -353,7 +342,7 @@ class ClientConnection(asyncio.Protocol):
             b"x-request-id: %b\r\n" % request_id.encode() if request_id else b"",
             b"" if self.keep_alive else b"connection: close\r\n",
         )  # fmt: skip
-        self.transport.write(head + body)
+        self.transport.write(head if self._head_only else head + body)
 
     def cut(self, gently: bool) -> None:
         """Ends the connection in the middle of an answer: gently lets what was written arrive, else a reset."""
@@ -389,7 +378,11 @@ class ClientConnection(asyncio.Protocol):
         limits = self.listener.limits
         if not self._head_done:
             self._refuse("headers_too_large", f"the headers are larger than the limit of {limits.header_bytes} bytes")
-        elif self._fed > limits.request_body_bytes and sum(map(len, self._body)) > limits.request_body_bytes:
+            return
+        new = self._body[self._body_parts :]
+        self._body_parts += len(new)
+        self._body_bytes += sum(map(len, new))
+        if self._body_bytes > limits.request_body_bytes:
             self._refuse("request_too_large", str(self._too_large()))
 
     # The clock
@@ -400,21 +393,30 @@ class ClientConnection(asyncio.Protocol):
         if self._closing_at is not None:
             if now > self._closing_at:
                 self.transport.abort()
-        elif self.exchange is not None:
-            if self.write_paused and now - self.paused_since > limits.write_stall_s:
-                self._closing_at = 0.0
+        elif self.write_paused and self._reads_nothing(now):
+            self._closing_at = 0.0
+            if self.exchange is not None:
                 self.exchange.client_gone("client_stalled")
-                self.transport.abort()
-            else:
-                self.exchange.check(now)
+            self.transport.abort()
+        elif self.exchange is not None:
+            self.exchange.check(now)
         elif self._fed or self._head_done:
             allowed = limits.body_s if self._head_done else limits.header_s
             if now - self._since > allowed:
                 self._refuse("request_timeout", f"the request did not arrive within {allowed:g} s")
             elif self._head_done and now - self._read_at > limits.body_gap_s:
                 self._refuse("request_timeout", f"no more of the request arrived for {limits.body_gap_s:g} s")
-        elif now - self._since > limits.keep_alive_s:
+        elif now - self._since > limits.keep_alive_s and not self.write_paused:
+            self._closing_at = now + limits.write_stall_s        # what it has not read yet gets that long
             self.transport.close()
+
+    def _reads_nothing(self, now: float) -> bool:
+        """Has the client read nothing for too long? A slow one that goes on reading is left in peace."""
+        unread = self.transport.get_write_buffer_size()
+        if unread < self._unread_bytes:
+            self._unread_since = now
+        self._unread_bytes = unread
+        return now - self._unread_since > self.listener.limits.write_stall_s
 
     def drain(self) -> None:
         self.keep_alive = False

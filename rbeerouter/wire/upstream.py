@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import httptools
 
-from rbeerouter.config import Limits
-from rbeerouter.core.types import WorkerSpec
+from rbeerouter.config import ConfigError, Limits
+from rbeerouter.core.types import Worker, WorkerSpec
 from rbeerouter.wire.headers import RawHeaders
 
 if TYPE_CHECKING:
     from rbeerouter.wire.exchange import Exchange
 
+_MOST_HEAD_BYTES = 64 << 10
+"""A worker's answer has its head within this many bytes, or is not one."""
 _MOST_INFORMATIONAL = 8
 """100 Continue and its like before an answer; a worker that sends more is not speaking to us."""
 
@@ -43,7 +46,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.on_header = self.raw.__setitem__
         self.on_body = self.parts.append
         self._parser = httptools.HttpResponseParser(self)
-        self._informational = 0
+        self._informational = self._head_bytes = 0
         self.status = 0
         self.spoke = self.head_done = self.complete = self.broken = self.keep_alive = False
 
@@ -52,7 +55,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.exchange = exchange
         self.raw.clear()
         self.spoke = self.head_done = self.complete = self.keep_alive = False
-        self._informational = 0
+        self._informational = self._head_bytes = 0
         self.transport.writelines((head, body))
 
     def ends_by_closing(self) -> bool:
@@ -88,6 +91,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()
             return
         self.spoke = True
+        if not self.head_done:
+            self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -95,6 +100,10 @@ class UpstreamConnection(asyncio.Protocol):
             if not self.complete:
                 exchange.upstream_garbage(self)
                 return
+        if self._head_bytes > _MOST_HEAD_BYTES and not self.head_done:
+            self.broken = True
+            exchange.upstream_garbage(self)
+            return
         exchange.upstream_data(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -113,14 +122,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self.complete:
-            self.broken = True                               # a second answer to one request
+            raise ValueError("a second answer to one request")   # the parser stops: nothing of it is collected
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status >= 200:
-            if not self.complete:
-                self.status = status
-                self.head_done = True
+            self.status = status
+            self.head_done = True
             return
         self._informational += 1
         if self._informational > _MOST_INFORMATIONAL:
@@ -142,7 +150,7 @@ class Pool:
         self._connect_s = limits.connect_s
         self._most_idle, self._idle_s = limits.idle_connections, limits.idle_connection_s
         self._host = parts.hostname or ""
-        self._tls = _tls_context(spec.ca_file) if parts.scheme == "https" else None
+        self._tls = _tls_context(spec) if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         self._prefix = parts.path.encode()
         self._fixed = b" HTTP/1.1\r\nhost: " + parts.netloc.encode() + b"\r\ncontent-type: application/json\r\n"
@@ -204,7 +212,40 @@ class Pool:
             self.idle.pop().transport.abort()
 
 
-def _tls_context(ca_file: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=ca_file)
+class Pools:
+    """The connection pool of each worker. A reload prepares new pools first and swaps them in afterwards."""
+
+    def __init__(self, prepared: dict[str, Pool]) -> None:
+        self._pools = prepared
+
+    @staticmethod
+    def prepare(specs: Iterable[WorkerSpec], limits: Limits) -> dict[str, Pool]:
+        """Pools by worker id. Raises ConfigError for a CA file that cannot be used."""
+        return {spec.id: Pool(spec, limits) for spec in specs}
+
+    def of(self, worker: Worker) -> Pool | None:
+        """None for a worker that a reload has removed."""
+        return self._pools.get(worker.id)
+
+    def swap(self, prepared: dict[str, Pool]) -> None:
+        """From here on the new pools are used; answers under way finish on connections of the old ones."""
+        old, self._pools = self._pools, prepared
+        for pool in old.values():
+            pool.close()
+
+    def expire(self, now: float) -> None:
+        for pool in self._pools.values():
+            pool.expire(now)
+
+    def idle_count(self) -> int:
+        return sum(len(pool.idle) for pool in self._pools.values())
+
+
+def _tls_context(spec: WorkerSpec) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=spec.ca_file)
+    except (ssl.SSLError, OSError) as error:
+        what = f"ca_file = {spec.ca_file!r}: not a usable CA certificate: {error}"
+        raise ConfigError(f"worker {spec.id}: {what}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
