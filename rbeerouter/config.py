@@ -188,8 +188,10 @@ def load(
         raw["server"]["bind"] = bind
     file = _convert(_expand(raw, where, ""), where)
     _check(file, where, strategies)
-    chosen = _script_path(script, file.routing.script, folder)
-    log = _absolute(folder, file.routing.log) if file.routing.log else HOME.expanduser() / "logs" / "routing.log"
+    chosen = _script_path(script, file.routing.script, folder, where)
+    log = HOME.expanduser() / "logs" / "routing.log"
+    if file.routing.log:
+        log = _absolute(folder, file.routing.log, f"{where}: routing.log")
     return Config(
         source=source, server=file.server, control=file.control, routing=file.routing, limits=file.limits,
         probes=file.probes, workers=_name_workers(file.workers, where, folder), script=chosen, log=log,
@@ -338,20 +340,20 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _script_path(given: Path | None, configured: str | None, folder: Path) -> Path | None:
+def _script_path(given: Path | None, configured: str | None, folder: Path, where: str) -> Path | None:
     if given is not None:
         return given.absolute()
     if configured is not None:
-        return _absolute(folder, configured)
+        return _absolute(folder, configured, f"{where}: routing.script")
     default = HOME.expanduser() / "routing.lua"
     return default if default.exists() else None
 
 
-def _absolute(folder: Path, name: str) -> Path:
+def _absolute(folder: Path, name: str, key: str) -> Path:
     try:
         return (folder / Path(name).expanduser()).absolute()
     except RuntimeError:
-        raise ConfigError(f"{name!r}: there is no such user's home") from None
+        raise ConfigError(f"{key} = {name!r}: there is no such user's home") from None
 
 
 def _name_workers(entries: tuple[WorkerEntry, ...], where: str, folder: Path) -> tuple[WorkerSpec, ...]:
@@ -366,7 +368,7 @@ def _name_workers(entries: tuple[WorkerEntry, ...], where: str, folder: Path) ->
             )
         if worker_id in specs:
             raise ConfigError(f"{where}: {key}.id = {worker_id!r}: another worker has this id; ids must differ")
-        ca_file = str(_absolute(folder, entry.ca_file)) if entry.ca_file else None
+        ca_file = str(_absolute(folder, entry.ca_file, f"{where}: {key}.ca_file")) if entry.ca_file else None
         if ca_file and not Path(ca_file).is_file():
             raise ConfigError(f"{where}: {key}.ca_file = {entry.ca_file!r}: no such file")
         if entry.api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", entry.api_key):

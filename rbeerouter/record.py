@@ -79,6 +79,7 @@ class LogFile:
         self._taken_bytes = self._handled_bytes = 0           # each is changed by one thread only
         self._lost_told = 0
         self._torn = False
+        self._descriptor = -1
         self._complained = False
         self._batches: queue.SimpleQueue[tuple[bytes, int] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_batches, name="routing.log", daemon=True)
@@ -109,32 +110,32 @@ class LogFile:
         self._thread.join(timeout_s)
 
     def _write_batches(self) -> None:
-        descriptor = -1
         while (batch := self._batches.get()) is not None:
             text, count = batch
             try:
-                descriptor = self._reopen(descriptor)
-                self._write(descriptor, text)
+                self._reopen()
+                self._write(self._descriptor, text)
                 self.written += count
                 self._complained = False
             except OSError as error:
                 self.unwritten += count
                 self._complain(error)
             self._handled_bytes += len(text)
-        if descriptor >= 0:
-            os.close(descriptor)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
 
-    def _reopen(self, descriptor: int) -> int:
-        """The open file, or a new one when it has been moved away."""
-        if descriptor >= 0:
+    def _reopen(self) -> None:
+        """Opens the file, anew when it has been moved away."""
+        if self._descriptor >= 0:
             try:
-                ours, there = os.fstat(descriptor), os.stat(self.path)
+                ours, there = os.fstat(self._descriptor), os.stat(self.path)
                 if (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino):
-                    return descriptor
-            except FileNotFoundError:
+                    return
+            except OSError:
                 pass
+            descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
-        return open_log(self.path)
+        self._descriptor = open_log(self.path)
 
     def _write(self, descriptor: int, text: bytes) -> None:
         lost = self.lost

@@ -1,0 +1,1 @@
+"""Who gets the request: the Lua script, then a strategy. Pure; the only package that decides."""

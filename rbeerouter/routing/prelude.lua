@@ -6,11 +6,11 @@
 
 local sandbox, options = ...
 
-local type, next, ipairs, error, assert, pcall, xpcall, load, setmetatable, tostring, rawget, rawset =
-      type, next, ipairs, error, assert, pcall, xpcall, load, setmetatable, tostring, rawget, rawset
+local type, next, ipairs, error, pcall, xpcall, load, setmetatable, tostring, rawget, rawset =
+      type, next, ipairs, error, pcall, xpcall, load, setmetatable, tostring, rawget, rawset
 local concat, unpack, move, floor, random, math_type =
       table.concat, table.unpack, table.move, math.floor, math.random, math.type
-local byte, match = string.byte, string.match
+local byte, find, match = string.byte, string.find, string.match
 local getinfo = debug.getinfo
 local budget, charge, frozen, read_only, error_text =
       sandbox.budget, sandbox.charge, sandbox.frozen, sandbox.read_only, sandbox.error_text
@@ -41,7 +41,10 @@ local list_methods = {}
 function list_methods:len() return #self end
 function list_methods:is_empty() return #self == 0 end
 function list_methods:first() return self[1] end
-function list_methods:last() return self[#self] end
+function list_methods:last()
+  local n = #self
+  if n > 0 then return self[n] end
+end
 function list_methods:contains(value)
   for i = 1, #self do if self[i] == value then return true end end
   return false
@@ -357,9 +360,10 @@ function globals.error(value, level)
   deliberate, level = true, level or 1
   error(value, level == 0 and 0 or level + 1)
 end
-function globals.assert(...)
-  if not (...) then deliberate = true end
-  return assert(...)
+function globals.assert(value, message, ...)
+  if value then return value, message, ... end
+  deliberate = true
+  error(message == nil and "assertion failed!" or message, 2)
 end
 globals.hash_str = hash_str
 globals.rand = function() return random() end
@@ -383,8 +387,8 @@ end })
 -- What an error becomes on its way out: told at the script's line, also where a helper or a C function raised it.
 local function told_at_script(problem)
   if type(problem) ~= "string" then return problem end
-  local text = match(problem, "^sandbox%.lua:%d+: (.*)") or match(problem, "^prelude%.lua:%d+: (.*)")
-  if not text then return problem end
+  if deliberate or problem == budget.EXCEEDED or find(problem, chunk_name .. ":", 1, true) == 1 then return problem end
+  local text = match(problem, "^sandbox%.lua:%d+: (.*)") or match(problem, "^prelude%.lua:%d+: (.*)") or problem
   local line = script_line(2)
   return (line > 0 and chunk_name .. ":" .. line .. ": " or "") .. text
 end

@@ -64,7 +64,8 @@ class Sandbox:
         self.touch = host.touch
         self.reasons = host.reasons
         self.seed = host.seed
-        self._base = self._used()
+        self._base = self._empty = self._used()
+        self._put_bytes = self._workers_bytes = 0
 
     def put(self, index: int, fields: dict[str, Any], models: tuple[str, ...], metadata: dict[str, Any]) -> None:
         """Registers worker `index` (from 1). Values are plain; None is left out."""
@@ -72,10 +73,13 @@ class Sandbox:
         table = self._lua.table_from
         given = {key: value for key, value in fields.items() if value is not None}
         self._put(index, table(given), table(list(models)), table(metadata))
-        self._base += max(0, self._used() - before)            # what a worker takes is not the script's doing
+        self._put_bytes += max(0, self._used() - before)
 
     def finish_puts(self, count: int) -> None:
+        """Ends a round of puts: what the workers take is not the script's doing, so it is added to the base."""
         self._finish_puts(count)
+        self._workers_bytes = max(self._workers_bytes, self._put_bytes)
+        self._base, self._put_bytes = self._empty + self._workers_bytes, 0
 
     def load(self, source: bytes, name: str) -> tuple[int, str]:
         """Compiles and runs a script's text. Returns (0, "") or a code of prelude.lua and what is wrong."""

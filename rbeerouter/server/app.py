@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rbeerouter import __version__
+from rbeerouter.config import split_bind
 from rbeerouter.core.types import OFFLINE, Worker
 from rbeerouter.routing.script import script_fields
 from rbeerouter.server import metrics
@@ -64,6 +68,7 @@ def build(daemon: Daemon) -> Starlette:
         return Json(verdict, 200 if verdict["ok"] else 422)
 
     return Starlette(
+        middleware=[Middleware(OwnNamesOnly, bind=daemon.config.control.bind)],
         routes=[
             Route("/health", health),
             Route("/api/v1/health", health),
@@ -74,6 +79,31 @@ def build(daemon: Daemon) -> Starlette:
             Route("/api/v1/reload", reload, methods=["POST"]),
         ]
     )
+
+
+class OwnNamesOnly:
+    """Refuses requests whose Host is a name of somebody else's: a web page that had its name rebound to this address
+    would otherwise be let in by the browser. Addresses, localhost and the configured name pass; so do the relayed
+    public paths, which come from inside the process."""
+
+    def __init__(self, app: ASGIApp, bind: str) -> None:
+        self._app = app
+        self._bind_host = "" if bind.startswith("unix:") else split_bind(bind)[0]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["client"] is not None and not self._is_ours(scope):
+            await Json({"ok": False, "error": "unknown Host"}, 421)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _is_ours(self, scope: Scope) -> bool:
+        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+        name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return name in ("localhost", self._bind_host)
+        return True
 
 
 def describe_worker(worker: Worker) -> dict[str, Any]:

@@ -18,8 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hypercorn.asyncio
-import hypercorn.config
 import uvloop
 
 from rbeerouter import config as configuration
@@ -35,6 +33,7 @@ from rbeerouter.routing.decide import STRATEGIES, Decider, strategy_name
 from rbeerouter.routing.sandbox import Limits as ScriptLimits
 from rbeerouter.routing.script import Script, ScriptError
 from rbeerouter.server import app
+from rbeerouter.server.control_plane import ControlPlane
 from rbeerouter.wire.listener import Listener
 from rbeerouter.wire.upstream import Pool, Pools
 
@@ -74,7 +73,6 @@ class Daemon:
         self._reloading = asyncio.Lock()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
-        self._control_stop = asyncio.Event()
 
     async def run(self) -> None:
         """Serves until a signal says to stop."""
@@ -85,11 +83,17 @@ class Daemon:
             loop.add_signal_handler(number, self.stop)
         await self.prober.probe_all()
         host, port = split_bind(self.config.server.bind)
-        control = await self._start_control()
         try:
-            port = await self.listener.open(host, port)
-        except OSError as error:
-            raise ConfigError(f"server.bind = {self.config.server.bind!r}: cannot listen: {error.strerror}") from None
+            control = ControlPlane(self.app, self.config.control.bind)
+            try:
+                port = await self.listener.open(host, port)
+            except OSError as error:
+                await control.close()
+                what = f"cannot listen: {error.strerror}"
+                raise ConfigError(f"server.bind = {self.config.server.bind!r}: {what}") from None
+        except ConfigError:
+            await self.prober.close()
+            raise
         background = [tasks.start("probes", self.prober.run()), tasks.start("log flush", self._flush_log())]
         self._announce(host, port)
         _quiet_collector()
@@ -97,8 +101,7 @@ class Daemon:
         await self._drain()
         for task in background:
             task.cancel()
-        self._control_stop.set()
-        await control
+        await control.close()
         await self.prober.close()
         self.listener.close()
         self.recorder.catch_up()
@@ -171,25 +174,6 @@ class Daemon:
         changed = {"server.bind": old.server.bind != config.server.bind, "control.bind": old.control != config.control,
                    "routing.log": old.log != config.log}  # fmt: skip
         return [f"{key} has changed: that needs a restart" for key, differs in changed.items() if differs]
-
-    async def _start_control(self) -> asyncio.Task[None]:
-        settings = hypercorn.config.Config()
-        settings.bind = [self.config.control.bind]
-        settings.accesslog = settings.errorlog = None
-        settings.include_server_header = False
-        settings.graceful_timeout = 1.0
-        settings.umask = 0o077
-
-        async def wait() -> None:
-            await self._control_stop.wait()
-
-        serving = tasks.start(
-            "control plane", hypercorn.asyncio.serve(self.app, settings, shutdown_trigger=wait, mode="asgi")
-        )
-        await asyncio.sleep(0.05)
-        if serving.done():
-            serving.result()
-        return serving
 
     async def _drain(self) -> None:
         self.log.info("draining", in_flight=self.listener.in_flight())

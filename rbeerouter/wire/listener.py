@@ -29,9 +29,9 @@ from rbeerouter.wire.upstream import Pools
 _SWEEP_S = 0.5
 _LINGER_S = 2.0
 """How long a refused client may go on sending before it is cut off; it needs that time to read the refusal."""
-_MOST_PIPELINED = 8
-"""Requests sent ahead of their answers; a client that sends more is cut off rather than no longer listened to, as
-whoever is not read cannot be seen leaving."""
+_MOST_PIPELINED = 64
+"""Requests sent ahead of their answers, with bodies of `limits.request_body_bytes` in all. A client that sends more is
+cut off rather than no longer listened to, as whoever is not read cannot be seen leaving."""
 _NOTHING: dict[bytes, bytes] = {}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
@@ -254,8 +254,9 @@ class ClientConnection(asyncio.Protocol):
             self._begin(parser.get_method(), target, raw, self._shape, body, keep_alive, current)
             return
         self._waiting.append((parser.get_method(), target, raw, self._shape, body, keep_alive, current))
-        if len(self._waiting) > _MOST_PIPELINED:
-            raise RouterError("bad_request", f"more than {_MOST_PIPELINED} requests were sent ahead of their answers")
+        waiting_bytes = sum(len(request[4]) for request in self._waiting)
+        if len(self._waiting) > _MOST_PIPELINED or waiting_bytes > self.listener.limits.request_body_bytes:
+            raise RouterError("bad_request", "too much was sent ahead of the answers")
 
     def _check_old_version(self, version: str) -> None:
         if version != "1.0":
