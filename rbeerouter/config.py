@@ -303,7 +303,7 @@ _NEVER_PASSED = {
 def _check(file: File, where: str, strategies: tuple[str, ...]) -> None:
     """What types cannot say: addresses, names of strategies, combinations."""
     _check_bind(file.server.bind, file.server.allow_unauthenticated, where, "server")
-    if not file.control.bind.startswith("unix:"):
+    if file.control.bind == "unix:" or not file.control.bind.startswith("unix:"):
         _check_bind(file.control.bind, file.control.allow_unauthenticated, where, "control")
     name = file.routing.strategy.lower().replace("_", "-")
     if strategies and name not in strategies:

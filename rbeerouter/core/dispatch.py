@@ -60,6 +60,7 @@ class Job(msgspec.Struct, eq=False):
     tried: list[str] = []
     attempts: list[Attempt] = []
     failure: Failure | None = None
+    was_stale: bool = False
     status: int = 0
     first_content: float | None = None
     finished: float | None = None
@@ -114,7 +115,8 @@ class Dispatcher:
         assert worker is not None and decision is not None, "an outcome for a job that is on no worker"
         now = self.env.now()
         failure = outcome.failure
-        if outcome.stale:
+        if outcome.stale and not job.was_stale:
+            job.was_stale = True
             return Send(worker, decision.model, fresh=True)
         self._release(job, worker, failure, now)
         if failure is None or outcome.delivered:

@@ -84,7 +84,11 @@ class Sandbox:
     def load(self, source: bytes, name: str) -> tuple[int, str]:
         """Compiles and runs a script's text. Returns (0, "") or a code of prelude.lua and what is wrong."""
         answer = self._limited(self._load, source, name.encode(errors="replace"))
-        return (0, "") if answer == 0 else answer
+        if answer != 0:
+            return answer
+        self._lua.gccollect()
+        self._base = self._empty = self._used()                # tables that the script begins with are not a leak
+        return 0, ""
 
     def route(self, *arguments: Any) -> Any:
         """Calls route_request: an integer, or (negative code, text). See host.route in prelude.lua."""

@@ -23,7 +23,6 @@ def test_each_failure_has_the_status_that_clients_expect() -> None:
         "unsupported_media_type": 415,
         "expectation_failed": 417,
         "headers_too_large": 431,
-        "version_not_supported": 505,
         "no_healthy_worker": 503,
         "draining": 503,
         "upstream_connect_failed": 502,
@@ -66,7 +65,6 @@ def test_the_connection_is_closed_where_what_follows_on_it_cannot_be_trusted() -
         "request_too_large",
         "expectation_failed",
         "headers_too_large",
-        "version_not_supported",
         "draining",
     }
 

@@ -219,14 +219,12 @@ def test_models_listed_by_the_operator_take_the_place_of_learnt_ones() -> None:
     assert made.workers["w1"].models == ("mine",)
 
 
-@pytest.mark.xfail(strict=True, reason="configure() takes models that were configured for models that were learnt")
 def test_models_that_the_operator_no_longer_lists_are_forgotten() -> None:
     made = fleet(worker("w1", models=("mine",)))
     made.configure([worker("w1")])
     assert made.workers["w1"].models == ()
 
 
-@pytest.mark.xfail(strict=True, reason="configure() changes the capacity and leaves load and status as they were")
 @pytest.mark.parametrize(("room", "expected"), [(8, (0.5, READY)), (2, (2.0, BUSY))])
 def test_load_and_status_follow_a_new_capacity_at_once(room: int, expected: tuple[float, str]) -> None:
     made = fleet(worker("w1", max_concurrency=4))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rbeerouter.core.types import Worker
 from rbeerouter.routing.strategies.balance import LeastRequest, RoundRobin
-from tests.support.builders import fill, fleet, request, worker
+from tests.support.builders import fill, fleet, quick, request, worker
 
 ASKED = request()
 CRITICAL_AT_2 = 13.82
@@ -85,7 +85,7 @@ def test_the_same_seed_breaks_ties_in_the_same_way() -> None:
     assert runs[0] == runs[1] != runs[2]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@quick(max_examples=60)
 @given(st.lists(st.tuples(st.integers(1, 8), st.integers(0, 12)), min_size=1, max_size=6), st.integers(0, 99))
 def test_no_worker_has_less_to_do_than_the_chosen_one(loads: list[tuple[int, int]], seed: int) -> None:
     made = fleet(*(worker(f"w{index}", max_concurrency=room) for index, (room, _) in enumerate(loads)))

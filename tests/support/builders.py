@@ -6,8 +6,11 @@ imports rbeerouter: these tests stand inside of it.
 
 from __future__ import annotations
 
+import functools
 import random
 from typing import Any
+
+from hypothesis import settings
 
 from rbeerouter.core.dispatch import Job
 from rbeerouter.core.fleet import Fleet
@@ -19,6 +22,17 @@ from rbeerouter.routing.script import Choice, Script
 SCRIPT = "routing.lua"
 WALL = 1_772_366_405.25
 """2026-03-01 12:00:05.250 UTC, a Sunday."""
+
+
+FULL_WORKER = WorkerSpec(
+    id="gpu-1", url="http://gpu-1.test:8000", engine="vllm", backend="cuda", vram=24.0, models=("a", "b", "c"),
+    performance=1.5, cost_per_hour=0.75,
+    max_concurrency=8, metadata={"region": "eu", "tier": 2, "spot": True, "price": 0.5},
+)  # fmt: skip
+"""A worker of which the operator has said everything."""
+
+quick = functools.partial(settings, deadline=None, derandomize=True, database=None)
+"""Settings of the property tests: the same examples in every run, and no folder for them."""
 
 
 class Clock:
@@ -106,3 +120,9 @@ def shown(expression: str, made: Fleet | None = None, before: str = "", **change
     choice = ask(f"{before} error(tostring({expression}), 0)", made, **changes)
     assert choice.error is not None
     return choice.error.removeprefix(f"{SCRIPT}: ")
+
+
+def picked(source: str | bytes, made: Fleet | None = None, **changes: Any) -> str | None:
+    """The id of the worker that a script chose; its error where it failed."""
+    choice = ask(source, made, **changes)
+    return choice.worker.id if choice.worker else choice.error

@@ -148,7 +148,7 @@ def add_weights(writer: Any, tokens: int, width: int, layers: int, feed_forward:
 
 @contextlib.contextmanager
 def llama_server(
-    model_path: Path | str, alias: str = "tiny", slots: int = 2, api_key: str | None = None
+    model_path: Path | str, alias: str = "tiny", slots: int = 2, api_key: str | None = None, embeddings: bool = False
 ) -> Iterator[str]:
     """Run the server in a process of its own and give its base URL; the process ends with the block."""
     need("xllamacpp")
@@ -156,6 +156,8 @@ def llama_server(
     command += ["--alias", alias, "--slots", str(slots)]
     if api_key is not None:
         command += ["--api-key", api_key]
+    if embeddings:
+        command.append("--embeddings")
     with tempfile.TemporaryDirectory(prefix="llama-server-") as folder:
         said, complained = Path(folder, "stdout"), Path(folder, "stderr")
         with said.open("wb") as stdout, complained.open("wb") as stderr:
@@ -206,7 +208,9 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 # The server itself.
 
 
-def serve(model_path: str, port: int, alias: str, slots: int, context_tokens: int, api_key: str | None) -> Any:
+def serve(
+    model_path: str, port: int, alias: str, slots: int, context_tokens: int, api_key: str | None, embeddings: bool
+) -> Any:
     xllamacpp = importlib.import_module("xllamacpp")
     parameters = xllamacpp.CommonParams()
     parameters.model.path = model_path
@@ -215,6 +219,9 @@ def serve(model_path: str, port: int, alias: str, slots: int, context_tokens: in
     parameters.n_parallel, parameters.n_ctx = slots, context_tokens
     if api_key is not None:
         parameters.api_keys = [api_key]
+    if embeddings:
+        parameters.embedding = True
+        parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     parameters.endpoint_metrics = parameters.endpoint_slots = True
     parameters.warmup = False
     parameters.cpuparams.n_threads = 1
@@ -229,9 +236,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--slots", type=int, default=2, help="answers written at once (default 2)")
     parser.add_argument("--context-tokens", type=int, default=8192, help="shared by the slots (default 8192)")
     parser.add_argument("--api-key", help="refuse requests without it")
+    parser.add_argument("--embeddings", action="store_true", help="also answer /v1/embeddings")
     parser.add_argument("--stop-with-stdin", action="store_true", help="also end when stdin does")
     given = parser.parse_args(arguments)
-    server = serve(given.model, given.port, given.alias, given.slots, given.context_tokens, given.api_key)
+    server = serve(
+        given.model, given.port, given.alias, given.slots, given.context_tokens, given.api_key, given.embeddings
+    )
     print(f"{ADDRESS_MARK}{server.listening_address}", flush=True)
     if given.stop_with_stdin:
         sys.stdin.buffer.read()

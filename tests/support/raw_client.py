@@ -203,6 +203,11 @@ class Connection:
         """Bytes that came and belong to no answer read so far."""
         return bytes(self._receiver.buffer)
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that the server's side has not taken yet."""
+        return self._transport.get_write_buffer_size()
+
     # Requests and answers.
 
     async def post(self, path: str, body: Body, headers: HeaderPairs = (), *, timeout_s: float = TIMEOUT_S) -> Answer:
@@ -274,6 +279,10 @@ class Connection:
         else:
             self._transport.close()
         await self._receiver.lost()
+
+    async def arrived(self) -> None:
+        """Wait for more bytes, or the end; nothing is read."""
+        await self._receiver.more()
 
     async def until_ended(self, timeout_s: float = TIMEOUT_S) -> bytes:
         """Read until the server closes or resets the connection; what came."""

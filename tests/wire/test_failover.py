@@ -396,7 +396,6 @@ OPENINGS = [
     pytest.param(
         json.dumps({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}),
         id="with-spaces",
-        marks=pytest.mark.xfail(strict=True, reason="dialects.openai._SOMETHING backtracks over the space after a colon"),
     ),
     pytest.param('{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}', id="compact"),
     pytest.param('{"choices":[{"index":0,"delta":{"role":"assistant","content":null}}],"usage":null}', id="null"),

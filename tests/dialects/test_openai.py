@@ -1,0 +1,627 @@
+"""The OpenAI-compatible surface: which bodies are requests, what is refused and why, and what answers look like."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rbeerouter.config import Limits
+from rbeerouter.core.errors import FAILURES, RouterError
+from rbeerouter.core.types import Request
+from rbeerouter.dialects import openai
+from tests.support.builders import quick
+
+CHAT = b"/v1/chat/completions"
+LIMITS = Limits()
+
+
+def parse(
+    body: bytes | str | dict[str, Any],
+    headers: dict[bytes, bytes] | None = None,
+    path: bytes = CHAT,
+    limits: Limits = LIMITS,
+) -> Request:
+    """A body as bytes, as text or as what JSON makes of it."""
+    text = json.dumps(body) if isinstance(body, dict) else body
+    return openai.parse("id-1", path, headers or {}, text.encode() if isinstance(text, str) else text, limits)
+
+
+def refusal(*arguments: Any, **named: Any) -> tuple[str, str | None]:
+    """(message, param) of a body that is not a request."""
+    with pytest.raises(RouterError) as raised:
+        parse(*arguments, **named)
+    assert raised.value.failure is FAILURES["invalid_json"]
+    return raised.value.message, raised.value.param
+
+
+# What is read.
+
+
+def test_a_whole_request_is_read() -> None:
+    body = {
+        "model": "llama-3-8b", "messages": [{"role": "user", "content": "secret"}], "stream": True, "max_tokens": 64,
+        "user": "ann", "priority": 3, "metadata": {"tier": "premium"}, "temperature": 0.5,
+    }  # fmt: skip
+    assert parse(body) == Request(
+        id="id-1", path="/v1/chat/completions", model="llama-3-8b", model_size=8.0, user_id="ann", priority=3,
+        max_tokens=64,
+        stream=True, metadata={"tier": "premium", "type": "llm"},
+    )  # fmt: skip
+
+
+def test_a_request_that_says_nothing_but_its_model_is_read() -> None:
+    assert parse({"model": "m"}) == Request(
+        "id-1", "/v1/chat/completions", "m", None, None, None, None, False, {"type": "llm"}
+    )
+
+
+def test_what_nobody_could_read_is_still_a_request_for_the_log() -> None:
+    assert openai.unread_request("id-1", b"/v1/embeddings") == Request(
+        "id-1", "/v1/embeddings", "", None, None, None, None, False, {"type": "embedding"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        (b"/v1/chat/completions", "llm"), (b"/v1/completions", "llm"), (b"/v1/responses", "llm"),
+        (b"/v1/embeddings", "embedding"), (b"/v1/rerank", "embedding"), (b"/v1/score", "embedding"),
+        (b"/v1/pooling", "embedding"), (b"/v1/classify", "embedding"), (b"/v1/moderations", "llm"),
+        (b"/v1/images/generations", "image"), (b"/v1/audio/speech", "audio"),
+    ],
+)  # fmt: skip
+def test_the_type_of_a_request_comes_from_its_endpoint(path: bytes, kind: str) -> None:
+    assert (parse({"model": "m"}, path=path).metadata, parse({"model": "m"}, path=path).path) == (
+        {"type": kind}, path.decode(),
+    )  # fmt: skip
+    assert path in openai.ENDPOINTS
+
+
+def test_no_other_path_is_forwarded_to_an_engine() -> None:
+    assert len(openai.ENDPOINTS) == 11
+    assert all(path.startswith(b"/v1/") for path in openai.ENDPOINTS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "value"),
+    [
+        ({}, None),
+        ({"max_tokens": 1}, 1),
+        ({"max_completion_tokens": 2}, 2),
+        ({"max_output_tokens": 3}, 3),
+        ({"max_tokens": 1, "max_completion_tokens": 2, "max_output_tokens": 3}, 1),
+        ({"max_completion_tokens": 2, "max_output_tokens": 3}, 2),
+        ({"max_tokens": None, "max_completion_tokens": 2}, 2),
+        ({"max_tokens": 0, "max_completion_tokens": 2}, 0),
+        ({"max_completion_tokens": 0, "max_output_tokens": 3}, 0),
+        ({"max_tokens": 2**63 - 1}, 2**63 - 1),
+        ({"max_tokens": -1}, -1),
+    ],
+)
+def test_the_limit_on_tokens_has_three_spellings(fields: dict[str, Any], value: int | None) -> None:
+    assert parse({"model": "m", **fields}).max_tokens == value
+
+
+@pytest.mark.parametrize(
+    ("fields", "headers", "value"),
+    [
+        ({}, {}, None),
+        ({"priority": "high"}, {}, "high"),
+        ({"priority": -3}, {}, -3),
+        ({}, {b"x-rbee-priority": b"low"}, "low"),
+        ({"priority": None}, {b"x-rbee-priority": b"low"}, "low"),
+        ({"priority": 0}, {b"x-rbee-priority": b"low"}, 0),
+        ({"priority": "high"}, {b"x-rbee-priority": b"low"}, "high"),
+        ({}, {b"x-rbee-priority": b"\xfc"}, "ü"),
+    ],
+)
+def test_priority_comes_from_the_body_or_else_from_its_header(
+    fields: dict[str, Any], headers: dict[bytes, bytes], value: str | int | None
+) -> None:
+    assert parse({"model": "m", **fields}, headers).priority == value
+
+
+@pytest.mark.parametrize(("stream", "value"), [("true", True), ("false", False), ("null", False)])
+def test_only_true_asks_for_a_stream(stream: str, value: bool) -> None:
+    assert parse(f'{{"model": "m", "stream": {stream}}}').stream is value
+
+
+# Metadata.
+
+
+def test_metadata_keeps_texts_numbers_and_booleans_and_drops_the_rest() -> None:
+    given_metadata = {"a": "x", "b": 1, "c": 1.5, "d": True, "e": None, "f": [1], "g": {"h": 1}, "i": ""}
+    assert parse({"model": "m", "metadata": given_metadata}).metadata == {
+        "a": "x", "b": 1, "c": 1.5, "d": True, "i": "", "type": "llm",
+    }  # fmt: skip
+
+
+def test_metadata_headers_come_over_the_body_and_the_type_may_be_given_by_either() -> None:
+    headers = {b"x-rbee-meta-tier": b"gold", b"x-rbee-meta-no": "grün".encode(), b"x-other": b"1"}
+    body = {"model": "m", "metadata": {"tier": "free", "n": 1}}
+    assert parse(body, headers).metadata == {"tier": "gold", "n": 1, "no": "grün", "type": "llm"}
+    assert parse({"model": "m", "metadata": {"type": "code"}}).metadata == {"type": "code"}
+    assert parse({"model": "m"}, {b"x-rbee-meta-type": b"code"}).metadata == {"type": "code"}
+
+
+def test_a_metadata_header_that_is_not_utf_8_is_read_as_well_as_it_can_be() -> None:
+    assert parse({"model": "m"}, {b"x-rbee-meta-a": b"\xff"}).metadata == {"a": "\ufffd", "type": "llm"}
+
+
+def test_integers_that_lua_cannot_hold_are_refused() -> None:
+    edges = {"a": 2**63 - 1, "b": -(2**63)}
+    assert parse({"model": "m", "metadata": edges}).metadata == {**edges, "type": "llm"}
+    for number in (2**63, -(2**63) - 1, 10**400):
+        assert refusal({"model": "m", "metadata": {"a": number}}) == (
+            "metadata: an integer of over 64 bits", "metadata",
+        )  # fmt: skip
+
+
+def pairs(count: int) -> dict[str, Any]:
+    return {"model": "m", "metadata": {f"k{index}": 1 for index in range(count)}}
+
+
+def test_more_metadata_than_the_limit_is_refused() -> None:
+    assert len(parse(pairs(64)).metadata) == 65
+    assert refusal(pairs(65)) == ("metadata has more than 64 entries", "metadata")
+    assert refusal(pairs(1), {b"x-rbee-meta-a": b"1"}, limits=Limits(metadata_pairs=1))[1] == "metadata"
+
+
+def test_a_long_entry_of_metadata_is_refused() -> None:
+    limits = Limits(field_chars=10)
+    assert parse({"model": "m", "metadata": {"key": "1234567"}}, limits=limits).metadata["key"] == "1234567"
+    expected = ("metadata: an entry has over 10 characters", "metadata")
+    assert refusal({"model": "m", "metadata": {"key": "12345678"}}, limits=limits) == expected
+    assert refusal({"model": "m"}, {b"x-rbee-meta-key": b"12345678"}, limits=limits) == expected
+    assert refusal({"model": "m", "metadata": {"type": "1234567"}}, limits=limits) == expected
+
+
+@pytest.mark.parametrize("value", [1, True])
+def test_a_long_name_of_metadata_is_refused_whatever_its_value(value: object) -> None:
+    assert refusal({"model": "m", "metadata": {"x" * 11: value}}, limits=Limits(field_chars=10))[1] == "metadata"
+
+
+@pytest.mark.parametrize(
+    ("fields", "headers", "name"),
+    [
+        ({"model": "x" * 11}, {}, "model"),
+        ({"model": "m", "user": "x" * 11}, {}, "user"),
+        ({"model": "m", "priority": "x" * 11}, {}, "priority"),
+        ({"model": "m"}, {b"x-rbee-priority": b"x" * 11}, "priority"),
+    ],
+)
+def test_a_long_field_is_refused(fields: dict[str, Any], headers: dict[bytes, bytes], name: str) -> None:
+    assert refusal(fields, headers, limits=Limits(field_chars=10)) == (f"{name} is longer than 10 characters", name)
+
+
+# What is no request.
+
+ROWS: dict[str, tuple[bytes | str, str, str | None]] = {
+    "nothing": ("", "the body is not valid JSON: Input data was truncated", None),
+    "cut off": ('{"model": "m"', "the body is not valid JSON: Input data was truncated", None),
+    "a word": ("hello", "the body is not valid JSON: JSON is malformed: invalid character (byte 0)", None),
+    "single quotes": ("{'model': 'm'}",
+                      "the body is not valid JSON: JSON is malformed: object keys must be strings (byte 1)",
+                      None),
+    "a comma too many": ('{"model":"m",}',
+                         "the body is not valid JSON: JSON is malformed: trailing comma in object (byte 13)",
+                         None),
+    "more after it": ('{"model":"m"}{}',
+                      "the body is not valid JSON: JSON is malformed: trailing characters (byte 14)", None),
+    "NaN": ('{"model":"m","x":NaN}', "the body is not valid JSON: JSON is malformed: invalid character (byte 17)",
+            None),
+    "Infinity": ('{"model":"m","x":[-Infinity]}',
+                 "the body is not valid JSON: JSON is malformed: invalid character (byte 19)", None),
+    "a leading zero": ('{"model":"m","x":01}',
+                       "the body is not valid JSON: JSON is malformed: invalid number (byte 18)", None),
+    "a raw control character": ('{"model":"m","x":"\x01"}',
+                                "the body is not valid JSON: JSON is malformed: invalid character (byte 18)", None),
+    "an unknown escape": ('{"model":"m","x":"\\q"}',
+                          "the body is not valid JSON: JSON is malformed: invalid escaped character (byte 19)", None),
+    "a byte order mark": (b'\xef\xbb\xbf{"model":"m"}',
+                          "the body is not valid JSON: JSON is malformed: invalid character (byte 0)", None),
+    "UTF-16": ('{"model":"m"}'.encode("utf-16"),
+               "the body is not valid JSON: JSON is malformed: invalid character (byte 0)", None),
+    "not UTF-8, unread": (b'{"model":"m","x":"\xff"}', "the body is not UTF-8 text (byte 18)", None),
+    "not UTF-8, read": (b'{"model":"\xff"}',
+                        "the body is not valid JSON: 'utf-8' codec can't decode byte 0xff in position 0: "
+                        "invalid start byte", None),
+    "a surrogate as UTF-8": (b'{"model":"m","x":"\xed\xa0\x80"}', "the body is not UTF-8 text (byte 18)", None),
+    "a lone surrogate, read": ('{"model":"\\ud800"}', "the body is not valid JSON: Input data was truncated", None),
+    "a lone surrogate, unread": ('{"model":"m","x":"\\ud800"}', "the body is not valid JSON: Input data was truncated",
+                                 None),
+    "an array": ('["model"]', "the body: expected `object`, got `array`", None),
+    "a text": ('"model"', "the body: expected `object`, got `str`", None),
+    "a number": ("5", "the body: expected `object`, got `int`", None),
+    "null": ("null", "the body: expected `object`, got `null`", None),
+    "no model": ("{}", "model: this field is required", "model"),
+    "model null": ('{"model":null}', "model: expected `str`, got `null`", "model"),
+    "model a number": ('{"model":5}', "model: expected `str`, got `int`", "model"),
+    "model empty": ('{"model":""}', "model: expected the name of a model, got an empty string", "model"),
+    "model twice": ('{"model":"a","model":"b"}', "model: the body has this field twice", "model"),
+    "model twice, the same": ('{"model":"a","x":1,"model":"a"}', "model: the body has this field twice", "model"),
+    "model twice, once escaped": ('{"model":"a","\\u006dodel":"b"}', "model: the body has this field twice", "model"),
+    "model twice, escaped inside": ('{"mod\\u0065l":"a","model":"b"}', "model: the body has this field twice", "model"),
+    "model twice, both escaped": ('{"\\u006Dodel":"a","mode\\u006c":"b"}', "model: the body has this field twice",
+                                  "model"),
+    "model twice, one inside": ('{"model":"a","m":[{"model":"x"}],"model":"b"}', "model: the body has this field twice",
+                                "model"),
+    "stream a text": ('{"model":"m","stream":"true"}', "stream: expected `bool | null`, got `str`", "stream"),
+    "stream a number": ('{"model":"m","stream":1}', "stream: expected `bool | null`, got `int`", "stream"),
+    "max_tokens a text": ('{"model":"m","max_tokens":"5"}', "max_tokens: expected `int | null`, got `str`",
+                          "max_tokens"),
+    "max_tokens a fraction": ('{"model":"m","max_tokens":5.5}', "max_tokens: expected `int | null`, got `float`",
+                              "max_tokens"),
+    "max_tokens true": ('{"model":"m","max_tokens":true}', "max_tokens: expected `int | null`, got `bool`",
+                        "max_tokens"),
+    "max_tokens too large": ('{"model":"m","max_tokens":9223372036854775808}',
+                             "max_tokens: expected `int` <= 9223372036854775807", "max_tokens"),
+    "max_completion_tokens a list": ('{"model":"m","max_completion_tokens":[]}',
+                                     "max_completion_tokens: expected `int | null`, got `array`",
+                                     "max_completion_tokens"),
+    "user a number": ('{"model":"m","user":5}', "user: expected `str | null`, got `int`", "user"),
+    "priority a fraction": ('{"model":"m","priority":0.5}', "priority: expected `int | str | null`, got `float`",
+                            "priority"),
+    "priority true": ('{"model":"m","priority":true}', "priority: expected `int | str | null`, got `bool`", "priority"),
+    "metadata a text": ('{"model":"m","metadata":"x"}', "metadata: expected `object | null`, got `str`", "metadata"),
+    "metadata a list": ('{"model":"m","metadata":[]}', "metadata: expected `object | null`, got `array`", "metadata"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "message", "param"), ROWS.values(), ids=list(ROWS))
+def test_a_body_that_is_no_request_is_refused_with_the_field_it_is_about(
+    body: bytes | str, message: str, param: str | None
+) -> None:
+    assert refusal(body) == (message, param)
+
+
+@pytest.mark.parametrize("inner", ["", '"model"', '{"model": 1}'], ids=["plain", "with a text", "with a key"])
+def test_a_body_that_is_nested_too_deep_is_refused(inner: str) -> None:
+    body = '{"model":"m","x":' + "[" * 100_000 + inner + "]" * 100_000 + "}"
+    message, param = refusal(body)
+    assert message.startswith("the body is not valid JSON: maximum recursion depth exceeded") and param is None
+
+
+def test_a_body_that_is_nested_as_deep_as_people_do_is_a_request() -> None:
+    assert parse('{"model":"m","x":' + "[" * 500 + '"model"' + "]" * 500 + "}").model == "m"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"\\u006dodel":"m"}',
+        '{"messages":[{"model":"x"},{"model":"y"}],"model":"m"}',
+        '{"x":{"model":"a","model":"b"},"model":"m"}',
+        '{"model":"m","x":"model"}',
+        '{"model":"m","Model":"y","models":"z"}',
+        '{"model":"m","mode\\u006cs":"y"}',
+        '{"model":"m","stream":false,"stream":false}',
+        '  {"model" : "m"}\r\n',
+        '{"model":"m","x":"grün 日本 \\u00fc \\ud83d\\ude00"}',
+        '{"model":"m","x":1' + "0" * 5000 + "}",
+    ],
+)  # fmt: skip
+def test_a_body_that_is_only_unusual_is_a_request(body: str) -> None:
+    assert parse(body).model == "m"
+
+
+def test_a_refusal_never_quotes_what_the_client_wrote() -> None:
+    for _, (_, message, _) in ROWS.items():
+        assert "hello" not in message
+    for body in (
+        '{"model":"m","user":["secret"]}',
+        '{"model":"m","metadata":"secret"}',
+        '{"messages":"secret"}',
+        '"secret"',
+    ):
+        assert "secret" not in refusal(body)[0]
+
+
+@quick(max_examples=150)
+@given(st.binary(max_size=40) | st.text(max_size=40).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_any_bytes_are_a_request_or_a_refusal(body: bytes) -> None:
+    try:
+        parse(body)
+    except RouterError as error:
+        assert error.failure is FAILURES["invalid_json"]
+    else:
+        assert json.loads(body)["model"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["model", "a", "user"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@quick(max_examples=150)
+@given(
+    st.dictionaries(st.sampled_from(["model", "stream", "max_tokens", "user", "priority", "metadata", "x"]), JSON),
+    st.booleans(),
+)
+def test_any_json_is_read_as_python_reads_it_or_refused(body: dict[str, Any], ascii_only: bool) -> None:
+    text = json.dumps(body, ensure_ascii=ascii_only)
+    try:
+        made = parse(text.encode("utf-8", "surrogatepass"))
+    except RouterError as error:
+        assert error.param in {None, *body, "model"} or str(error.param).startswith("metadata")
+        return
+    assert (made.model, made.stream, made.user_id) == (body["model"], body.get("stream") is True, body.get("user"))
+
+
+# The size that a model's name tells.
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("llama-3-8b", 8.0), ("Meta-Llama-3.1-70B-Instruct", 70.0), ("Qwen2.5-0.5B", 0.5),
+        ("llama3.1:8b-instruct-q4_K_M", 8.0),
+        ("mixtral-8x7b", 56.0), ("Mixtral-8x22B-v0.1", 176.0), ("gemma-3-270m-it", 0.27), ("smollm2:135m", 0.135),
+        ("qwen3-30b-a3b", 30.0), ("org/model-1.5b", 1.5), ("7b", 7.0), ("TinyLlama-1.1B-Chat", 1.1),
+        ("phi_3_14b", 14.0),
+        ("gpt-4o", None), ("bge-m3", None), ("nomic-embed-text-v1.5", None), ("phi-3-mini-128k", None),
+        ("gemma-3n-e4b", None),
+        ("whisper-large-v3", None), ("model-8bit", None), ("a100b", None), ("", None), ("b", None), (".5b", None),
+    ],
+)  # fmt: skip
+def test_the_size_of_a_model_is_read_from_its_name(name: str, size: float | None) -> None:
+    assert openai.model_size(name) == size
+
+
+def test_a_model_name_of_digits_is_only_a_name() -> None:
+    assert parse({"model": "9" * 400 + "x7b"}).model_size is None
+
+
+# Another model's name.
+
+
+def test_the_model_is_renamed_and_every_other_value_keeps_its_bytes() -> None:
+    values = [
+        b'[1,  2.50 ,{"x" : 1e5}]',
+        b'"\\u00e9\xc3\xa9\\/"',
+        b"100000000000000000000000",
+        b"-0.0",
+        b"null",
+        b"{ }",
+    ]
+    body = b'{"messages":%b,"model":"old","b":%b,"c":%b,"d":%b,"e":%b,"f":%b}' % tuple(values)
+    assert openai.rename_model(body, "new") == body.replace(b'"old"', b'"new"')
+
+
+@pytest.mark.parametrize(
+    ("body", "renamed"),
+    [
+        (b' { "model" : "old" , "x" : [ 1 ] } ', b'{"model":"new","x":[ 1 ]}'),
+        (b'{"\\u006dodel":"old"}', b'{"model":"new"}'),
+        (b'{"x":{"model":"inner"},"model":"old"}', b'{"x":{"model":"inner"},"model":"new"}'),
+    ],
+)
+def test_only_the_outermost_model_is_renamed_however_it_is_spelled(body: bytes, renamed: bytes) -> None:
+    assert openai.rename_model(body, "new") == renamed
+
+
+@pytest.mark.parametrize("name", ['with "quotes"', "grün", "a\\b", "line\nbreak", "日本"])
+def test_any_name_is_written_as_json(name: str) -> None:
+    assert json.loads(openai.rename_model(b'{"model":"old","x":1}', name)) == {"model": name, "x": 1}
+
+
+@quick(max_examples=100)
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), JSON, max_size=5))
+def test_renaming_changes_nothing_but_the_name(fields: dict[str, Any]) -> None:
+    body = json.dumps({**fields, "model": "old"}).encode()
+    try:
+        renamed = openai.rename_model(body, "new")
+    except ValueError:
+        assert "\\ud" in body.decode()
+        return
+    assert json.loads(renamed) == {**fields, "model": "new"}
+
+
+# Errors.
+
+
+def test_an_error_has_the_shape_of_openais() -> None:
+    assert json.loads(openai.error_body(FAILURES["model_not_found"], 'no "x"', "model")) == {
+        "error": {"message": 'no "x"', "type": "invalid_request_error", "param": "model", "code": "model_not_found"}
+    }
+    assert json.loads(openai.error_body(FAILURES["no_healthy_worker"], "nobody")) == {
+        "error": {"message": "nobody", "type": "service_unavailable_error", "param": None, "code": "no_healthy_worker"}
+    }
+
+
+def test_an_error_in_a_stream_is_one_event_and_no_done() -> None:
+    event = openai.error_event(FAILURES["upstream_stalled"], "two\nlines")
+    assert event.startswith(b"data: {") and event.endswith(b"}\n\n") and event.count(b"\n") == 2
+    assert json.loads(event[6:]) == {
+        "error": {"message": "two\nlines", "type": "upstream_error", "param": None, "code": "upstream_stalled"}
+    }
+
+
+# The beginning of a stream.
+
+VLLM = (
+    b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":'
+    b'{"role":"assistant","content":""%b},"logprobs":null,"finish_reason":null}],"prompt_token_ids":null}\n\n'
+)
+OPENINGS = {
+    "vLLM": VLLM % b"",
+    "vLLM with reasoning": VLLM % b',"reasoning_content":null',
+    "SGLang": b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":"","reasoning_content":null,'
+              b'"tool_calls":null},"logprobs":null,"finish_reason":null,"matched_stop":null}],"usage":null}\n\n',
+    "llama.cpp": b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}],'
+                 b'"created":1,"id":"chatcmpl-1","model":"m","system_fingerprint":"b1","object":"chat.completion.chunk"}\n\n',
+    "OpenAI": b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"gpt-4o",'
+              b'"service_tier":"default","system_fingerprint":"fp","choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},'
+              b'"logprobs":null,"finish_reason":null}],"obfuscation":"x"}\n\n',
+    "a role alone": b'data: {"choices":[{"delta":{"role":"assistant"},"finish_reason":null}]}\n\n',
+    "nothing at all": b'data: {"choices":[{"delta":{},"finish_reason":null}]}\n\n',
+    "a role alone, with spaces": b'data: {"choices": [{"delta": {"role": "assistant"}, "finish_reason": null}]}\n\n',
+    "responses: created": b'event: response.created\ndata: {"type":"response.created","response":{"id":"resp_1"}}\n\n',
+    "responses: queued": b"event: response.queued\ndata: {}\n\n",
+    "responses: in progress": b'event: response.in_progress\r\ndata: {"type":"response.in_progress"}\r\n\r\n',
+    "responses without a space": b"event:response.created\ndata:{}\n\n",
+    "a comment": b": keep-alive\n\n",
+    "an OpenRouter comment": b": OPENROUTER PROCESSING\n\n: OPENROUTER PROCESSING\n\n",
+    "only line ends": b"\n\n",
+    "two choices": b'data: {"choices":[{"delta":{"role":"assistant","content":""}},{"delta":{"content":""}}]}\n\n',
+    "Windows line ends": (VLLM % b"").replace(b"\n", b"\r\n"),
+    "half an event": b'data: {"choices":[{"delta":{"content":"Hel',
+    "a whole event but for its end": b'data: {"choices":[{"delta":{"content":"Hello"}}]}\n',
+    "nothing": b"",
+    "several": b": hi\n\n" + VLLM % b"" + b": hi\n\n" + b'data: {"choices":[{"delta":{"content":"Hel',
+}  # fmt: skip
+CONTENTS = {
+    "a word": b'data: {"choices":[{"index":0,"delta":{"content":"Hello"},"finish_reason":null}]}\n\n',
+    "a word, with spaces": b'data: {"choices": [{"delta": {"content": "Hello"}, "finish_reason": null}]}\n\n',
+    "a word with the role": VLLM.replace(b'"content":""', b'"content":"Hi"') % b"",
+    "one space": b'data: {"choices":[{"delta":{"content":" "}}]}\n\n',
+    "a brace": b'data: {"choices":[{"delta":{"content":"{"}}]}\n\n',
+    "a quote": b'data: {"choices":[{"delta":{"content":"\\""}}]}\n\n',
+    "reasoning": b'data: {"choices":[{"delta":{"role":"assistant","content":null,"reasoning_content":"Let"}}]}\n\n',
+    "vLLM's newer reasoning": b'data: {"choices":[{"delta":{"reasoning":"Let"}}]}\n\n',
+    "a tool call": b'data: {"choices":[{"delta":{"role":"assistant","content":null,"tool_calls":[{"index":0,"id":"c",'
+                   b'"type":"function","function":{"name":"f","arguments":""}}]},"finish_reason":null}]}\n\n',
+    "a refusal": b'data: {"choices":[{"delta":{"refusal":"No"}}]}\n\n',
+    "an end at once": b'data: {"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":"stop"}]}\n\n',
+    "done": b"data: [DONE]\n\n",
+    "the second of two choices": b'data: {"choices":[{"delta":{"content":""}},{"delta":{"content":"x"}}]}\n\n',
+    "a completion": b'data: {"id":"cmpl-1","object":"text_completion","choices":[{"index":0,"text":"Hello"}]}\n\n',
+    "llama.cpp native": b'data: {"index":0,"content":"Hello","stop":false}\n\n',
+    "an error": b'data: {"error":{"message":"out of memory","code":500}}\n\n',
+    "an error event": b'event: error\ndata: {"error":{"message":"no"}}\n\n',
+    "responses: a word": b'event: response.output_text.delta\ndata: {"delta":"Hel"}\n\n',
+    "responses: an item": b'event: response.output_item.added\ndata: {"type":"response.output_item.added"}\n\n',
+    "an unknown shape": b"data: hello\n\n",
+    "a shape without data": b"retry: 100\n\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("events", OPENINGS.values(), ids=list(OPENINGS))
+def test_an_opening_says_nothing_yet(events: bytes) -> None:
+    assert not openai.has_content(events)
+
+
+@pytest.mark.parametrize("events", CONTENTS.values(), ids=list(CONTENTS))
+def test_the_first_event_that_says_something_is_content(events: bytes) -> None:
+    assert openai.has_content(events)
+    assert openai.has_content(b": hi\n\n" + VLLM % b"" + events)
+    assert openai.has_content((VLLM % b"" + events).replace(b"\n", b"\r\n"))
+    assert openai.has_content(events + VLLM % b"" + b'data: {"cho')
+
+
+@pytest.mark.parametrize("content", ['""', "null"])
+def test_an_opening_written_with_spaces_after_its_colons_says_nothing_either(content: str) -> None:
+    """As Python's json.dumps writes, and so many an engine in Python."""
+    event = (
+        f'data: {{"choices": [{{"delta": {{"role": "assistant", "content": {content}}}, "finish_reason": null}}]}}\n\n'
+    )
+    assert not openai.has_content(event.encode())
+
+
+def test_an_opening_with_an_empty_list_of_tool_calls_says_nothing() -> None:
+    event = VLLM % b',"tool_calls":[]'
+    assert not openai.has_content(event)
+
+
+def test_content_behind_a_comment_line_of_the_same_event_is_content() -> None:
+    assert openai.has_content(b": hi\n" + CONTENTS["a word"])
+
+
+# The end of a stream.
+
+FINISHED = {
+    "done": b'data: {"choices":[]}\n\ndata: [DONE]\n\n',
+    "a reason": b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n',
+    "a reason, with spaces": b'{"finish_reason": "length"}',
+    "responses": b'event: response.completed\ndata: {"type":"response.completed"}\n\n',
+}
+UNFINISHED = {
+    "nothing": b"",
+    "a word": CONTENTS["a word"],
+    "no reason yet": b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":null}]}\n\n',
+    "no reason yet, with spaces": b'{"finish_reason": null}',
+    "an opening": OPENINGS["vLLM"],
+}
+
+
+@pytest.mark.parametrize("tail", FINISHED.values(), ids=list(FINISHED))
+def test_a_stream_that_says_so_is_finished(tail: bytes) -> None:
+    assert openai.is_finished(tail)
+
+
+@pytest.mark.parametrize("tail", UNFINISHED.values(), ids=list(UNFINISHED))
+def test_a_stream_that_does_not_say_so_is_not_finished(tail: bytes) -> None:
+    assert not openai.is_finished(tail)
+
+
+@pytest.mark.parametrize("name", [b"response.incomplete", b"response.failed"])
+def test_a_response_that_ended_early_is_finished_too(name: bytes) -> None:
+    assert openai.is_finished(b'event: %b\ndata: {"type":"%b"}\n\n' % (name, name))
+
+
+# Usage and models.
+
+
+@pytest.mark.parametrize(
+    ("tail", "expected"),
+    [
+        (b'{"id":"x","usage":{"prompt_tokens":5,"completion_tokens":7,"total_tokens":12}}', (5, 7)),
+        (b'{"id": "x", "usage": {"prompt_tokens": 5, "total_tokens": 12, "completion_tokens": 7}}', (5, 7)),
+        (b'{"data":[],"usage":{"prompt_tokens":9,"total_tokens":9}}', (9, None)),
+        (b'{"usage":{"input_tokens":3,"input_tokens_details":{"cached_tokens":1},"output_tokens":4,"total_tokens":7}}',
+         (3, 4)),
+        (b'{"usage":{"prompt_tokens":5,"completion_tokens":7},"timings":{"prompt_n":99}}', (5, 7)),
+        (b'the end of a long answer"}}],"usage":{"prompt_tokens":5,"completion_tokens":7}}', (5, 7)),
+        (b'een","logprobs":null}]}\n\ndata: {"choices":[],"usage":{"prompt_tokens":5,"total_tokens":12,'
+         b'"completion_tokens":7,"prompt_tokens_details":null}}\n\ndata: [DONE]\n\n', (5, 7)),
+        (b'data: {"usage":null}\n\ndata: {"usage":{"prompt_tokens":1,"completion_tokens":2}}\n\n', (1, 2)),
+        (b'data: {"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n'
+         b'data: {"usage":{"prompt_tokens":1,"completion_tokens":2}}\n\n', (1, 2)),
+        (b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":7}}\r\n\r\ndata: [DONE]\r\n\r\n', (5, 7)),
+        (b'event: response.completed\ndata: {"type":"response.completed","response":{"id":"resp_1",'
+         b'"usage":{"input_tokens":3,"output_tokens":4,"total_tokens":7}}}\n\n', (3, 4)),
+        (b'{"usage":{"prompt_tokens":0,"completion_tokens":0}}', (0, 0)),
+        (b'{"prompt_tokens":5}', (None, None)),
+        (b'{"usage":null}', (None, None)),
+        (b'{"usage":{"prompt_tokens":"5"}}', (None, None)),
+        (b'{"content":"\\"usage\\":{\\"prompt_tokens\\":5}"}', (None, None)),
+        (b"data: [DONE]\n\n", (None, None)),
+        (b"<html>", (None, None)),
+        (b"", (None, None)),
+    ],
+)  # fmt: skip
+def test_the_tokens_are_counted_as_the_end_of_the_answer_states_them(
+    tail: bytes, expected: tuple[int | None, int | None]
+) -> None:
+    assert openai.usage(tail) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "models"),
+    [
+        (
+            b'{"object":"list","data":[{"id":"a","object":"model","owned_by":"vllm","max_model_len":5},{"id":"b"}]}',
+            ("a", "b"),
+        ),
+        (b'{"data":[]}', ()),
+        (b'{"data":[{"id":"a"}],"models":[{"name":"x"}]}', ("a",)),
+        (b'{"data":null}', None),
+        (b'{"data":[{"name":"a"}]}', None),
+        (b'{"data":[{"id":5}]}', None),
+        (b'{"models":[]}', None),
+        (b"[]", None),
+        (b"<html>", None),
+        (b"", None),
+        (b'{"data":[{"id":"\xff"}]}', None),
+    ],
+)
+def test_an_engines_list_of_models_is_read_or_is_none(body: bytes, models: tuple[str, ...] | None) -> None:
+    assert openai.listed_models(body) == models

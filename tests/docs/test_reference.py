@@ -1,0 +1,252 @@
+"""The tables of the documentation are those of the code: configuration, errors, log, control plane, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+import tomli
+
+from rbeerouter import config
+from rbeerouter.config import File, WorkerEntry
+from rbeerouter.core.errors import FAILURES
+from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.health import HealthRules
+from rbeerouter.dialects import openai
+from rbeerouter.record import Line, Recorder
+from rbeerouter.routing.decide import STRATEGIES, Decider
+from rbeerouter.routing.script import Script
+from rbeerouter.server import app, metrics
+from rbeerouter.server.daemon import _SECOND_SIGNAL_S
+from rbeerouter.wire.relay import PUBLIC_PATHS
+from tests.docs.given import NAME, read_config
+from tests.docs.pages import REPOSITORY, Block, Page, all_pages, blocks, code, read
+from tests.support.builders import env
+
+CONFIG, API, OPERATING = read("docs/config.md"), read("docs/api.md"), read("docs/operating.md")
+PACKAGE = REPOSITORY / "rbeerouter"
+
+
+@pytest.mark.parametrize("block", blocks("toml"), ids=str)
+def test_each_toml_example_is_a_configuration(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = read_config(block.text, tmp_path, monkeypatch)
+    assert len(loaded.workers) == block.text.count("[[workers]]")
+
+
+SECTIONS = {f"`[{field.name}]`": field.type for field in msgspec.structs.fields(File) if field.name != "workers"}
+SECTIONS["`[[workers]]`"] = WorkerEntry
+PASSED_ON = {"request_headers", "response_headers"}
+
+
+def shown_default(cell: str) -> Any:
+    if cell.startswith("none"):
+        return None
+    return msgspec.NODEFAULT if cell == "required" else tomli.loads(f"x = {code(cell)}")["x"]
+
+
+def true_default(field: msgspec.structs.FieldInfo) -> Any:
+    value = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_every_key_of_the_configuration_has_its_row_with_its_default(title: str) -> None:
+    fields = {field.name: field for field in msgspec.structs.fields(SECTIONS[title])}
+    rows = CONFIG.table(title)
+    assert list(rows) == list(fields)
+    shown = {name: shown_default(cells[0]) for name, cells in rows.items() if name not in PASSED_ON}
+    assert shown == {name: true_default(fields[name]) for name in shown}
+    assert all(len(cells) == 3 and len(cells[2]) > 5 for cells in rows.values())
+
+
+def test_the_headers_that_pass_are_the_default() -> None:
+    (shown,) = [tomli.loads(block.text)["server"] for block in CONFIG.blocks if "request_headers" in block.text]
+    server = config.Server()
+    assert shown == {name: list(getattr(server, name)) for name in sorted(PASSED_ON)}
+
+
+def test_every_header_of_ours_is_explained() -> None:
+    files = [*(PACKAGE / "wire").glob("*.py"), *(PACKAGE / "dialects").glob("*.py")]
+    source = "".join(path.read_text() for path in files)
+    names = set(re.findall(r"x-(?:rbee|request|should)-[a-z]+(?:-[a-z]+)*", source))
+    assert {"x-rbee-worker", "x-request-id", "x-should-retry", "x-rbee-meta"} <= names
+    told = " ".join(cell for row in CONFIG.rows("Headers") for cell in row)
+    assert [name for name in sorted(names) if name not in told] == []
+
+
+def test_the_strategies_are_those_of_the_page() -> None:
+    assert set(CONFIG.table("Strategies")) - {"strategy"} == set(STRATEGIES)
+
+
+NOT_SENT = {"upstream_error_status", "client_gone", "client_stalled"}
+
+
+def test_every_error_has_its_row_with_its_status() -> None:
+    rows = CONFIG.table("Errors")
+    assert set(rows) - {"code"} == set(FAILURES)
+    for name, failure in FAILURES.items():
+        status, *others = rows[name]
+        assert int(status) == failure.status, name
+        if name not in NOT_SENT:
+            assert others[0] == ("yes" if failure.should_retry else "no"), name
+    assert {name for name, cells in rows.items() if len(cells) == 2} == NOT_SENT
+
+
+def test_the_error_that_is_shown_is_one() -> None:
+    (shown,) = [json.loads(block.text)["error"] for block in CONFIG.blocks if block.language == "json"]
+    assert json.loads(openai.error_body(FAILURES[shown["code"]], shown["message"], shown["param"]))["error"] == shown
+
+
+# routing.log.
+
+
+def rows_of_log(position: int) -> list[str]:
+    """The first column of a table under "routing.log": its fields, outcomes and events come one after the other."""
+    tables: list[list[str]] = []
+    for line in CONFIG.section("routing.log").splitlines():
+        if line.startswith("| ---"):
+            tables.append([])
+        elif tables and (found := re.match(r"\| `(\w+)` \|(?! what happened | when \|)", line)):
+            tables[-1].append(found[1])
+    return tables[position]
+
+
+def test_every_field_of_a_log_line_has_its_row() -> None:
+    assert rows_of_log(0) == [field.name for field in msgspec.structs.fields(Line)]
+
+
+def test_every_outcome_has_its_row() -> None:
+    source = (PACKAGE / "record.py").read_text()
+    (function,) = re.findall(r"^def _outcome\(.*?(?=^def )", source, re.MULTILINE | re.DOTALL)
+    words = set(re.findall(r'"(\w+)"', function)) - {"internal_error", "draining"} | {"client_gone", "client_stalled"}
+    assert set(rows_of_log(1)) == words
+
+
+def test_every_event_of_the_daemon_has_its_row() -> None:
+    source = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    events = set(re.findall(r'(?:log\.(?:info|error|warning)\(\s*|"event": )"(\w+)"', source))
+    assert len(events) > 5
+    assert set(rows_of_log(2)) == events
+
+
+# The pages of the control plane, and the paths for clients.
+
+
+def test_the_paths_for_clients_are_those_of_the_page() -> None:
+    rows = API.table("The public listener")
+    inference = {path: code(cells[0]) for path, cells in rows.items() if path.encode() in openai.ENDPOINTS}
+    assert inference == {path.decode(): kind for path, kind in openai.ENDPOINTS.items()}
+    assert {path.encode() for path in rows if path.startswith("/")} == openai.ENDPOINTS.keys() | PUBLIC_PATHS
+
+
+class Control:
+    """The control plane of a daemon that does not run."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        decider = Decider(fleet, Script(b"function route_request() end", NAME, env()), "least-request", env())
+        pools = SimpleNamespace(idle_count=lambda: 0)
+        log = SimpleNamespace(lost=0, msg=lambda line: None)
+        self.daemon: Any = SimpleNamespace(
+            fleet=fleet, decider=decider, config=SimpleNamespace(
+                script="/etc/rbeerouter/routing.lua", control=config.Control()
+            ),
+            loaded_at="2026-11-21T07:12:22.630Z", recorder=Recorder(log), log_file=log,  # type: ignore[arg-type]
+            reloads=Counter(ok=1), listener=SimpleNamespace(
+                draining=False, connections=set(), pools=pools, counts=Counter(refused_bad_request=1)
+            ),
+        )  # fmt: skip
+        self.app = app.build(self.daemon)
+
+    def get(self, path: str) -> Any:
+        sent: list[Any] = []
+
+        async def ask() -> None:
+            async def receive() -> dict[str, Any]:
+                return {"type": "http.request", "body": b"", "more_body": False}
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            scope = {
+                "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"",
+                "headers": [], "client": None, "root_path": "", "scheme": "http", "http_version": "1.1",
+            }  # fmt: skip
+            await self.app(scope, receive, send)
+
+        asyncio.run(ask())
+        return json.loads(sent[1]["body"])
+
+
+def form(value: Any) -> Any:
+    """The keys and the kinds of values of an answer; worker names and numbers may differ."""
+    if isinstance(value, dict):
+        return {name: form(item) for name, item in value.items() if name not in ("weights", "metadata")}
+    if isinstance(value, list):
+        return [form(value[0])] if value else []
+    return type(value).__name__ if value is not None else None
+
+
+def example(title: str) -> list[Any]:
+    """The JSON blocks under a heading."""
+    (text,) = re.findall(rf"^### {re.escape(title)}\n(.*?)(?=^##|\Z)", API.text, re.MULTILINE | re.DOTALL)
+    return [json.loads(block.text) for block in Page(API.name, text).blocks if block.language == "json"]
+
+
+def test_every_page_of_the_control_plane_has_its_heading(fleet: Fleet) -> None:
+    routes = {
+        (method, route.path) for route in Control(fleet).app.routes for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
+    }
+    assert {tuple(title.split()) for title in re.findall(r"^### (.+)$", API.text, re.MULTILINE)} == routes
+
+
+@pytest.mark.parametrize("path", ["/health", "/api/v1/workers", "/v1/models", "/routing"])
+def test_the_answers_that_are_shown_have_the_form_of_the_true_ones(path: str, fleet: Fleet) -> None:
+    (shown,) = example(f"GET {path}")
+    true = Control(fleet).get(path)
+    if path == "/api/v1/workers":
+        shown["workers"][0]["cost_per_hour"] = 0.5
+    assert form(shown) == form(true)
+
+
+def test_the_verdicts_that_are_shown_name_what_is_active(fleet: Fleet) -> None:
+    taken, refused = example("POST /api/v1/reload")
+    active = form(app.describe_routing(Control(fleet).daemon))
+    assert form(taken) == {"ok": "bool", "active": active, "workers": "int", "notes": []}
+    assert form(refused) == {"ok": "bool", "error": "str", "active": active}
+    assert (taken["ok"], refused["ok"]) == (True, False)
+
+
+def test_every_metric_has_its_row_and_no_rule_asks_for_another(fleet: Fleet) -> None:
+    page = metrics.page(Control(fleet).daemon).decode()
+    kinds = dict(re.findall(r"^# TYPE (\S+) (\w+)$", page, re.MULTILINE))
+    assert len(kinds) > 10
+    rows = OPERATING.table("Metrics")
+    assert {name for name in rows if name.startswith("rbeerouter_")} == set(kinds)
+    assert {name for name, cells in rows.items() if "histogram" in cells[1]} == {
+        name for name, kind in kinds.items() if kind == "histogram"
+    }
+    named = {name for page in all_pages() for name in re.findall(r"\brbeerouter_[a-z_]+\b", page.text)}
+    assert named - set(kinds) == set()
+
+
+# Numbers in sentences.
+
+
+def test_the_numbers_of_health_are_the_true_ones() -> None:
+    rules = HealthRules()
+    assert rules.failures == 5 and "five requests in a row failed on it" in OPERATING.prose
+    sentence = r"lasts (\d+) seconds the first time, (\d+) seconds longer each\s+time in a row, and at most (\d+)"
+    told = re.search(sentence, OPERATING.prose)
+    assert told is not None
+    assert [float(number) for number in told.groups()] == [rules.ejection_s, rules.ejection_s, rules.ejection_cap_s]
+
+
+def test_the_patience_after_a_second_signal_is_the_true_one() -> None:
+    assert f"stops within {_SECOND_SIGNAL_S:g} seconds" in OPERATING.section("Signals")

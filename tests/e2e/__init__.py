@@ -1,0 +1,1 @@
+"""The tests from end to end: real engines, real clients, and long runs."""

@@ -1,0 +1,398 @@
+"""What a script cannot reach, cannot use up and cannot break; at the end the corpus of hostile scripts."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.types import Report, Request
+from rbeerouter.routing.sandbox import Limits, Sandbox
+from rbeerouter.routing.script import Choice, Script, ScriptError
+from tests.support.builders import down, env, fill, fleet, picked, request, script, shown, worker
+
+CORPUS = Path(__file__).resolve().parents[3] / "shared" / "hostile"
+CALL_LIMIT_S = 2.0
+HANG_S = 20.0
+BUDGET = "routing.lua: budget exceeded"
+MEMORY = "routing.lua: not enough memory"
+
+
+@pytest.fixture(scope="module")
+def real_stderr(pytestconfig: pytest.Config) -> Iterator[int]:
+    """Standard error as it is outside of pytest's capture, which is lost when the process ends at once."""
+    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        descriptor = os.dup(2)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.fixture(autouse=True)
+def _no_hang(real_stderr: int) -> Iterator[None]:
+    """Ends the whole run, with a traceback, when a script does not come back: nothing in Python could interrupt it."""
+    faulthandler.dump_traceback_later(HANG_S, exit=True, file=real_stderr)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+# Out of reach.
+
+ABSENT = [
+    "collectgarbage", "coroutine", "debug", "dofile", "getmetatable", "io", "load", "loadfile", "loadstring",
+    "newproxy", "os",
+    "package", "pcall", "print", "python", "rawequal", "rawget", "rawlen", "rawset", "require", "setfenv", "getfenv",
+    "setmetatable", "warn", "xpcall", "lupa", "_G", "_VERSION", "module", "jit", "ffi", "sandbox", "host", "globals",
+]  # fmt: skip
+SINCE_5_4 = {
+    "collectgarbage", "coroutine", "debug", "dofile", "getmetatable", "io", "load", "loadfile", "os", "package",
+    "pcall",
+    "print", "python", "rawequal", "rawget", "rawlen", "rawset", "require", "setmetatable", "warn", "xpcall", "_G",
+    "_VERSION",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_a_dangerous_name_is_not_there(name: str) -> None:
+    expected = (
+        f"routing.lua:2: '{name}' is not available in routing scripts" if name in SINCE_5_4 else "routing.lua: gone"
+    )
+    assert picked(f"if {name} == nil then error('gone', 0) end return workers[1]") == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "string.dump", "string.pack", "string.unpack", "string.packsize", "table.move", "math.randomseed", "utf8.codes",
+        "utf8.offset",
+    ],
+)  # fmt: skip
+def test_a_dangerous_function_of_a_library_is_not_there(name: str) -> None:
+    assert shown(name) == "nil"
+
+
+def test_the_globals_are_these_and_no_others() -> None:
+    """Walks every name a script can read, through its environment and by name."""
+    known = ["assert", "error", "hash_str", "ipairs", "math", "next", "pairs", "rand", "select", "string", "table",
+             "timestamp", "tonumber", "tostring", "type", "unpack", "utf8"]  # fmt: skip
+    body = "local t = {} for name in pairs(_ENV) do t[#t + 1] = name end table.sort(t)"
+    assert shown("table.concat(t, ' ')", None, body) == "_rbee_line route_request"
+    for name in known:
+        assert shown(f"type({name})") in ("function", "table")
+
+
+@pytest.mark.parametrize(
+    ("library", "names"),
+    [
+        ("string",
+         "byte char contains ends_with find format gmatch gsub len lower match rep reverse starts_with sub upper"),
+        ("table", "concat insert pack remove sort unpack"),
+        ("math",
+         "abs acos asin atan ceil cos deg exp floor fmod huge log max maxinteger min mininteger modf pi rad random sin "
+         "sqrt tan tointeger type ult"),
+        ("utf8", "char charpattern codepoint len"),
+    ],
+)  # fmt: skip
+def test_the_libraries_hold_these_names_and_no_others(library: str, names: str) -> None:
+    body = f"local t = {{}} for name in pairs({library}) do t[#t + 1] = name end table.sort(t)"
+    assert shown("table.concat(t, ' ')", None, body) == names
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return ('').dump ~= nil and workers[1]",
+        "string.format = nil",
+        "getmetatable('').__index = nil",
+        "(''):rep(1e9)",
+        "local s = '' s.x = 1",
+    ],
+)
+def test_texts_lead_to_the_guarded_library_only(body: str) -> None:
+    assert picked(body) is None or "routing.lua" in str(picked(body))
+    assert picked("return workers[2]") == "w2"
+
+
+def test_no_address_is_ever_shown() -> None:
+    shows = [
+        "tostring({})", "tostring(workers)", "tostring(workers[1])", "tostring(hash_str)",
+        "tostring(workers[1].models)",
+        "tostring(workers[1].metadata)", "tostring(timestamp())", "tostring(string)",
+    ]  # fmt: skip
+    assert shown(" .. ' ' .. ".join(shows)) == "table table worker(w1) function table table table table"
+    for template in ("%p", "%%%p", "%-20p", "% 5p"):
+        assert picked(f"string.format('{template}', {{}})") == "routing.lua:2: %p is not available in routing scripts"
+
+
+def test_a_percent_sign_before_a_p_may_be_formatted() -> None:
+    assert shown("string.format('50%%plus')") == "50%plus"
+
+
+def test_no_python_object_enters_lua() -> None:
+    kinds = "for key, value in pairs(thing) do t[type(value)] = true end"
+    body = (
+        "local t = {} local things = {request, request.metadata, workers[1], workers[1].metadata, _ENV} "
+        f"for _, thing in ipairs(things) do {kinds} end "
+        "local names = {} for name in pairs(t) do names[#names + 1] = name end table.sort(names)"
+    )
+    made = fleet(worker("w1", metadata={"a": 1, "b": True, "c": 0.5, "d": "x"}, models=("m",)))
+    assert (
+        shown("table.concat(names, ' ')", made, body, metadata={"a": 1, "b": True})
+        == "boolean function number string table"
+    )
+
+
+# Time, memory and patterns.
+
+BOMBS = {
+    "loop": ("while true do end", BUDGET),
+    "repeat": ("repeat until false", BUDGET),
+    "goto": ("::top:: goto top", BUDGET),
+    "tail call": ("local function f() return f() end return f()", BUDGET),
+    "recursion": ("local function f(n) return 1 + f(n + 1) end return f(1)", "EITHER"),
+    "loop in a filter": ("workers:filter(function() while true do end end)", BUDGET),
+    "loop in a comparator": ("return workers:sort_by(function() while true do end end)[1]", BUDGET),
+    "loop in gsub": ("('aaaa'):gsub('a', function() while true do end end)", BUDGET),
+    "nested gsub": ("local function f() return (('a'):gsub('a', f)) end return f()",
+                    "gsub callbacks are nested too deep"),
+    "huge rep": ("return ('x'):rep(1e9)", "the result of string.rep is too long"),
+    "rep of nothing": ("return workers[#('')+1] and (''):rep(1e15) == '' and workers[1]", "w1"),
+    "rep with a separator": ("return ('x'):rep(1e6, ('y'):rep(60000))", "the result of string.rep is too long"),
+    "many reps": ("while true do local s = ('x'):rep(60000) end", BUDGET),
+    "doubling": ("local s = 'x' while true do s = s .. s end", MEMORY),
+    "a growing list": ("local t = {} while true do t[#t + 1] = {#t} end", "EITHER"),
+    "a growing map": ("local t, i = {}, 0 while true do i = i + 1 t['k' .. i] = i end", "EITHER"),
+    "many texts": ("local t, i = {}, 0 while true do i = i + 1 t[i] = 'u' .. i end", "EITHER"),
+    "cubic pattern": ("(('a'):rep(3000)):match('.*.*.*x')", "the pattern is too expensive for a text of 3000 bytes"),
+    "lazy pattern": ("(('a'):rep(3000)):find('.-.-.-.-b')", "the pattern is too expensive for a text of 3000 bytes"),
+    "optional items": ("(('a'):rep(40)):find(('a?'):rep(40) .. 'b')",
+                       "the pattern is too expensive for a text of 40 bytes"),
+    "a pattern in a loop": ("while true do (('a'):rep(1000)):find('.-b') end", BUDGET),
+    "a long pattern": ("('a'):find(('a'):rep(300))", "the pattern is longer than 256 bytes"),
+    "gsub that expands": ("(('a'):rep(60000)):gsub('.', ('%0'):rep(100))", "the result of gsub could be too long"),
+    "format that expands": ("local s = ('a'):rep(60000) string.format('%s%s', s, s)",
+                            "the result of string.format is too long"),
+    "a huge unpack": ("return table.unpack({}, 1, 1e8)", "unpack gives at most 256 values"),
+    "an overflowing unpack": ("local x = table.unpack({}, math.mininteger, math.maxinteger)",
+                              "too many results to unpack"),
+    "a long byte": ("(('x'):rep(60000)):byte(1, -1)", "'byte' takes at most 256 characters at once"),
+    "inserts at the front": ("local t = {} for i = 1, 1e5 do t[i] = i end while true do table.insert(t, 1, 0) end",
+                             "EITHER"),
+    "hashing in a loop": ("local s = ('x'):rep(60000) while true do hash_str(s) end", BUDGET),
+    "comparing long texts": ("local a = ('x'):rep(60000) for i = 1, 4 do a = a .. a end "
+                             "local b, c = a .. 'b', a .. 'c' while true do local d = b < c end", "EITHER"),
+    "a long concat": ("local t = {} for i = 1, 60000 do t[i] = ('x'):rep(200) end while true do table.concat(t) end",
+                      "EITHER"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "end"), BOMBS.values(), ids=list(BOMBS))
+def test_a_bomb_ends_within_the_budget_and_the_next_decision_is_right(body: str, end: str) -> None:
+    made = fleet()
+    one = script(f"if request.stream then {body} end return workers[3]")
+    started = time.process_time()
+    choices = [one.route(request(stream=True), made) for _ in range(3)]
+    spent_s = time.process_time() - started
+    told = {choice.worker.id if choice.worker else choice.error for choice in choices}
+    if end == "EITHER":
+        assert told <= {BUDGET, MEMORY}, told
+    else:
+        assert len(told) == 1 and end in str(told.pop()), choices
+    assert spent_s < 3 * 0.25, "three decisions of 20 ms each took too long"
+    assert [one.route(request(), made).worker for _ in range(3)] == [made.workers["w3"]] * 3
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits", "too_long"),
+    [(".-b", 1990, 2010), (".*.*b", 155, 160), ("^.*.*b", 1990, 2010), ("a?" * 8 + "b", 15_000, 16_000),
+     ("%bxy", 1990, 2010), ("[*+-]b", 65_536, None), ("%*%-%+b", 65_536, None), ("^a-b", 65_536, None)],
+)  # fmt: skip
+def test_a_pattern_is_refused_by_what_it_could_cost_at_worst(pattern: str, fits: int, too_long: int | None) -> None:
+    body = "return string.find(('a'):rep({}), '{}') == nil and workers[1]"
+    assert picked(body.format(fits, pattern)) == "w1"
+    if too_long is not None:
+        expected = f"routing.lua:2: the pattern is too expensive for a text of {too_long} bytes"
+        assert picked(body.format(too_long, pattern)) == expected
+
+
+def test_the_budget_is_the_operators() -> None:
+    body = "for i = 1, 100000 do end return workers[1]"
+    enough, scarce = (script(body, limits=Limits(instructions=count)) for count in (1_000_000, 50_000))
+    assert enough.route(request(), fleet()).error is None
+    assert scarce.route(request(), fleet()).error == BUDGET
+
+
+def test_loading_may_take_ten_times_the_budget_of_a_decision() -> None:
+    source = b"for i = 1, %d do end function route_request(request, workers) return workers[1] end"
+    limits = Limits(instructions=20_000, cpu_s=5.0)
+    assert script(source % 100_000, limits=limits).route(request(), fleet()).error is None
+    with pytest.raises(ScriptError, match="budget exceeded"):
+        script(source % 400_000, limits=limits)
+
+
+def test_processor_time_ends_what_instructions_do_not_show() -> None:
+    limits = Limits(instructions=10**12, cpu_s=0.01)
+    started = time.process_time()
+    assert script("while true do end", limits=limits).route(request(), fleet()).error == BUDGET
+    assert time.process_time() - started < 0.2
+
+
+def test_a_decision_may_add_as_much_memory_as_the_operator_says() -> None:
+    body = "local s = ('x'):rep(65536) for i = 1, 5 do s = s .. s end return workers[1]"
+    roomy, tight = (script(body, limits=Limits(memory_bytes=size << 20)) for size in (16, 1))
+    assert roomy.route(request(), fleet()).error is None
+    assert tight.route(request(), fleet()).error == MEMORY
+
+
+def test_the_memory_of_a_bomb_is_given_back() -> None:
+    """Were it not, the state would be built anew, and the script would count from one again."""
+    made = fleet()
+    one = script(
+        b"local calls = 0 function route_request(request) calls = calls + 1 "
+        b"if request.stream then error(tostring(calls), 0) end local s = 'x' while true do s = s .. s end end"
+    )
+    for _ in range(50):
+        assert one.route(request(), made).error == MEMORY
+    assert one.route(request(stream=True), made).error == "routing.lua: 51"
+
+
+def test_filling_memory_to_the_brim_leaves_the_host_able_to_update_its_workers() -> None:
+    """A limit that stayed on would abort the process in the host's next push."""
+    made = fleet()
+    source = b"""local kept = {}
+    function route_request(request, workers)
+      local size = 60000
+      while true do
+        kept[#kept + 1] = string.rep("x", size) .. #kept
+        if #kept > 60 and size > 40 then size = size // 2 end
+      end
+    end"""
+    one = script(source)
+    for step in range(20):
+        assert one.route(request(), made).error in (BUDGET, MEMORY)
+        fill(made, "w2", 1)
+        made.configure([worker(f"w{number}", max_concurrency=99) for number in range(1, 4 + step % 3)])
+    one = script("return workers[2].in_flight == 20 and workers[2]")
+    assert one.route(request(), made).worker is made.workers["w2"]
+
+
+def test_the_sandbox_alone_says_what_happened_as_a_code_and_a_text() -> None:
+    sandbox = Sandbox(Limits())
+    assert sandbox.load(b"x =", "a.lua") == (1, "a.lua:1: unexpected symbol near <eof>")
+    assert sandbox.load(b"x = 1", "a.lua") == (5, "the script defines no function route_request(request, workers)")
+    assert sandbox.load(b"error('no')", "a.lua") == (3, "a.lua:1: no")
+    assert sandbox.load(b"while true do end", "a.lua") == (2, "budget exceeded")
+    assert sandbox.load(b"function route_request() end", "a.lua") == (0, "")
+
+
+# The corpus: outcomes that each script allows stand in its first line, the fixture in the README beside it.
+
+GOOD = b"""function route_request(request, workers)
+  return workers:filter(function(w) return w.status == "ready" and w.models:contains("m-big") end)
+                :sort_by(function(a, b) return a.load < b.load end)[1]
+end"""
+KNOWN_DIFFERENCES = {
+    "deep_self_reference.lua": ("pick:w1", "error", "it calls log(), which this version does not have"),
+}
+"""{script: (an outcome it allows, ours, why)}: each is to be taken out when the helper is there."""
+
+
+def corpus() -> list[object]:
+    if not CORPUS.is_dir():
+        return [pytest.param(None, marks=pytest.mark.skip(reason=f"{CORPUS} is not there"))]
+    return [pytest.param(path, id=path.stem) for path in sorted(CORPUS.glob("*.lua"))]
+
+
+def allowed(path: Path) -> set[str]:
+    line = next(line for line in path.read_bytes().split(b"\n") if b"-- expect:" in line)
+    return set(line.partition(b"-- expect:")[2].partition(b";")[0].decode().replace(" ", "").split("|"))
+
+
+def hostile_fleet() -> Fleet:
+    """w1 to w8 as the README says, with loads of hundredths."""
+    loads = (50, 20, 90, 10, 20, 70, 0, 30)
+    made = fleet(
+        *(
+            worker(
+                f"w{number}",
+                models=("m-small", "m-big") if number in (2, 5) else ("m-small",),
+                metadata={"region": "us" if number % 2 else "eu"},
+                max_concurrency=100,
+            )
+            for number in range(1, 9)
+        )
+    )
+    for number, load in enumerate(loads, 1):
+        fill(made, f"w{number}", load)
+    down(made, "w7")
+    for name in ("w4", "w8"):
+        made.workers[name].status = "busy"
+    made.version += 1
+    return made
+
+
+def hostile_request() -> Request:
+    return request(model="m-small", user_id="u@example.com", metadata={"tier": "premium", "region": "eu"})
+
+
+def outcome(choice: Choice) -> str:
+    """One of the corpus' words for what a script did."""
+    if choice.worker is not None:
+        return f"pick:{choice.worker.id}"
+    if choice.error is None:
+        return "none"
+    if "route_request returned" in choice.error:
+        return "bad-return"
+    return {BUDGET: "timeout", MEMORY: "memory"}.get(choice.error, "error")
+
+
+def outcomes(source: bytes, made: Fleet) -> list[str]:
+    try:
+        one = Script(source, "routing.lua", env())
+    except ScriptError:
+        return ["load-error"]
+    found = []
+    for _ in range(4):
+        started = time.monotonic()
+        found.append(outcome(one.route(hostile_request(), made)))
+        assert time.monotonic() - started < CALL_LIMIT_S, "a decision took too long"
+    return found
+
+
+@pytest.mark.parametrize("path", corpus())
+def test_a_hostile_script_ends_as_it_may_and_does_no_lasting_damage(path: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    made = hostile_fleet()
+    may = allowed(path)
+    found = set(outcomes(path.read_bytes(), made))
+    if path.name in KNOWN_DIFFERENCES:
+        wanted, ours, _ = KNOWN_DIFFERENCES[path.name]
+        assert (wanted in may, ours in may, found) == (True, False, {ours}), (
+            "the table of known differences is out of date"
+        )
+    else:
+        assert "any" in may or found <= may
+    assert outcomes(GOOD, made) == ["pick:w2"] * 4
+    assert list(tmp_path.iterdir()) == []
+    assert [(one.id, one.status, one.in_flight) for one in made.ordered] == [
+        ("w1", "ready", 50), ("w2", "ready", 20), ("w3", "ready", 90), ("w4", "busy", 10), ("w5", "ready", 20),
+        ("w6", "ready", 70), ("w7", "offline", 0), ("w8", "busy", 30),
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(not CORPUS.is_dir(), reason=f"{CORPUS} is not there")
+def test_a_good_script_on_the_engine_of_a_hostile_one_still_picks_by_the_true_state() -> None:
+    """The same Lua state for both: the hostile half of the script runs when the request is a stream."""
+    made = hostile_fleet()
+    assert made.workers["w2"].health.usable(0.0)
+    made.apply(Report("w2", True, None, 0.0))
+    body = "workers[1] = nil workers.filter = nil request.model = nil local t = {} for i = 1, 1e9 do t[i] = {i} end"
+    good = GOOD.decode().partition("\n")[2].rpartition("end")[0]
+    one = script(f"if request.stream then {body} end {good}")
+    for _ in range(4):
+        assert one.route(request(stream=True), made).worker is None
+        assert one.route(request(model="m-small"), made).worker is made.workers["w2"]

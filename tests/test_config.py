@@ -1,0 +1,500 @@
+"""The configuration: what a whole file becomes, and that each refusal says where, what and what else was expected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from rbeerouter.config import Config, ConfigError, Control, Limits, Probes, Routing, Server, load, split_bind
+from rbeerouter.core.types import WorkerSpec
+from rbeerouter.routing.decide import STRATEGIES
+
+NAMES = tuple(STRATEGIES)
+ONE = '[[workers]]\nurl = "http://gpu.test:8000"\n'
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with nothing in it; the file under test is written elsewhere."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    return folder / "config.toml"
+
+
+def read(file: Path, text: str, **options: Any) -> Config:
+    file.write_text(text)
+    return load(file, strategies=NAMES, **options)
+
+
+def refusal(file: Path, text: str, **options: Any) -> str:
+    """What is wrong with a file, without the file's name, which must come first."""
+    with pytest.raises(ConfigError) as raised:
+        read(file, text, **options)
+    message = str(raised.value)
+    assert message.startswith(f"{file}: "), message
+    return message.removeprefix(f"{file}: ")
+
+
+# What a file becomes.
+
+
+def test_without_any_file_these_are_the_defaults(home: Path) -> None:
+    assert load() == Config(
+        source=None,
+        server=Server(
+            bind="127.0.0.1:8881", allow_unauthenticated=False, max_connections=0, drain_s=300.0,
+            request_headers=(
+                "accept", "accept-language", "traceparent", "tracestate", "user-agent", "openai-beta",
+                "openai-organization", "openai-project", "x-session-id",
+            ),
+            response_headers=(
+                "content-type", "content-language", "cache-control", "retry-after", "retry-after-ms", "server-timing",
+                "openai-*", "x-ratelimit-*", "x-accel-buffering",
+            ),
+        ),
+        control=Control(bind="127.0.0.1:8882", allow_unauthenticated=False),
+        routing=Routing(
+            script=None, strategy="least-request", debug=False, log=None, script_instructions=2_000_000,
+            script_cpu_s=0.02, script_memory_bytes=8_388_608,
+        ),
+        limits=Limits(
+            request_body_bytes=10_485_760, header_bytes=32_768, header_count=100, header_s=10.0, body_gap_s=10.0,
+            body_s=60.0, keep_alive_s=75.0, write_stall_s=30.0, connect_s=2.0, first_content_s=120.0, gap_s=60.0,
+            request_s=600.0, stream_s=1800.0, attempts=3, field_chars=4096, metadata_pairs=64, hold_bytes=65_536,
+            idle_connection_s=3.0, idle_connections=64, log_backlog_bytes=8_388_608,
+        ),
+        probes=Probes(interval_s=5.0, timeout_s=2.0, fall=2),
+        workers=(),
+        script=None,
+        log=home / ".config" / "rbee" / "logs" / "routing.log",
+    )  # fmt: skip
+
+
+def test_an_empty_file_is_the_defaults_under_its_own_name(file: Path) -> None:
+    assert read(file, "") == msgspec.structs.replace(load(), source=file)
+
+
+def test_a_whole_file_is_read(file: Path) -> None:
+    (file.parent / "ca.pem").touch()
+    config = read(
+        file,
+        """
+        [server]
+        bind = "0.0.0.0:80"
+        allow_unauthenticated = true
+        drain_s = 5
+        [control]
+        bind = "unix:/run/rbee.sock"
+        [routing]
+        script = "my.lua"
+        strategy = "Round_Robin"
+        debug = true
+        log = "log/routing.log"
+        [limits]
+        attempts = 5
+        [probes]
+        interval_s = 0.5
+        [[workers]]
+        url = "https://gpu.test:8443/base/v1/"
+        id = "gpu-1"
+        engine = "vllm"
+        backend = "cuda"
+        vram = 24
+        models = ["a", "b"]
+        performance = 1.5
+        cost_per_hour = 0.5
+        max_concurrency = 8
+        metadata = { region = "eu", tier = 2, spot = true, price = 0.5 }
+        api_key = "sk-secret"
+        ca_file = "ca.pem"
+        """,
+    )
+    assert (config.server.bind, config.server.allow_unauthenticated, config.server.drain_s) == ("0.0.0.0:80", True, 5.0)
+    assert config.control == Control("unix:/run/rbee.sock")
+    assert config.routing == Routing("my.lua", "Round_Robin", True, "log/routing.log")
+    assert (config.limits, config.probes) == (Limits(attempts=5), Probes(interval_s=0.5))
+    assert (config.source, config.script, config.log) == (
+        file, file.parent / "my.lua", file.parent / "log" / "routing.log",
+    )  # fmt: skip
+    assert config.workers == (
+        WorkerSpec(
+            id="gpu-1", url="https://gpu.test:8443/base", engine="vllm", backend="cuda", vram=24.0, models=("a", "b"),
+            performance=1.5, cost_per_hour=0.5, max_concurrency=8,
+            metadata={"region": "eu", "tier": 2, "spot": True, "price": 0.5}, api_key="sk-secret",
+            ca_file=str(file.parent / "ca.pem"),
+        ),
+    )  # fmt: skip
+
+
+def test_the_file_at_home_is_read_when_none_is_named_and_its_script_is_found(home: Path) -> None:
+    folder = home / ".config" / "rbee"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(ONE)
+    (folder / "routing.lua").touch()
+    config = load()
+    assert (config.source, config.script, len(config.workers)) == (
+        folder / "config.toml", folder / "routing.lua", 1,
+    )  # fmt: skip
+
+
+def test_the_command_line_adds_workers_and_comes_before_the_file(file: Path, tmp_path: Path) -> None:
+    text = f'[server]\nbind = "127.0.0.1:1"\n[routing]\nscript = "file.lua"\n{ONE}'
+    config = read(file, text, workers=("http://more.test:1",), script=Path("here.lua"), bind="127.0.0.1:2")
+    assert [spec.id for spec in config.workers] == ["gpu.test:8000", "more.test:1"]
+    assert (config.server.bind, config.script) == ("127.0.0.1:2", tmp_path / "here.lua")
+
+
+def test_the_command_line_alone_is_enough() -> None:
+    config = load(workers=("http://gpu.test:8000",), bind="127.0.0.1:0")
+    assert (config.source, config.server.bind, config.workers) == (
+        None, "127.0.0.1:0", (WorkerSpec("gpu.test:8000", "http://gpu.test:8000"),),
+    )  # fmt: skip
+
+
+def test_a_fault_of_the_command_line_is_told_as_its_own() -> None:
+    with pytest.raises(ConfigError) as raised:
+        load(workers=("gpu.test",))
+    assert str(raised.value) == (
+        "the command line: workers[0].url = 'gpu.test': expected http://HOST:PORT or https://HOST[:PORT]"
+    )
+
+
+# Paths and variables.
+
+
+def test_paths_are_relative_to_the_file_or_to_home_or_absolute(file: Path, home: Path) -> None:
+    scripts = {
+        name: read(file, f'[routing]\nscript = "{name}"\nlog = "{name}"') for name in ("a/b.lua", "~/b.lua", "/x/b.lua")
+    }
+    expected = {"a/b.lua": file.parent / "a/b.lua", "~/b.lua": home / "b.lua", "/x/b.lua": Path("/x/b.lua")}
+    assert {name: config.script for name, config in scripts.items()} == expected
+    assert {name: config.log for name, config in scripts.items()} == expected
+
+
+def test_a_relative_file_gives_absolute_paths(file: Path) -> None:
+    file.write_text('[routing]\nscript = "my.lua"')
+    config = load(Path("etc/config.toml"))
+    assert (config.source, config.script) == (Path("etc/config.toml"), file.parent / "my.lua")
+
+
+@pytest.mark.parametrize("key", ["script", "log"])
+def test_the_home_of_nobody_is_refused(file: Path, key: str) -> None:
+    assert refusal(file, f'[routing]\n{key} = "~no-such-user-x/a"').startswith(f"routing.{key} = '~no-such-user-x/a': ")
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("${RBEE_TEST}", "gpu"), ("a${RBEE_TEST}b-${RBEE_TEST}", "agpub-gpu"), ("${RBEE_TEST:-other}", "gpu"),
+        ("${RBEE_NOT_SET:-other}", "other"), ("x${RBEE_NOT_SET:-}", "x"), ("x${RBEE_EMPTY:-other}", "xother"),
+        ("a:b", "a:b"),
+    ],
+)  # fmt: skip
+def test_variables_of_the_environment_are_put_in(
+    file: Path, monkeypatch: pytest.MonkeyPatch, written: str, value: str
+) -> None:
+    monkeypatch.setenv("RBEE_TEST", "gpu")
+    monkeypatch.setenv("RBEE_EMPTY", "")
+    assert read(file, f'{ONE}id = "{written}"').workers[0].id == value
+
+
+@pytest.mark.parametrize(("written", "value"), [("$$", "$"), ("$${HOME}", "${HOME}"), ("$HOME", "$HOME"), ("$", "$")])
+def test_a_dollar_sign_alone_is_a_dollar_sign(file: Path, written: str, value: str) -> None:
+    assert read(file, f'{ONE}backend = "{written}"').workers[0].backend == value
+
+
+def test_variables_are_put_in_everywhere(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RBEE_TEST", "x")
+    spec = read(file, f'{ONE}models = ["${{RBEE_TEST}}"]\nmetadata = {{ a = "${{RBEE_TEST}}" }}').workers[0]
+    assert (spec.models, spec.metadata) == (("x",), {"a": "x"})
+
+
+def test_a_variable_that_is_not_set_is_refused_by_its_place(file: Path) -> None:
+    assert refusal(file, f'{ONE}metadata = {{ a = "${{RBEE_NOT_SET}}" }}') == (
+        "workers[0].metadata.a: the environment variable RBEE_NOT_SET is not set; write ${RBEE_NOT_SET:-default}"
+    )
+
+
+# Keys and types.
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sever = 1", "sever: unknown key; did you mean 'server'?"),
+        ("[server]\nbnid = 1", "server.bnid: unknown key; did you mean 'bind'?"),
+        ("[limits]\nattempt = 1", "limits.attempt: unknown key; did you mean 'attempts'?"),
+        ("[probes]\ninterval = 1", "probes.interval: unknown key; did you mean 'interval_s'?"),
+        (f"{ONE}max_concurency = 1", "workers[0].max_concurency: unknown key; did you mean 'max_concurrency'?"),
+        (f"{ONE}{ONE}modles = []", "workers[1].modles: unknown key; did you mean 'models'?"),
+        ("zzz = 1", "zzz: unknown key; known: server, control, routing, limits, probes, workers"),
+        ("[control]\nzzz = 1", "control.zzz: unknown key; known: bind, allow_unauthenticated"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest_known_one(file: Path, text: str, message: str) -> None:
+    assert refusal(file, text) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("server = 5", "server = 5: expected `object`, got `int`"),
+        ("workers = 5", "workers = 5: expected `array`, got `int`"),
+        ("[workers]\na = 1", "workers = a table with a: expected `array`, got `object`"),
+        ("workers = [5]", "workers[0] = 5: expected `object`, got `int`"),
+        ('[[workers]]\nid = "x"', "workers[0] = a table with id: object missing required field `url`"),
+        ("[server]\nbind = 8881", "server.bind = 8881: expected `str`, got `int`"),
+        ("[server]\nallow_unauthenticated = 1", "server.allow_unauthenticated = 1: expected `bool`, got `int`"),
+        ("[server]\nmax_connections = -1", "server.max_connections = -1: expected `int` >= 0"),
+        ("[server]\ndrain_s = 0", "server.drain_s = 0: expected `float` > 0.0"),
+        ("[server]\ndrain_s = nan", "server.drain_s = nan: expected `float` > 0.0"),
+        ('[server]\nrequest_headers = ["a", 5]', "server.request_headers[1] = 5: expected `str`, got `int`"),
+        ("[limits]\nattempts = 0", "limits.attempts = 0: expected `int` >= 1"),
+        ('[limits]\nattempts = "3"', "limits.attempts = '3': expected `int`, got `str`"),
+        ("[limits]\nattempts = 1.5", "limits.attempts = 1.5: expected `int`, got `float`"),
+        ("[limits]\nheader_bytes = 1023", "limits.header_bytes = 1023: expected `int` >= 1024"),
+        ("[limits]\nidle_connections = -1", "limits.idle_connections = -1: expected `int` >= 0"),
+        ("[limits]\ngap_s = -1.0", "limits.gap_s = -1.0: expected `float` > 0.0"),
+        ("[probes]\ninterval_s = 0.09", "probes.interval_s = 0.09: expected `float` >= 0.1"),
+        ("[routing]\nscript_instructions = 999", "routing.script_instructions = 999: expected `int` >= 1000"),
+        ("[routing]\nscript_memory_bytes = 1000", "routing.script_memory_bytes = 1000: expected `int` >= 1048576"),
+        ("[routing]\nscript = 5", "routing.script = 5: expected `str | null`, got `int`"),
+        (f"{ONE}vram = -1", "workers[0].vram = -1: expected `float` >= 0.0"),
+        (f"{ONE}cost_per_hour = nan", "workers[0].cost_per_hour = nan: expected `float` >= 0.0"),
+        (f"{ONE}max_concurrency = 0", "workers[0].max_concurrency = 0: expected `int` >= 1"),
+        (f'{ONE}models = "m"', "workers[0].models = 'm': expected `array`, got `str`"),
+        (f"{ONE}metadata = {{ a = [1] }}",
+         "workers[0].metadata[...] = a table with a: expected `bool | int | float | str`, got `array`"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_with_its_key_and_what_was_expected(file: Path, text: str, message: str) -> None:
+    assert refusal(file, text) == message
+
+
+def test_what_is_not_toml_is_refused(file: Path) -> None:
+    assert refusal(file, "a = \n") == "is not valid TOML: Invalid value (at line 1, column 5)"
+    assert refusal(file, "a = 1\na = 2\n") == "is not valid TOML: Cannot overwrite a value (at line 2, column 6)"
+    file.write_bytes(b"a = 1 # \xff")
+    with pytest.raises(ConfigError) as raised:
+        load(file)
+    assert str(raised.value) == f"{file}: is not UTF-8 text (byte 8)"
+
+
+def test_a_file_that_was_named_must_be_there(file: Path) -> None:
+    for path, why in ((file, "No such file or directory"), (file.parent, "Is a directory")):
+        with pytest.raises(ConfigError) as raised:
+            load(path)
+        assert str(raised.value) == f"{path}: cannot be read: {why}"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("least_requests", "did you mean 'least-request'? expected one of round-robin, least-request"),
+        ("zzz", "expected one of round-robin, least-request"),
+        ("", "expected one of round-robin, least-request"),
+    ],
+)
+def test_an_unknown_strategy_is_answered_with_the_nearest_one(file: Path, name: str, message: str) -> None:
+    file.write_text(f'[routing]\nstrategy = "{name}"')
+    with pytest.raises(ConfigError) as raised:
+        load(file, strategies=("round-robin", "least-request"))
+    assert str(raised.value) == f"{file}: routing.strategy = {name!r}: {message}"
+
+
+@pytest.mark.parametrize("name", [*NAMES, *(name.upper().replace("-", "_") for name in NAMES)])
+def test_every_strategy_can_be_named(file: Path, name: str) -> None:
+    assert read(file, f'[routing]\nstrategy = "{name}"').routing.strategy == name
+
+
+# Addresses.
+
+REACHABLE = (
+    "{section}.bind = {bind!r}: this address can be reached from other machines and no API keys are configured; bind "
+    "to 127.0.0.1, or set {section}.allow_unauthenticated = true if the network is trusted"
+)
+
+
+@pytest.mark.parametrize("section", ["server", "control"])
+@pytest.mark.parametrize("bind", ["127.0.0.1:80", "127.0.0.1:0", "127.8.9.1:80", "[::1]:80", "localhost:65535"])
+def test_loopback_needs_no_leave(file: Path, section: str, bind: str) -> None:
+    assert getattr(read(file, f'[{section}]\nbind = "{bind}"'), section).bind == bind
+
+
+@pytest.mark.parametrize("section", ["server", "control"])
+@pytest.mark.parametrize(
+    "bind",
+    ["0.0.0.0:80", "[::]:80", "192.168.1.5:80", "10.0.0.1:80", "[2001:db8::1]:80", "gpu.test:80",
+     "localhost.evil.test:80",
+     "127.0.0.1.evil.test:80", "128.0.0.1:80", "*:80"],
+)  # fmt: skip
+def test_an_address_that_others_can_reach_needs_leave(file: Path, section: str, bind: str) -> None:
+    assert refusal(file, f'[{section}]\nbind = "{bind}"') == REACHABLE.format(section=section, bind=bind)
+    allowed = read(file, f'[{section}]\nbind = "{bind}"\nallow_unauthenticated = true')
+    assert getattr(allowed, section).bind == bind
+
+
+def test_leave_for_one_listener_is_none_for_the_other(file: Path) -> None:
+    text = '[server]\nallow_unauthenticated = true\n[control]\nbind = "0.0.0.0:80"'
+    assert refusal(file, text) == REACHABLE.format(section="control", bind="0.0.0.0:80")
+
+
+@pytest.mark.parametrize("bind", ["", "80", ":80", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536",
+                                  "127.0.0.1:-1",
+                                  "::1:80", "http://127.0.0.1:80", "127.0.0.1:80/"])  # fmt: skip
+def test_what_is_no_address_is_refused(file: Path, bind: str) -> None:
+    assert refusal(file, f'[server]\nbind = "{bind}"') == (
+        f"server.bind = {bind!r}: expected HOST:PORT, such as 127.0.0.1:8881"
+    )
+    assert refusal(file, f'[control]\nbind = "{bind}"') == (
+        f"control.bind = {bind!r}: expected HOST:PORT or unix:PATH, such as 127.0.0.1:8881"
+    )
+
+
+def test_only_the_control_plane_may_be_bound_to_a_path(file: Path) -> None:
+    assert read(file, '[control]\nbind = "unix:/run/rbee.sock"').control.bind == "unix:/run/rbee.sock"
+    assert refusal(file, '[server]\nbind = "unix:/run/rbee.sock"').startswith(
+        "server.bind = 'unix:/run/rbee.sock': expected"
+    )
+
+
+def test_an_address_comes_apart_into_host_and_port() -> None:
+    assert [split_bind(bind) for bind in ("127.0.0.1:8881", "[::1]:0", "gpu.test:65535")] == [
+        ("127.0.0.1", 8881), ("::1", 0), ("gpu.test", 65535),
+    ]  # fmt: skip
+
+
+# Headers that may pass.
+
+
+@pytest.mark.parametrize("key", ["request_headers", "response_headers"])
+@pytest.mark.parametrize("header", ["Authorization", "cookie", "HOST", "content-length", "transfer-encoding",
+                                    "connection",
+                                    "proxy-authorization", "a b", "", "a:b", "x\\n", "ü"])  # fmt: skip
+def test_a_header_that_must_not_pass_or_is_none_is_refused(file: Path, key: str, header: str) -> None:
+    shown = header.replace("\\n", "\n")
+    assert refusal(file, f'[server]\n{key} = ["accept", "{header}"]') == (
+        f"server.{key}: {shown!r}: expected a header name that may be passed on"
+    )
+
+
+@pytest.mark.parametrize("header", ["X-Session-Id", "openai-*", "x-*", "x_y.z~"])
+def test_a_header_may_be_named_in_any_case_or_by_its_beginning(file: Path, header: str) -> None:
+    assert read(file, f'[server]\nrequest_headers = ["{header}"]').server.request_headers == (header,)
+
+
+# Workers.
+
+
+@pytest.mark.parametrize(
+    ("url", "cleaned", "name"),
+    [
+        ("http://gpu.test:8000", "http://gpu.test:8000", "gpu.test:8000"),
+        ("http://gpu.test:8000/", "http://gpu.test:8000", "gpu.test:8000"),
+        ("http://gpu.test:8000/v1", "http://gpu.test:8000", "gpu.test:8000"),
+        ("http://gpu.test:8000/v1/", "http://gpu.test:8000", "gpu.test:8000"),
+        ("https://gpu.test/openai/v1", "https://gpu.test/openai", "gpu.test"),
+        ("http://gpu.test/v1beta", "http://gpu.test/v1beta", "gpu.test"),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000", "127.0.0.1:8000"),
+        ("HTTP://gpu.test:8000", "http://gpu.test:8000", "gpu.test:8000"),
+    ],
+)
+def test_a_worker_is_named_by_its_address_and_its_url_is_a_base(file: Path, url: str, cleaned: str, name: str) -> None:
+    assert read(file, f'[[workers]]\nurl = "{url}"').workers == (WorkerSpec(name, cleaned),)
+
+
+def test_a_worker_may_have_an_ipv6_address(file: Path) -> None:
+    url = "http://[::1]:8000"
+    named = [read(file, f'[[workers]]\nurl = "{url}"{more}').workers[0] for more in ("", '\nid = "six"')]
+    assert [(spec.id, spec.url) for spec in named] == [("[::1]:8000", url), ("six", url)]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "gpu.test:8000", "ftp://gpu.test", "http://", "http://:8000", "http://gpu.test:0", "http://gpu.test:65536",
+     "http://gpu.test:x", "http://gpu.test?x=1", "http://gpu.test#x", "http://gpu.test/a b", "http://grün.test",
+     "http://gpu.test\\n", "http://[::1", "unix:/run/x"],
+)  # fmt: skip
+def test_what_is_no_url_of_a_worker_is_refused(file: Path, url: str) -> None:
+    shown = url.replace("\\n", "\n")
+    assert refusal(file, f'{ONE}[[workers]]\nurl = "{url}"') == (
+        f"workers[1].url = {shown!r}: expected http://HOST:PORT or https://HOST[:PORT]"
+    )
+
+
+@pytest.mark.parametrize("name", ["", "a b", "-a", ".a", "a/b", "grün", "a\\n", "x" * 65])
+def test_what_is_no_name_of_a_worker_is_refused(file: Path, name: str) -> None:
+    shown = name.replace("\\n", "\n")
+    assert refusal(file, f'{ONE}id = "{name}"') == (
+        f"workers[0].id = {shown!r}: expected 1 to 64 letters, digits, '.', '_', ':' or '-'"
+    )
+
+
+def test_two_workers_may_not_have_the_same_name(file: Path) -> None:
+    assert refusal(file, ONE + ONE) == "workers[1].id = 'gpu.test:8000': another worker has this id; ids must differ"
+    with_names = f'{ONE}id = "a"\n{ONE}id = "b"'
+    assert [spec.id for spec in read(file, with_names).workers] == ["a", "b"]
+
+
+def test_a_ca_file_must_be_there(file: Path) -> None:
+    assert refusal(file, f'{ONE}ca_file = "no.pem"') == "workers[0].ca_file = 'no.pem': no such file"
+
+
+@pytest.mark.parametrize("number", ["9223372036854775808", "-9223372036854775809"])
+def test_a_number_of_metadata_that_lua_cannot_hold_is_refused(file: Path, number: str) -> None:
+    assert refusal(file, f"{ONE}metadata = {{ a = {number} }}").startswith("workers[0].metadata")
+
+
+# Keys are secrets.
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[[workers]]\nurl = 5\napi_key = "SECRET"',
+        '[[workers]]\napi_key = "SECRET"',
+        f'{ONE}api_key = ["SECRET"]',
+        f'{ONE}api_key = "SECRET"\nid = "a b"',
+        f'{ONE}api_key = "SECRET',
+        f'{ONE}api_key = "SECRET" x',
+        f'{ONE}api_key = "SECRET"\napi_key = "SECRET2"',
+        f'{ONE}api_key = "SECRET"\nca_file = "no.pem"',
+        f'{ONE}api_keys = "SECRET"',
+        f'{ONE}api_key = "SECRET${{RBEE_NOT_SET}}"',
+        'workers = { api_key = "SECRET" }',
+    ],
+)  # fmt: skip
+def test_no_refusal_shows_a_key(file: Path, text: str) -> None:
+    assert "SECRET" not in refusal(file, text)
+
+
+def test_a_configuration_can_be_shown_without_its_keys(file: Path) -> None:
+    config = read(file, f'{ONE}api_key = "SECRET"')
+    assert "SECRET" not in repr(config) and "SECRET" not in f"{config} {config.workers[0]!r}"
+    assert config.workers[0].api_key == "SECRET"
+
+
+@pytest.mark.parametrize("key", ["SEC RET", "SECRET\\n", "SÉCRET", ""])
+def test_a_key_that_no_header_can_carry_is_refused(file: Path, key: str) -> None:
+    assert refusal(file, f'{ONE}api_key = "{key}"') == (
+        "workers[0].api_key: expected printable ASCII without spaces, got something else"
+    )
+
+
+@pytest.mark.parametrize("url", ["http://me:SECRET@gpu.test:8000", "http://:SECRET@gpu.test:8000"])
+def test_a_url_with_a_password_is_refused_without_showing_it(file: Path, url: str) -> None:
+    assert refusal(file, f'[[workers]]\nurl = "{url}"') == (
+        "workers[0].url = 'http://...@gpu.test:8000': expected http://HOST:PORT or https://HOST[:PORT]"
+    )

@@ -1,0 +1,64 @@
+"""Tests of the header rules by themselves: what may pass, in which spelling, and what a status line says.
+
+Run by pytest. What they do to real requests is in test_exchange.py.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from rbeerouter.wire.headers import Shapes, chunk, header_value, status_line
+
+SHAPES = Shapes(["Accept", "openai-*"])
+
+
+def test_only_allowed_names_pass_in_any_spelling_and_leave_in_lower_case() -> None:
+    raw = {b"ACCEPT": b"a", b"Cookie": b"b", b"OpenAI-Beta": b"c", b"openai": b"d", b"x-openai-beta": b"e"}
+    assert SHAPES.of(raw).lines(raw) == b"accept: a\r\nopenai-beta: c\r\n"
+
+
+def test_a_shape_holds_names_and_no_values() -> None:
+    first, second = {b"Accept": b"1", b"X": b"2"}, {b"Accept": b"3", b"X": b"4"}
+    assert SHAPES.of(first) is SHAPES.of(second)
+    assert SHAPES.of(first).lines(second) == b"accept: 3\r\n"
+    assert SHAPES.of(first).get(second, b"x") == b"4"
+    assert SHAPES.of(first).get(second, b"y") is None
+
+
+def test_the_order_of_names_makes_another_shape_with_the_same_meaning() -> None:
+    one, other = {b"Accept": b"1", b"X": b"2"}, {b"X": b"2", b"Accept": b"1"}
+    assert SHAPES.of(one).lines(one) == SHAPES.of(other).lines(other) == b"accept: 1\r\n"
+
+
+def test_names_that_a_connection_header_lists_do_not_pass() -> None:
+    raw = {b"Accept": b"a", b"OpenAI-Beta": b"b", b"Connection": b"keep-alive,  ACCEPT , x"}
+    assert SHAPES.less(raw, raw[b"Connection"]).lines(raw) == b"openai-beta: b\r\n"
+    assert SHAPES.of(raw).lines(raw) == b"accept: a\r\nopenai-beta: b\r\n"
+
+
+def test_peers_cannot_make_the_memory_of_shapes_grow_without_end() -> None:
+    shapes = Shapes(["accept"])
+    for number in range(5000):
+        raw = {b"x-%d" % number: b"", b"Accept": b"yes"}
+        assert shapes.of(raw).lines(raw) == b"accept: yes\r\n"
+    assert len(shapes._known) <= 512
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [(200, b"HTTP/1.1 200 OK\r\n"), (404, b"HTTP/1.1 404 Not Found\r\n"), (599, b"HTTP/1.1 599 Unknown\r\n")],
+)
+def test_a_status_line_has_the_standard_phrase_or_none(status: int, line: bytes) -> None:
+    assert status_line(status) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("plain: text!", b"plain: text!"), ("a\r\nset-cookie: b", b"a??set-cookie: b"), ("\u00e9\x00\x7f\U0001f41d", b"????")],
+)
+def test_any_text_becomes_one_harmless_header_value(text: str, value: bytes) -> None:
+    assert header_value(text) == value
+
+
+def test_a_chunk_says_its_size_in_hexadecimal() -> None:
+    assert chunk(b"x" * 255) == b"ff\r\n" + b"x" * 255 + b"\r\n"
