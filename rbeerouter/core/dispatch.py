@@ -141,6 +141,7 @@ class Dispatcher:
         worker = decision.worker
         job.decision = decision if job.decision is None else _failover(job.decision, decision)
         job.state = SENDING
+        job.was_stale = False
         job.worker = worker
         job.sent = now
         job.tried.append(worker.id)

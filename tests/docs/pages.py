@@ -97,7 +97,7 @@ class Page:
 def code(cell: str) -> str:
     """The one piece of code in a cell."""
     (text,) = _SPAN.findall(cell)
-    return text
+    return str(text)
 
 
 def read(name: str) -> Page:

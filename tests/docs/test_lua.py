@@ -1,4 +1,4 @@
-"""The Lua of the documentation does what it tells, and docs/routing-scripts.md tells all that a script can read and call.
+"""The Lua of the documentation does what it tells, and docs/routing-scripts.md tells all that a script can use.
 
 An arrow in an example, `--> value`, tells what its line gives; here it is compared. See "The examples on this page" in
 docs/routing-scripts.md, which also holds the workers and the request that all examples run on (given.py).

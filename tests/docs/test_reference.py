@@ -174,7 +174,7 @@ class Control:
             async def send(message: Any) -> None:
                 sent.append(message)
 
-            scope = {
+            scope: dict[str, Any] = {
                 "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"",
                 "headers": [], "client": None, "root_path": "", "scheme": "http", "http_version": "1.1",
             }  # fmt: skip

@@ -411,9 +411,6 @@ def test_a_state_that_grows_between_changes_of_the_fleet_is_built_anew_too() -> 
     assert calls.count(1) > 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="what a script keeps from its loading counts as growth, so each request builds it anew"
-)
 def test_a_script_that_loads_much_data_of_its_own_is_not_built_anew_at_each_request() -> None:
     source = b"""local data, calls = {}, 0
     for i = 1, 52000 do data[i] = { i } end

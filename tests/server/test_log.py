@@ -13,8 +13,6 @@ import resource
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support.aio import story
 from tests.support.daemon import DaemonProcess, daemon, metric_values, read_log, total, until
 from tests.support.fault_worker import FaultWorker
@@ -263,9 +261,6 @@ async def test_a_log_that_is_copied_and_truncated_goes_on_at_its_start(tmp_path:
         router.log_path.write_bytes(copy + router.log_path.read_bytes())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="after a failed open, _write_batches still holds the closed descriptor, and closes it again"
-)
 @story
 async def test_a_log_whose_folder_is_gone_costs_lines_but_no_request(tmp_path: Path) -> None:
     async with FaultWorker() as worker, daemon(tmp_path, worker) as router:
