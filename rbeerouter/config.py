@@ -326,14 +326,15 @@ def _check_bind(bind: str, allowed: bool, where: str, section: str) -> None:
         also = " or unix:PATH" if section == "control" else ""
         expected = f"expected HOST:PORT{also}, such as 127.0.0.1:8881"
         raise ConfigError(f"{where}: {section}.bind = {bind!r}: {expected}") from None
-    if not _is_loopback(host) and not allowed:
+    if not is_loopback(host) and not allowed:
         raise ConfigError(
             f"{where}: {section}.bind = {bind!r}: this address can be reached from other machines and no API keys are "
             f"configured; bind to 127.0.0.1, or set {section}.allow_unauthenticated = true if the network is trusted"
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Can this address be reached from this machine alone?"""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rbeerouter import __version__
-from rbeerouter.config import split_bind
+from rbeerouter.config import is_loopback, split_bind
 from rbeerouter.core.types import OFFLINE, Worker
 from rbeerouter.routing.script import script_fields
 from rbeerouter.server import metrics
@@ -84,14 +84,16 @@ def build(daemon: Daemon) -> Starlette:
 class OwnNamesOnly:
     """Refuses requests whose Host is a name of somebody else's: a web page that had its name rebound to this address
     would otherwise be let in by the browser. Addresses, localhost and the configured name pass; so do the relayed
-    public paths, which come from inside the process."""
+    public paths, which come from inside the process. Where others may come anyway, nothing is refused."""
 
     def __init__(self, app: ASGIApp, bind: str) -> None:
         self._app = app
-        self._bind_host = "" if bind.startswith("unix:") else split_bind(bind)[0]
+        self._bind_host = "localhost" if bind.startswith("unix:") else split_bind(bind)[0]
+        self._is_open = not is_loopback(self._bind_host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["client"] is not None and not self._is_ours(scope):
+        checked = scope["type"] == "http" and scope["client"] is not None and not self._is_open
+        if checked and not self._is_ours(scope):
             await Json({"ok": False, "error": "unknown Host"}, 421)(scope, receive, send)
         else:
             await self._app(scope, receive, send)

@@ -168,8 +168,13 @@ class Exchange:
         if 300 <= status < 400 or status > 599:
             self.upstream_garbage(upstream)                  # a redirect is never followed: it could lead anywhere
             return False
-        self._shape = shape = self.client.listener.response_shapes.of(upstream.raw)
-        content_type = shape.get(upstream.raw, b"content-type")
+        raw = upstream.raw
+        self._shape = shape = self.client.listener.response_shapes.of(raw)
+        transfer, content = shape.get(raw, b"transfer-encoding"), shape.get(raw, b"content-encoding")
+        if (transfer and transfer.lower() != b"chunked") or (content and content.lower() != b"identity"):
+            self.upstream_garbage(upstream)                  # nobody asked for an encoding
+            return False
+        content_type = shape.get(raw, b"content-type")
         self._is_stream = content_type is not None and content_type.lower().startswith(b"text/event-stream")
         return True
 

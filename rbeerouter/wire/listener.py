@@ -7,10 +7,14 @@ when it is whole: head and body within their limits. What is not a request is an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
+import fcntl
 import itertools
 import re
 import secrets
+import sys
+import termios
 from collections import Counter, deque
 from collections.abc import Callable
 
@@ -158,8 +162,8 @@ class ClientConnection(asyncio.Protocol):
         listener.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._closing_at is not None:
-            return                                            # refused: what it still sends is thrown away
+        if self._closing_at is not None or (self.exchange is not None and not self.keep_alive):
+            return                                            # refused, or after its last request: thrown away
         self._read_at = self.listener.clock
         if not self._fed:
             self._since = self._read_at
@@ -175,6 +179,8 @@ class ClientConnection(asyncio.Protocol):
             else:
                 raise
         except httptools.HttpParserError as error:
+            if self.exchange is not None and not self.keep_alive:
+                return                                        # bytes behind a request with Connection: close
             self._refuse("bad_request", f"the request is not valid HTTP/1.1: {error}")
         else:
             if self._fed > self.listener.limits.header_bytes:
@@ -194,7 +200,7 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self._unread_bytes, self._unread_since = self.transport.get_write_buffer_size(), self.listener.now()
+        self._unread_bytes, self._unread_since = self._count_unread(), self.listener.now()
         if self.exchange is not None:
             self.exchange.pause()
 
@@ -250,7 +256,7 @@ class ClientConnection(asyncio.Protocol):
         if parser.should_upgrade():
             raise RouterError("bad_request", "this server does not upgrade connections; use plain HTTP/1.1")
         keep_alive = current and parser.should_keep_alive()
-        if self.exchange is None and not self._waiting:
+        if self.exchange is None and not self._waiting and not self.write_paused:
             self._begin(parser.get_method(), target, raw, self._shape, body, keep_alive, current)
             return
         self._waiting.append((parser.get_method(), target, raw, self._shape, body, keep_alive, current))
@@ -319,6 +325,7 @@ class ClientConnection(asyncio.Protocol):
     def exchange_done(self) -> None:
         """The answer is written, or there is nobody to write it to: on to the next request, or close."""
         self.exchange = None
+        self._head_only = False
         self._since = self.listener.clock
         if self._closing_at is not None:
             return
@@ -383,8 +390,10 @@ class ClientConnection(asyncio.Protocol):
         new = self._body[self._body_parts :]
         self._body_parts += len(new)
         self._body_bytes += sum(map(len, new))
-        if self._body_bytes > limits.request_body_bytes:
+        if self._body_bytes > limits.request_body_bytes or self._fed > 8 * limits.request_body_bytes:
             self._refuse("request_too_large", str(self._too_large()))
+        elif len(self._raw) > 2 * limits.header_count:
+            self._refuse("headers_too_large", f"at most {limits.header_count} trailer fields are accepted")
 
     # The clock
 
@@ -413,11 +422,19 @@ class ClientConnection(asyncio.Protocol):
 
     def _reads_nothing(self, now: float) -> bool:
         """Has the client read nothing for too long? A slow one that goes on reading is left in peace."""
-        unread = self.transport.get_write_buffer_size()
+        unread = self._count_unread()
         if unread < self._unread_bytes:
             self._unread_since = now
         self._unread_bytes = unread
         return now - self._unread_since > self.listener.limits.write_stall_s
+
+    def _count_unread(self) -> int:
+        """Bytes the client has not taken: ours, and the kernel's, which holds megabytes and tells only this way."""
+        ours = self.transport.get_write_buffer_size()
+        with contextlib.suppress(OSError, AttributeError):
+            number = self.transport.get_extra_info("socket").fileno()
+            ours += int.from_bytes(fcntl.ioctl(number, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return ours
 
     def drain(self) -> None:
         self.keep_alive = False

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _MOST_HEAD_BYTES = 64 << 10
 """A worker's answer has its head within this many bytes, or is not one."""
+_MOST_FIELDS = 200
+"""Header and trailer fields of one answer."""
 _MOST_INFORMATIONAL = 8
 """100 Continue and its like before an answer; a worker that sends more is not speaking to us."""
 
@@ -100,7 +102,7 @@ class UpstreamConnection(asyncio.Protocol):
             if not self.complete:
                 exchange.upstream_garbage(self)
                 return
-        if self._head_bytes > _MOST_HEAD_BYTES and not self.head_done:
+        if (self._head_bytes > _MOST_HEAD_BYTES and not self.head_done) or len(self.raw) > _MOST_FIELDS:
             self.broken = True
             exchange.upstream_garbage(self)
             return

@@ -329,6 +329,41 @@ async def test_a_client_that_does_not_read_the_end_of_an_answer_is_left_too(
         await until(lambda: under_test.client_connections() == 0, "the connection to be closed", 1.0)
 
 
+@pytest.mark.parametrize("connection_header", ["keep-alive", "close"])
+@story
+async def test_a_client_that_reads_the_end_of_an_answer_slowly_gets_all_of_it(
+    connection_header: str, tmp_path: Path
+) -> None:
+    loop = asyncio.get_running_loop()
+    sent = 0
+
+    async def until_it_does_not_fit(connection: Connection, request: Request) -> None:
+        nonlocal sent
+        await connection.write(head(200, JSON_TYPE, CHUNKED))
+        while not buffered(under_test):
+            await connection.write(chunk(b"x" * 20_000))
+            sent += 20_000
+            await asyncio.sleep(0.001)
+        await connection.write(LAST_CHUNK)
+
+    limits = {"write_stall_s": SHORT_S, "keep_alive_s": SHORT_S}
+    asked = request_bytes("POST", CHAT, PROMPT, [("connection", connection_header)], host="x")
+    async with FaultWorker(until_it_does_not_fit) as worker, router(tmp_path, worker, limits=limits) as under_test:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", under_test.port))
+            await loop.sock_sendall(client, asked)
+            assert (await under_test.wait_request())["outcome"] == "ok"
+            assert buffered(under_test) > 0
+            came = b""
+            while not came.endswith(LAST_CHUNK) and (part := await loop.sock_recv(client, 30_000)):
+                came += part
+                await asyncio.sleep(0.01)                     # 3 MB/s at most: several times the limit in all
+            assert came.count(b"x" * 1000) > 0
+            assert came.endswith(LAST_CHUNK), f"cut off after {len(came)} of {sent} bytes"
+
+
 @pytest.mark.xfail(strict=True, reason="on_message_complete begins a request though write_paused is set")
 @story
 async def test_a_client_that_sends_many_requests_and_reads_no_answer_is_slowed_down(tmp_path: Path) -> None:
