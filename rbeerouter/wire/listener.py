@@ -139,8 +139,9 @@ class ClientConnection(asyncio.Protocol):
         self._shape: Shape
         self._body: list[bytes] = []
         self._url: list[bytes] = []
+        self._fields = 0
+        self._repeated = False
         # Built-in methods as parser callbacks: the cheapest way to collect.
-        self.on_header = self._raw.__setitem__
         self.on_body = self._body.append
         self.on_url = self._url.append
         self._parser = httptools.HttpRequestParser(self)
@@ -211,16 +212,25 @@ class ClientConnection(asyncio.Protocol):
         elif self._waiting and self._closing_at is None:
             self._begin(*self._waiting.popleft())
 
-    # Called by the parser; `on_url`, `on_header` and `on_body` are list and dict methods
+    # Called by the parser; `on_url` and `on_body` are list methods
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields += 1
+        if name in self._raw:
+            self._repeated = True
+            value = self._raw[name] + b", " + value
+        self._raw[name] = value
 
     def on_headers_complete(self) -> None:
         self._head_done = True
         self._body_bytes = self._body_parts = 0
         raw, limits = self._raw, self.listener.limits
         self._shape = shape = self.listener.request_shapes.of(raw)
-        if len(raw) > limits.header_count or self._fed > limits.header_bytes:
+        if self._repeated or len(shape.names) != len(raw):
+            self._check_repeated()
+        if self._fields > limits.header_count or self._fed > limits.header_bytes or self.exchange is not None:
             size = sum(map(len, self._url)) + sum(len(name) + len(value) + 4 for name, value in raw.items())
-            if len(raw) > limits.header_count or size > limits.header_bytes:
+            if self._fields > limits.header_count or size > limits.header_bytes:
                 raise RouterError(
                     "headers_too_large",
                     f"at most {limits.header_count} header fields of {limits.header_bytes} bytes in all are accepted",
@@ -235,9 +245,16 @@ class ClientConnection(asyncio.Protocol):
             if self.exchange is None:
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    def _check_repeated(self) -> None:
+        """Lists may come in parts; what says where a request goes must come once, or others may read it otherwise."""
+        written = [name.lower() for name in self._raw]
+        host = self._shape.get(self._raw, b"host") or b""
+        if written.count(b"host") > 1 or b", " in host:
+            raise RouterError("bad_request", "more than one Host header")
+
     def on_message_complete(self) -> None:
-        self._head_done = False
-        self._fed = 0
+        self._head_done = self._repeated = False
+        self._fed = self._fields = 0
         parser, parts, url = self._parser, self._body, self._url
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         target = url[0] if len(url) == 1 else b"".join(url)
@@ -392,7 +409,7 @@ class ClientConnection(asyncio.Protocol):
         self._body_bytes += sum(map(len, new))
         if self._body_bytes > limits.request_body_bytes or self._fed > 8 * limits.request_body_bytes:
             self._refuse("request_too_large", str(self._too_large()))
-        elif len(self._raw) > 2 * limits.header_count:
+        elif self._fields > 2 * limits.header_count:
             self._refuse("headers_too_large", f"at most {limits.header_count} trailer fields are accepted")
 
     # The clock

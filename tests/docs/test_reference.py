@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -162,7 +162,7 @@ class Control:
                 draining=False, connections=set(), pools=pools, counts=Counter(refused_bad_request=1)
             ),
         )  # fmt: skip
-        self.app = app.build(self.daemon)
+        self.app = app.build(cast(Any, self.daemon))
 
     def get(self, path: str) -> Any:
         sent: list[Any] = []

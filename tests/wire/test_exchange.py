@@ -181,7 +181,6 @@ async def test_hop_by_hop_headers_and_those_named_in_connection_stop_here(tmp_pa
         assert worker.requests[1].header("x-session-id") == b"kept"
 
 
-@pytest.mark.xfail(strict=True, reason="of two Connection headers only the last one is obeyed: _raw is a dict")
 @story
 async def test_headers_named_in_any_of_two_connection_headers_stop_here(tmp_path: Path) -> None:
     headers = [("Connection", "X-Session-Id"), ("Connection", "keep-alive"), ("X-Session-Id", "secret")]

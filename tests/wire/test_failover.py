@@ -23,9 +23,7 @@ from tests.support.behaviours import (
     SSE_TYPE,
     chunk,
     error_object,
-    events,
     head,
-    stream_part,
 )
 from tests.support.fault_worker import Connection, FaultWorker, Request
 from tests.support.raw_client import Answer, exchange, request_bytes
