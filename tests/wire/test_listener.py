@@ -333,21 +333,23 @@ async def test_large_headers_behind_another_request_are_a_431_too(tmp_path: Path
     limits = {"keep_alive_s": SHORT_S}
     async with FaultWorker() as worker, router(tmp_path, worker, limits=limits) as under_test:
         await exchange(under_test.port, raw, timeout_s=5.0)
-        assert len(worker.requests) == 1
+        assert len(worker.requests) <= 1
 
 
+@pytest.mark.parametrize("line", [b"x-%d: %b\r\n", b"%d%b"], ids=["many fields", "one field"])
 @story
-async def test_trailers_without_end_are_refused(tmp_path: Path) -> None:
+async def test_trailers_without_end_are_refused(line: bytes, tmp_path: Path) -> None:
     async with (
         FaultWorker() as worker,
         router(tmp_path, worker, limits={"body_s": 1.0}) as under_test,
         under_test.connect() as client,
     ):
-        client.send(request_bytes("POST", CHAT, b"2\r\n{}\r\n0\r\n", [("transfer-encoding", "chunked")], host="x"))
+        body = b"2\r\n{}\r\n0\r\nx-first: "
+        client.send(request_bytes("POST", CHAT, body, [("transfer-encoding", "chunked")], host="x"))
         sent = 0
         while not client.ended and sent < 8 * MEBIBYTE:
-            sent += len(line := b"x-%d: %b\r\n" % (sent, b"t" * 1000))
-            client.send(line)
+            sent += len(piece := line % (sent, b"t" * 1000))
+            client.send(piece)
             if client.unsent:
                 await asyncio.sleep(0)
         (only,) = answers_in(await client.until_ended(5.0))
