@@ -26,6 +26,7 @@ from rbeerouter.core.dispatch import CANCELLED, DONE, Job
 from rbeerouter.core.types import Attempt
 
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 _BATCH = 64
 """Jobs whose lines are made in one go: few enough to hold up the loop for some 0.2 ms at most."""
 
@@ -90,19 +91,19 @@ class LogFile:
         """Lines that will never be in the file."""
         return self.dropped + self.unwritten
 
-    def msg(self, line: bytes) -> None:
-        """Takes one line. Named as structlog names it, so that this is a structlog sink."""
+    def msg(self, lines: bytes) -> None:
+        """Takes one line or more, without the last one's end. Named so that structlog can write here."""
         if self._taken_bytes - self._handled_bytes > self._backlog_bytes:
-            self.dropped += 1
+            self.dropped += lines.count(b"\n") + 1
             return
-        self._taken_bytes += len(line) + 1
-        self._lines.append(line)
+        self._taken_bytes += len(lines) + 1
+        self._lines.append(lines)
 
     def flush(self) -> None:
         """Hands what has been gathered to the thread. Called a few times a second."""
         if self._lines:
-            lines, self._lines = self._lines, []
-            self._batches.put((b"\n".join(lines) + b"\n", len(lines)))
+            text, self._lines = b"\n".join(self._lines) + b"\n", []
+            self._batches.put((text, text.count(b"\n")))
 
     def close(self, timeout_s: float = 5.0) -> None:
         self.flush()
@@ -189,10 +190,10 @@ class Recorder:
     def catch_up(self) -> None:
         """Makes the lines of the jobs taken so far. Called a few times a second, and before the counters are read."""
         ended, self._ended = self._ended, []
-        for job in ended:
-            self._write_line(job)
+        if ended:
+            self._write([self._line(job) for job in ended])
 
-    def _write_line(self, job: Job) -> None:
+    def _line(self, job: Job) -> Line:
         request, decision = job.request, job.decision
         outcome = _outcome(job)
         self.outcomes[outcome] += 1
@@ -223,7 +224,7 @@ class Recorder:
             self.attempts[attempt.worker_id, attempt.result] += 1
         if len(job.attempts) > 1:
             line.tries = job.attempts
-        self._write(line)
+        return line
 
 
 class Histogram:
@@ -279,9 +280,8 @@ def _hashed(user_id: str) -> str:
 
 
 def _as_json(logger: Any, method: str, event_dict: dict[str, Any]) -> bytes:
-    """The last structlog processor: a request's line, or any other event with its fields."""
-    event = event_dict["event"]
-    return _encode(event if isinstance(event, Line) else event_dict)
+    """The last structlog processor: the event is a list of lines."""
+    return _encode_lines(event_dict["event"])[:-1]
 
 
 def event_logger(log: LogFile | None, verbose: bool = True) -> Any:

@@ -26,14 +26,14 @@ SETTLE_S = 5.0
 
 
 class Lines:
-    """A sink in the log file's place; each line must be one JSON object without a line end."""
+    """A sink in the log file's place; each line must be one JSON object, the last one without its end."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
 
-    def msg(self, line: bytes) -> None:
-        assert b"\n" not in line
-        self.rows.append(json.loads(line))
+    def msg(self, lines: bytes) -> None:
+        assert not lines.endswith(b"\n")
+        self.rows += [json.loads(line) for line in lines.split(b"\n")]
 
 
 class Story:

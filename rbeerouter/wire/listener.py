@@ -139,8 +139,7 @@ class ClientConnection(asyncio.Protocol):
         self._shape: Shape
         self._body: list[bytes] = []
         self._url: list[bytes] = []
-        self._fields = 0
-        self._repeated = False
+        self._repeated = 0
         # Built-in methods as parser callbacks: the cheapest way to collect.
         self.on_body = self._body.append
         self.on_url = self._url.append
@@ -215,11 +214,11 @@ class ClientConnection(asyncio.Protocol):
     # Called by the parser; `on_url` and `on_body` are list methods
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields += 1
-        if name in self._raw:
-            self._repeated = True
-            value = self._raw[name] + b", " + value
-        self._raw[name] = value
+        raw = self._raw
+        if name in raw:
+            self._repeated += 1
+            value = raw[name] + b", " + value
+        raw[name] = value
 
     def on_headers_complete(self) -> None:
         self._head_done = True
@@ -228,9 +227,10 @@ class ClientConnection(asyncio.Protocol):
         self._shape = shape = self.listener.request_shapes.of(raw)
         if self._repeated or len(shape.names) != len(raw):
             self._check_repeated()
-        if self._fields > limits.header_count or self._fed > limits.header_bytes or self.exchange is not None:
+        fields = len(raw) + self._repeated
+        if fields > limits.header_count or self._fed > limits.header_bytes or self.exchange is not None:
             size = sum(map(len, self._url)) + sum(len(name) + len(value) + 4 for name, value in raw.items())
-            if self._fields > limits.header_count or size > limits.header_bytes:
+            if fields > limits.header_count or size > limits.header_bytes:
                 raise RouterError(
                     "headers_too_large",
                     f"at most {limits.header_count} header fields of {limits.header_bytes} bytes in all are accepted",
@@ -253,8 +253,8 @@ class ClientConnection(asyncio.Protocol):
             raise RouterError("bad_request", "more than one Host header")
 
     def on_message_complete(self) -> None:
-        self._head_done = self._repeated = False
-        self._fed = self._fields = 0
+        self._head_done = False
+        self._fed = self._repeated = 0
         parser, parts, url = self._parser, self._body, self._url
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         target = url[0] if len(url) == 1 else b"".join(url)
@@ -409,7 +409,7 @@ class ClientConnection(asyncio.Protocol):
         self._body_bytes += sum(map(len, new))
         if self._body_bytes > limits.request_body_bytes or self._fed > 8 * limits.request_body_bytes:
             self._refuse("request_too_large", str(self._too_large()))
-        elif self._fields > 2 * limits.header_count:
+        elif len(self._raw) + self._repeated > 2 * limits.header_count:
             self._refuse("headers_too_large", f"at most {limits.header_count} trailer fields are accepted")
 
     # The clock

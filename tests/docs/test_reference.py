@@ -26,7 +26,7 @@ from rbeerouter.routing.script import Script
 from rbeerouter.server import app, metrics
 from rbeerouter.server.daemon import _SECOND_SIGNAL_S
 from rbeerouter.wire.relay import PUBLIC_PATHS
-from tests.docs.given import NAME, read_config
+from tests.docs.given import NAME, asked, read_config
 from tests.docs.pages import REPOSITORY, Block, Page, all_pages, blocks, code, read
 from tests.support.builders import env
 
@@ -250,3 +250,29 @@ def test_the_numbers_of_health_are_the_true_ones() -> None:
 
 def test_the_patience_after_a_second_signal_is_the_true_one() -> None:
     assert f"stops within {_SECOND_SIGNAL_S:g} seconds" in OPERATING.section("Signals")
+
+
+# The examples beside the documentation.
+
+
+def test_the_example_configuration_shows_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = (REPOSITORY / "config.example.toml").read_text()
+    text = example[example.index("\n[server]") : example.index("# One block for each worker")]
+    text = re.sub(r'^# (?= *"|\w+ = )', "", text, flags=re.MULTILINE)
+    given = tomli.loads(text)
+    for name in ("script", "log"):
+        assert given["routing"].pop(name), "these have no default of their own"
+    defaults = msgspec.json.decode(msgspec.json.encode(File()))
+    defaults.pop("workers")
+    assert given == {
+        name: {key: value for key, value in section.items() if value is not None} for name, section in defaults.items()
+    }
+    whole = read_config(example, tmp_path, monkeypatch)
+    assert [worker.id for worker in whole.workers] == ["gpu1"]
+
+
+def test_the_example_script_passes_its_trial_and_chooses_the_least_loaded(fleet: Fleet) -> None:
+    script = Script.read(REPOSITORY / "routing.example.lua", env())
+    assert script.self_test(fleet) is None
+    chosen = script.route(msgspec.structs.replace(asked(), metadata={"type": "llm"}), fleet)
+    assert (chosen.error, chosen.worker) == (None, fleet.workers["cpu1"])

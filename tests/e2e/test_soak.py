@@ -145,3 +145,27 @@ async def test_twenty_thousand_requests_leave_nothing_behind(tmp_path: Path) -> 
         assert growth < MOST_GROWTH_BYTES, f"{growth} bytes more; seed {SEED}"
         # Idle connections end after 3 s; then there must be no more files than before the first request.
         await until(lambda: router.open_files() <= before_files + PROBE_CONNECTIONS, "every file to be closed", 6.0)
+
+
+@story
+async def test_clients_that_never_read_cost_little_memory_and_are_left(tmp_path: Path) -> None:
+    async with (
+        FaultWorker("endless_stream", send_buffer_bytes=4096) as worker,
+        daemon(tmp_path, worker, limits={"write_stall_s": 1.0}) as router,
+    ):
+        before = router.rss_bytes()
+        stuck = [Client(router.port, receive_buffer_bytes=4096) for _ in range(20)]
+        for client in stuck:
+            await client.__aenter__()
+            client.send_request("POST", CHAT, {"model": "tiny", "stream": True})
+            client.pause()
+        most = 0
+        while worker.open_connections > PROBE_CONNECTIONS or not worker.requests:
+            most = max(most, router.rss_bytes())
+            await asyncio.sleep(0.02)
+        for client in stuck:
+            await client.close()
+        lines = await router.wait_requests(20)
+        assert {(line["outcome"], line["status"]) for line in lines} == {("client_stalled", 499)}
+        assert most - before < 20 * (512 << 10)
+        assert (await router.workers())[worker.name]["failed"] == 0

@@ -6,6 +6,7 @@ Run by pytest, with `python -m rbeerouter` as a process of its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -63,12 +64,16 @@ def check_refused(outcome: tuple[int, str, str], *said: str) -> None:
 # Serving.
 
 
-async def serving(home: Path, port: int, *arguments: str) -> subprocess.Popen[bytes]:
-    """A started `serve`, once it answers."""
-    process = subprocess.Popen(
+def start(home: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
         [sys.executable, "-m", "rbeerouter", "serve", *arguments], cwd=REPOSITORY, env=environment(home),
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
+
+
+async def serving(home: Path, port: int, *arguments: str) -> subprocess.Popen[bytes]:
+    """A started `serve`, once it answers."""
+    process = start(home, *arguments)
     for _ in range(500):
         try:
             await get(port, "/health", timeout_s=1.0)
@@ -145,6 +150,31 @@ async def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
         assert (answer.headers["x-rbee-reason"], answer.headers["x-rbee-worker"]) == (
             "given.lua:4", f"127.0.0.1:{two.port}",
         )  # fmt: skip
+
+
+@story
+async def test_it_can_be_bound_to_ipv6_addresses(tmp_path: Path) -> None:
+    async with FaultWorker() as worker:
+        port = free_port()
+        control = {"bind": f"[::1]:{free_port()}"}
+        path = config(tmp_path, worker.url, server={"bind": f"[::1]:{port}"}, control=control)
+        process = start(tmp_path, "--config", path)
+        try:
+            raw = b""
+            while not raw:
+                assert process.poll() is None
+                with contextlib.suppress(OSError):
+                    reader, writer = await asyncio.open_connection("::1", port)
+                    writer.write(b"GET /health HTTP/1.1\r\nhost: [::1]\r\nconnection: close\r\n\r\n")
+                    raw = await reader.read()
+                    writer.close()
+                await asyncio.sleep(0.01)
+            reloaded = await asyncio.to_thread(run_command, tmp_path, "reload", "--config", path)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(5)
+        assert raw.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert (reloaded, code) == ((0, "reloaded: no script, strategy least-request, 1 workers\n", ""), 0)
 
 
 # Refusing to start.

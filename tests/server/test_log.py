@@ -5,6 +5,7 @@ Run by pytest, with the daemon as a process of its own.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -228,6 +229,41 @@ async def test_when_there_is_room_again_the_log_goes_on_and_says_how_much_is_mis
 
 def count_of(parts: list[dict[str, Any]]) -> int:
     return sum(part["event"] == "request" for part in parts)
+
+
+@story
+async def test_a_disk_that_stands_still_holds_up_no_request_and_its_lost_lines_are_counted(tmp_path: Path) -> None:
+    """A pipe that nobody reads stands in for the disk: it takes 64 KiB, then every write waits."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    came = b""
+
+    def read() -> bytes:
+        nonlocal came
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(reader, 1 << 16):
+                came += part
+        return came
+
+    try:
+        async with FaultWorker() as worker:
+            limits = {"log_backlog_bytes": 20_000}
+            async with daemon(tmp_path, worker, routing={"log": str(pipe)}, limits=limits) as router:
+                async with Client(router.port) as client:
+                    for _ in range(600):
+                        assert (await client.post(CHAT, PROMPT, timeout_s=1.0)).status == 200
+                await until_lost(router, 1)
+                await until(lambda: read().endswith(b"\n"), "what had been waiting")
+                assert (await router.post(CHAT, PROMPT)).status == 200
+                await until(lambda: b'"log_lines_lost"' in read(), "the note of what is missing")
+                lost = total(await router.metrics(), LOST)
+                assert await router.stop() == 0
+        lines = [json.loads(line) for line in read().splitlines()]
+        assert sum(line["lost"] for line in lines if line["event"] == "log_lines_lost") == lost
+        assert count_of(lines) + lost == 601
+    finally:
+        os.close(reader)
 
 
 # Rotation.

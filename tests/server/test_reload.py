@@ -217,6 +217,29 @@ async def test_what_cannot_change_while_it_runs_is_noted_at_each_reload(tmp_path
         await router.wait_requests(1)
 
 
+@pytest.mark.xfail(strict=True, reason="docs/operating.md names two more settings that need a restart; _needs_restart not")
+@story
+async def test_every_setting_that_needs_a_restart_is_noted(tmp_path: Path) -> None:
+    async with FaultWorker() as worker, daemon(tmp_path, worker) as router:
+        router.write_config(server={"max_connections": 50}, limits={"log_backlog_bytes": 1 << 20})
+        assert [note.partition(" ")[0] for note in (await router.reload())["notes"]] == [
+            "server.max_connections", "limits.log_backlog_bytes",
+        ]  # fmt: skip
+
+
+@story
+async def test_many_hangups_at_once_leave_the_newest_configuration(tmp_path: Path) -> None:
+    async with FaultWorker(name="a") as a, daemon(tmp_path, a, script=route_to("a")) as router:
+        for number in range(10):
+            router.script_path.write_text(f"-- {number}\n" + route_to("a"))
+            router.signal(signal.SIGHUP)
+        await router.wait_event("reload_ok")
+        await router.reload()                                 # waits for those that are still under way
+        assert (await router.post(CHAT, PROMPT)).headers["x-rbee-reason"] == "routing.lua:3"
+        assert router.log_lines("reload_rejected") == []
+        await router.wait_requests(1)
+
+
 # Bad ones.
 
 BROKEN_SCRIPTS = {

@@ -64,10 +64,11 @@ def inline_table(values: dict[str, Any]) -> str:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Every line of a routing.log; each must be one JSON object."""
+    """Every line of a routing.log; each must be one JSON object. One that is just being written does not count yet."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_bytes().decode().split("\n") if line]
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    return [json.loads(line) for line in whole.decode().split("\n") if line]
 
 
 def metric_values(page: str) -> dict[Series, float]:

@@ -133,6 +133,20 @@ async def test_a_worker_that_does_not_take_the_connection_in_time_is_replaced(tm
 
 
 @story
+async def test_each_worker_gets_its_own_key_and_never_another_s(tmp_path: Path) -> None:
+    async with FaultWorker("close_before_head", name="bad") as bad, FaultWorker(name="good") as good:
+        entries = [
+            {"id": "bad", "url": bad.url, "api_key": "key-of-bad"}, {"id": "good", "url": good.url, "api_key": "key-of-good"},
+        ]  # fmt: skip
+        async with router(tmp_path, *entries, script=FIRST) as under_test:
+            answer = await under_test.post(CHAT, PROMPT, [("authorization", "Bearer of-the-client")])
+            assert (answer.status, answer.headers["x-rbee-worker"]) == (200, "good")
+            assert [worker.requests[0].header("authorization") for worker in (bad, good)] == [
+                b"Bearer key-of-bad", b"Bearer key-of-good",
+            ]  # fmt: skip
+
+
+@story
 async def test_at_most_three_different_workers_are_tried(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         workers = [await stack.enter_async_context(FaultWorker("close_before_head", name=f"w{at}")) for at in range(5)]
