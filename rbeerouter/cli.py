@@ -62,18 +62,15 @@ def _serve(options: argparse.Namespace) -> int:
     def read() -> daemon.Config:
         return daemon.read_config(options.config, tuple(options.worker), options.script, options.bind)
 
-    config = read()
-    if not config.workers:
-        where = config.source or "the command line"
-        raise ConfigError(f"{where}: no workers; add a [[workers]] block with a url, or pass --worker http://HOST:PORT")
-    daemon.serve(config, read)
+    daemon.serve(read(), read)
     return 0
 
 
 def _reload(options: argparse.Namespace) -> int:
-    from rbeerouter.server import client, daemon
+    from rbeerouter import config as configuration
+    from rbeerouter.server import client
 
-    config = daemon.read_config(options.config, (), None, None)
+    config = configuration.load(options.config)
     verdict = client.reload(config.control.bind)
     print(client.verdict_text(verdict))
     return 0 if verdict["ok"] else EXIT_FAILED

@@ -192,8 +192,12 @@ def load(
     log = HOME.expanduser() / "logs" / "routing.log"
     if file.routing.log:
         log = _absolute(folder, file.routing.log, f"{where}: routing.log")
+    control = file.control
+    if control.bind.startswith("unix:"):
+        socket_path = _absolute(folder, control.bind.removeprefix("unix:"), f"{where}: control.bind")
+        control = msgspec.structs.replace(control, bind=f"unix:{socket_path}")
     return Config(
-        source=source, server=file.server, control=file.control, routing=file.routing, limits=file.limits,
+        source=source, server=file.server, control=control, routing=file.routing, limits=file.limits,
         probes=file.probes, workers=_name_workers(file.workers, where, folder), script=chosen, log=log,
     )  # fmt: skip
 

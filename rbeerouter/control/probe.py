@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterable
-from typing import Any
 
 import aiohttp
 
@@ -23,21 +22,30 @@ _MOST_BYTES = 1 << 20
 
 
 class Prober:
-    """Probes every worker each `interval_s` (give or take a fifth, so that probes spread out)."""
+    """Probes every worker each `interval_s` (give or take a fifth, so that probes spread out).
 
-    def __init__(self, fleet: Fleet, probes: Probes, env: Env, log: Any) -> None:
-        self.probes = probes
+    Attributes:
+        problems: {worker id: what its last probe found wrong}.
+    """
+
+    def __init__(self, fleet: Fleet, probes: Probes, env: Env) -> None:
+        self.problems: dict[str, str] = {}
+        self._probes = probes
         self._fleet = fleet
         self._env = env
-        self._log = log
         self._session: aiohttp.ClientSession | None = None
         self._tls: dict[str | None, ssl.SSLContext] = {}
+
+    def apply(self, probes: Probes) -> None:
+        """Takes new settings, and reads CA files again."""
+        self._probes = probes
+        self._tls = {}
 
     async def run(self) -> None:
         """Probes for ever."""
         while True:
             spread = 0.8 + 0.4 * self._env.rng.random()
-            await asyncio.sleep(self.probes.interval_s * spread)
+            await asyncio.sleep(self._probes.interval_s * spread)
             await self.probe_all()
 
     async def probe_all(self) -> None:
@@ -53,12 +61,11 @@ class Prober:
             await self._session.close()
 
     async def _probe(self, worker: Worker) -> None:
-        was = worker.status
         report, problem = await self._ask(worker.spec)
         self._fleet.apply(report)
-        if worker.status != was and "offline" in (worker.status, was):
-            why = {"why": problem} if problem else {}
-            self._log.info("worker_status", worker=worker.id, status=worker.status, **why)
+        self.problems.pop(worker.id, None)
+        if problem:
+            self.problems[worker.id] = problem
 
     async def _ask(self, spec: WorkerSpec) -> tuple[Report, str | None]:
         """What the worker shows, and what is wrong with it."""
@@ -75,7 +82,7 @@ class Prober:
                 cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False
             )
         headers = {"authorization": f"Bearer {spec.api_key}"} if spec.api_key else {}
-        timeout = aiohttp.ClientTimeout(total=self.probes.timeout_s)
+        timeout = aiohttp.ClientTimeout(total=self._probes.timeout_s)
         async with session.get(
             spec.url + "/v1/models", headers=headers, timeout=timeout, allow_redirects=False,
             ssl=self._context(spec.ca_file),
@@ -83,7 +90,7 @@ class Prober:
             if answer.status >= 500:
                 return False, None, f"GET /v1/models answered {answer.status}"
             if answer.status != 200:
-                return True, None, None
+                return True, None, f"GET /v1/models answered {answer.status}; its models are not known"
             body = await answer.content.read(_MOST_BYTES)
             while not answer.content.at_eof() and len(body) < _MOST_BYTES:
                 body += await answer.content.read(_MOST_BYTES)

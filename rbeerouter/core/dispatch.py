@@ -175,7 +175,7 @@ def _failover(first: Decision, another: Decision) -> Decision:
 def _upstream_message(failure: Failure, tried: int) -> str:
     what = {
         "upstream_connect_failed": "could not connect to a worker",
-        "upstream_disconnected": "the worker closed the connection before it answered",
+        "upstream_disconnected": "the worker closed the connection before its answer was complete",
         "upstream_protocol_error": "the worker did not answer with valid HTTP",
         "upstream_first_content_timeout": "the worker gave no content in time",
         "upstream_stalled": "the worker stopped sending",

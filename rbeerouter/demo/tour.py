@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -49,6 +50,8 @@ _BROKEN_SCRIPT = _FIRST_SCRIPT.replace("if request.max_tokens and", "if request.
 
 def run(stay: bool) -> int:
     """Gives the tour. Returns an exit code."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))           # so that what was started is stopped
     with tempfile.TemporaryDirectory(prefix="rbeerouter-demo-") as name, contextlib.ExitStack() as running:
         folder = Path(name)
         workers = [running.enter_context(_fake_worker(worker)) for worker in _WORKERS]
@@ -78,13 +81,14 @@ def run(stay: bool) -> int:
 
 
 def _show_requests(base: str, folder: Path) -> None:
-    _say("12 requests at once, most of them plain, some short, some premium:")
-    asks: list[tuple[str, int, str | None]] = [("plain", 20, None)] * 6
-    asks += [("short (max_tokens 5)", 5, None)] * 3 + [("premium", 20, "premium")] * 3
-    with ThreadPoolExecutor(len(asks)) as pool:
-        answers = list(pool.map(lambda ask: _ask(base, ask[1], tier=ask[2]), asks))
-    for (kind, _, _), answer in zip(asks, answers, strict=True):
-        _show(kind, *answer, folder)
+    _say("two premium requests at once, then two short ones, then six plain ones:")
+    for kind, count, max_tokens, tier in (
+        ("premium", 2, 20, "premium"), ("short (max_tokens 5)", 2, 5, None), ("plain", 6, 20, None)
+    ):  # fmt: skip
+        with ThreadPoolExecutor(count) as pool:
+            answers = list(pool.map(lambda _, tokens=max_tokens, who=tier: _ask(base, tokens, who), range(count)))
+        for answer in answers:
+            _show(kind, *answer, folder)
 
 
 def _ask(base: str, max_tokens: int, tier: str | None = None) -> tuple[int, dict[str, str], float]:

@@ -57,7 +57,10 @@ local function names(values)
   for i = 1, n do
     data[i], data[i - n - 1], set[values[i]] = values[i], values[i], true
   end
-  data.contains = function(_, name) return set[name] == true end
+  data.contains = function(view, name)
+    if type(view) ~= "table" then error("call it with a colon: models:contains(name)", 2) end
+    return set[name] == true
+  end
   return setmetatable({}, {
     __index = data, __newindex = read_only, __len = function() return n end,
     __pairs = function(view)
@@ -387,7 +390,7 @@ end })
 -- What an error becomes on its way out: told at the script's line, also where a helper or a C function raised it.
 local function told_at_script(problem)
   if type(problem) ~= "string" then return problem end
-  if deliberate or problem == budget.EXCEEDED or find(problem, chunk_name .. ":", 1, true) == 1 then return problem end
+  if deliberate or find(problem, chunk_name .. ":", 1, true) == 1 then return problem end
   local text = match(problem, "^sandbox%.lua:%d+: (.*)") or match(problem, "^prelude%.lua:%d+: (.*)") or problem
   local line = script_line(2)
   return (line > 0 and chunk_name .. ":" .. line .. ": " or "") .. text
@@ -396,7 +399,7 @@ end
 -- Compiles and runs a script. Returns 0, or a code and a text:
 -- 1 syntax, 2 budget, 3 error while it ran, 4 memory, 5 no route_request.
 function host.load(source, name)
-  route_request, chunk_name, chunk_source = nil, name, "=" .. name
+  route_request, chunk_name, chunk_source, deliberate = nil, name, "=" .. name, false
   local meta = { __index = globals }
   environment = setmetatable({ _rbee_line = 0 }, meta)
   local chunk, syntax_error = load(source, chunk_source, "t", environment)
@@ -459,7 +462,7 @@ function host.route(touched, also_touched, wall, offset, ...)
     return -5, place .. "route_request returned a " .. type(answer) .. ", expected a worker, a worker id or nil"
   end
   if answer == NO_MEMORY then return -4, NO_MEMORY end
-  if ran_out then return -2, budget.EXCEEDED end
+  if ran_out then return -2, error_text(answer) end
   return deliberate and -7 or -3, error_text(answer)
 end
 

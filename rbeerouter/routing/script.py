@@ -22,6 +22,7 @@ MAX_SOURCE_BYTES = 32 * 1024
 
 _STATUS_CODES = {READY: 0, BUSY: 1, OFFLINE: 2}
 _DELIBERATE = -7
+_TEST_MODEL = "self-test"
 _MOST_NAME = 50
 """Lua cuts names of chunks at 60 bytes, and messages must begin with the whole name."""
 
@@ -143,7 +144,7 @@ class Script:
         not broken; one that indexes nil, misuses a helper, exceeds its budget or returns no worker of ours is.
         """
         self._mirror(fleet, pretend_ready=True)
-        model = next(iter(fleet.models()), "self-test")
+        model = next(iter(fleet.models()), _TEST_MODEL)
         request = Request(
             id="self-test", path="/v1/chat/completions", model=model, model_size=None, user_id="self-test",
             priority=None, max_tokens=16, stream=False, metadata={"type": "llm"},
@@ -159,6 +160,7 @@ class Script:
             fields = script_fields(worker)
             models, metadata = fields.pop("models"), fields.pop("metadata")
             if pretend_ready:
+                models = models or (_TEST_MODEL,)
                 fields |= {"status": READY, "load": 0.0, "in_flight": 0}
             put(index, fields, models, metadata)
         self._sandbox.finish_puts(len(fleet.ordered))

@@ -27,7 +27,7 @@ from rbeerouter.control.probe import Prober
 from rbeerouter.core.dispatch import Dispatcher
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.health import HealthRules
-from rbeerouter.core.types import Env, Report
+from rbeerouter.core.types import OFFLINE, Env, Report
 from rbeerouter.record import LogFile, Recorder, event_logger, open_log, timestamp
 from rbeerouter.routing.decide import STRATEGIES, Decider, strategy_name
 from rbeerouter.routing.sandbox import Limits as ScriptLimits
@@ -62,13 +62,14 @@ class Daemon:
         self.log_file = _open_log_file(config)
         self.log = event_logger(self.log_file)
         self.recorder = Recorder(self.log_file)
-        self.prober = Prober(self.fleet, config.probes, self.env, self.log)
+        self.prober = Prober(self.fleet, config.probes, self.env)
         self.app = app.build(self)
         self.listener = Listener(
             config.server, config.limits, Dispatcher(self.fleet, self.decider, self.env, config.limits.attempts),
             pools, self.env, self.recorder.record, self.app, _most_connections(config),
         )  # fmt: skip
-        self.reloads: Counter[str] = Counter()
+        self.reloads: Counter[str] = Counter(ok=0, rejected=0)
+        self._told: dict[str, tuple[str, str | None]] = {}
         self.loaded_at = timestamp(time.time())
         self._reloading = asyncio.Lock()
         self._stop = asyncio.Event()
@@ -82,6 +83,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         await self.prober.probe_all()
+        self._note_workers()
         host, port = split_bind(self.config.server.bind)
         try:
             control = ControlPlane(self.app, self.config.control.bind)
@@ -154,7 +156,7 @@ class Daemon:
         dispatcher.attempts = config.limits.attempts
         self.listener.apply(config.server, config.limits)
         self.listener.pools.swap(pools)
-        self.prober.probes = config.probes
+        self.prober.apply(config.probes)
         self.config, self.loaded_at = config, timestamp(time.time())
 
     def _build_decider(self, config: Config, fleet: Fleet) -> Decider:
@@ -171,8 +173,13 @@ class Daemon:
 
     def _needs_restart(self, config: Config) -> list[str]:
         old = self._started_with
-        changed = {"server.bind": old.server.bind != config.server.bind, "control.bind": old.control != config.control,
-                   "routing.log": old.log != config.log}  # fmt: skip
+        changed = {
+            "server.bind": old.server.bind != config.server.bind,
+            "server.max_connections": old.server.max_connections != config.server.max_connections,
+            "control.bind": old.control != config.control,
+            "routing.log": old.log != config.log,
+            "limits.log_backlog_bytes": old.limits.log_backlog_bytes != config.limits.log_backlog_bytes,
+        }
         return [f"{key} has changed: that needs a restart" for key, differs in changed.items() if differs]
 
     async def _drain(self) -> None:
@@ -189,8 +196,21 @@ class Daemon:
     async def _flush_log(self) -> None:
         while True:
             await asyncio.sleep(_FLUSH_S)
+            self._note_workers()
             self.recorder.catch_up()
             self.log_file.flush()
+
+    def _note_workers(self) -> None:
+        """Logs which workers went offline or came back, whoever found out: a probe or a request."""
+        told, self._told = self._told, {}
+        for worker in self.fleet.ordered:
+            why = self.prober.problems.get(worker.id)
+            if worker.status == OFFLINE:
+                why = why or ("its answers keep failing" if worker.health.reachable else "it refused a connection")
+            state = "offline" if worker.status == OFFLINE else "ready"
+            self._told[worker.id] = (state, why)
+            if told.get(worker.id) != (state, why):
+                self.log.info("worker_status", worker=worker.id, status=state, **({"why": why} if why else {}))
 
     def _announce(self, host: str, port: int) -> None:
         script = self.decider.script
@@ -217,8 +237,12 @@ def serve(config: Config, read_config: Callable[[], Config]) -> None:
 
 
 def read_config(path: Path | None, workers: tuple[str, ...], script: Path | None, bind: str | None) -> Config:
-    """The configuration as the command line asks for it, checked against the strategies that exist."""
-    return configuration.load(path, workers=workers, script=script, bind=bind, strategies=tuple(STRATEGIES))
+    """The configuration as the command line asks for it. Raises ConfigError, also where there is no worker."""
+    config = configuration.load(path, workers=workers, script=script, bind=bind, strategies=tuple(STRATEGIES))
+    if not config.workers:
+        where = config.source or "the command line"
+        raise ConfigError(f"{where}: no workers; add a [[workers]] block with a url, or pass --worker http://HOST:PORT")
+    return config
 
 
 def _open_log_file(config: Config) -> LogFile:

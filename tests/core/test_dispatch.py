@@ -172,7 +172,7 @@ def test_no_more_workers_are_tried_than_the_limit_allows(attempts: int) -> None:
         effects.append(story.end(DISCONNECTED))
     assert [effect.worker.id for effect in effects[:-1]] == ["w1", "w2", "w3"][:attempts]
     assert effects[-1] == Fail(
-        FAILURES["upstream_disconnected"], f"the worker closed the connection before it answered ({attempts} tried)"
+        FAILURES["upstream_disconnected"], f"the worker closed the connection before its answer was complete ({attempts} tried)"
     )
     assert (story.job.state, story.job.status, story.in_flight()) == (FAILED, 502, [0, 0, 0])
     assert len(story.job.attempts) == attempts
@@ -211,7 +211,7 @@ def test_no_failure_is_tried_again_after_the_client_has_got_content(code: str) -
     ("code", "message"),
     [
         ("upstream_connect_failed", "could not connect to a worker (1 tried)"),
-        ("upstream_disconnected", "the worker closed the connection before it answered (1 tried)"),
+        ("upstream_disconnected", "the worker closed the connection before its answer was complete (1 tried)"),
         ("upstream_protocol_error", "the worker did not answer with valid HTTP (1 tried)"),
         ("upstream_first_content_timeout", "the worker gave no content in time (1 tried)"),
         ("upstream_stalled", "the worker stopped sending (1 tried)"),

@@ -101,7 +101,7 @@ def test_a_script_that_ends_without_a_return_leaves_the_choice_too() -> None:
         ("return 'w9'", "routing.lua:2: route_request returned the unknown worker id 'w9'"),
         ("return 5", "routing.lua:2: route_request returned a number, expected a worker, a worker id or nil"),
         ("\nreturn workers[1]", "routing.lua:3: the script chose w1, which is offline"),
-        ("while true do end", "routing.lua: budget exceeded"),
+        ("while true do end", "routing.lua:2: budget exceeded"),
     ],
     ids=["raises", "indexes nil", "an unknown id", "a number", "an offline worker", "never ends"],
 )
