@@ -70,8 +70,7 @@ def _reload(options: argparse.Namespace) -> int:
     from rbeerouter import config as configuration
     from rbeerouter.server import client
 
-    config = configuration.load(options.config)
-    verdict = client.reload(config.control.bind)
+    verdict = client.reload(configuration.control_bind(options.config))
     print(client.verdict_text(verdict))
     return 0 if verdict["ok"] else EXIT_FAILED
 

@@ -23,9 +23,17 @@ from rbeerouter.core.types import WorkerSpec
 HOME = Path("~/.config/rbee")
 """Where the default files live: config.toml, routing.lua, logs/routing.log."""
 
-Positive = Annotated[float, Meta(gt=0)]
+Positive = Annotated[float, Meta(gt=0, le=1e7)]
 Count = Annotated[int, Meta(ge=1, le=2**40)]
 Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+NEVER_PASSED = {
+    "authorization", "proxy-authorization", "proxy-authenticate", "proxy-connection", "cookie", "set-cookie", "host",
+    "content-length", "content-encoding", "accept-encoding", "transfer-encoding", "connection", "upgrade", "te",
+    "trailer", "keep-alive", "expect", "date", "x-request-id",
+}  # fmt: skip
+"""Headers that no rule lets through, `*` included: credentials, hop-by-hop ones, and those the router writes itself."""
 
 
 class Secret(str):
@@ -76,9 +84,9 @@ class Routing(Section):
     strategy: str = "least-request"
     debug: bool = False
     log: str | None = None
-    script_instructions: Annotated[int, Meta(ge=1_000)] = 2_000_000
+    script_instructions: Annotated[int, Meta(ge=1_000, le=10**12)] = 2_000_000
     script_cpu_s: Positive = 0.02
-    script_memory_bytes: Annotated[int, Meta(ge=1 << 20)] = 8 << 20
+    script_memory_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 32)] = 8 << 20
 
 
 class Limits(Section):
@@ -109,7 +117,7 @@ class Limits(Section):
 class Probes(Section):
     """How workers are looked at while no request tells."""
 
-    interval_s: Annotated[float, Meta(ge=0.1)] = 5.0
+    interval_s: Annotated[float, Meta(ge=0.1, le=86_400)] = 5.0
     timeout_s: Positive = 2.0
     fall: Count = 2
 
@@ -192,14 +200,29 @@ def load(
     log = HOME.expanduser() / "logs" / "routing.log"
     if file.routing.log:
         log = _absolute(folder, file.routing.log, f"{where}: routing.log")
-    control = file.control
-    if control.bind.startswith("unix:"):
-        socket_path = _absolute(folder, control.bind.removeprefix("unix:"), f"{where}: control.bind")
-        control = msgspec.structs.replace(control, bind=f"unix:{socket_path}")
+    control = msgspec.structs.replace(file.control, bind=_absolute_bind(file.control.bind, folder, where))
     return Config(
         source=source, server=file.server, control=control, routing=file.routing, limits=file.limits,
         probes=file.probes, workers=_name_workers(file.workers, where, folder), script=chosen, log=log,
     )  # fmt: skip
+
+
+def control_bind(path: Path | None = None) -> str:
+    """[control] bind alone, for commands that talk to the daemon: the rest of the file is for the daemon to judge."""
+    source = path or (HOME.expanduser() / "config.toml")
+    raw = _parse(source) if path or source.exists() else {}
+    section = raw.get("control", {})
+    bind = section.get("bind", Control().bind) if isinstance(section, dict) else section
+    if not isinstance(bind, str):
+        raise ConfigError(f"{source}: control.bind = {bind!r}: expected HOST:PORT or unix:PATH")
+    return _absolute_bind(_expand(bind, str(source), "control.bind"), source.parent, str(source))
+
+
+def _absolute_bind(bind: str, folder: Path, where: str) -> str:
+    """unix:PATH with its path made absolute; any other bind as it is."""
+    if not bind.startswith("unix:"):
+        return bind
+    return f"unix:{_absolute(folder, bind.removeprefix('unix:'), f'{where}: control.bind')}"
 
 
 def split_bind(bind: str) -> tuple[str, int]:
@@ -225,7 +248,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from None
 
 
-_VARIABLE = re.compile(r"\$\$|\$\{(\w+)(?::-([^}]*))?\}")
+_VARIABLE = re.compile(r"\$\$|\$\{(\w+)(?::-([^}]*))?\}|\$\{[^}]*\}?")
 
 
 def _expand(value: Any, where: str, key: str) -> Any:
@@ -240,6 +263,8 @@ def _expand(value: Any, where: str, key: str) -> Any:
     def replace(match: re.Match[str]) -> str:
         name, default = match.groups()
         if name is None:
+            if match.group() != "$$":
+                raise ConfigError(f"{where}: {key}: {match.group()!r}: expected ${{NAME}} or ${{NAME:-default}}")
             return "$"
         found = os.environ.get(name) or default
         if found is None:
@@ -298,12 +323,6 @@ def _refuse_unknown(raw: Any, section: type, where: str, key: str) -> None:
                 _refuse_unknown(entry, WorkerEntry, where, f"{here}[{index}]")
 
 
-_NEVER_PASSED = {
-    "authorization", "proxy-authorization", "cookie", "set-cookie", "host", "content-length", "transfer-encoding",
-    "connection", "upgrade", "te", "trailer", "keep-alive",
-}  # fmt: skip
-
-
 def _check(file: File, where: str, strategies: tuple[str, ...]) -> None:
     """What types cannot say: addresses, names of strategies, combinations."""
     _check_bind(file.server.bind, file.server.allow_unauthenticated, where, "server")
@@ -319,7 +338,7 @@ def _check(file: File, where: str, strategies: tuple[str, ...]) -> None:
     token = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+\*?")
     for key in ("request_headers", "response_headers"):
         for header in getattr(file.server, key):
-            if not token.fullmatch(header.lower()) or header.lower() in _NEVER_PASSED:
+            if not token.fullmatch(header.lower()) or header.lower() in NEVER_PASSED:
                 raise ConfigError(f"{where}: server.{key}: {header!r}: expected a header name that may be passed on")
 
 

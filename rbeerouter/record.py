@@ -284,12 +284,18 @@ def _as_json(logger: Any, method: str, event_dict: dict[str, Any]) -> bytes:
     return _encode_lines(event_dict["event"])[:-1]
 
 
+def _clean(value: Any) -> Any:
+    """File names may hold bytes that are no UTF-8, which JSON cannot."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
+
+
 def event_logger(log: LogFile | None, verbose: bool = True) -> Any:
     """The logger for what happens to the daemon itself: into routing.log, and for a person on standard error."""
 
     def into_routing_log(logger: Any, method: str, event_dict: dict[str, Any]) -> dict[str, Any]:
         if log is not None:
-            log.msg(_encode({"time": timestamp(time.time()), **event_dict}))
+            fields = {name: _clean(value) for name, value in event_dict.items()}
+            log.msg(_encode({"time": timestamp(time.time()), **fields}))
         if not verbose:
             raise structlog.DropEvent
         return event_dict

@@ -79,7 +79,8 @@ class Prober:
         session = self._session
         if session is None:
             session = self._session = aiohttp.ClientSession(
-                cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False
+                connector=aiohttp.TCPConnector(limit=0),        # a hung worker must not hold up another's probe
+                cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False,
             )
         headers = {"authorization": f"Bearer {spec.api_key}"} if spec.api_key else {}
         timeout = aiohttp.ClientTimeout(total=self._probes.timeout_s)

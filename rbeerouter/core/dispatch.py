@@ -152,7 +152,7 @@ class Dispatcher:
         job.worker = None
         result = "ok" if failure is None else failure.code
         job.attempts.append(Attempt(worker.id, result, int((now - job.sent) * 1e6) / 1000))
-        self.fleet.finished(worker, failure, now)
+        self.fleet.finished(worker, failure, now, job.sent)
 
     def _fail(self, job: Job, refusal: RouterError) -> Fail:
         return self._end(job, FAILED, refusal.failure, refusal.message, refusal.param)
@@ -175,6 +175,7 @@ def _failover(first: Decision, another: Decision) -> Decision:
 def _upstream_message(failure: Failure, tried: int) -> str:
     what = {
         "upstream_connect_failed": "could not connect to a worker",
+        "out_of_resources": "the router has no sockets or memory left for a connection to a worker",
         "upstream_disconnected": "the worker closed the connection before its answer was complete",
         "upstream_protocol_error": "the worker did not answer with valid HTTP",
         "upstream_first_content_timeout": "the worker gave no content in time",

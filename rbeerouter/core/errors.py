@@ -43,6 +43,7 @@ FAILURES = _table(
     Failure("headers_too_large", 431, _INVALID, close=True),
     # the fleet's
     Failure("no_healthy_worker", 503, _UNAVAILABLE, should_retry=True, retry_after=True),
+    Failure("out_of_resources", 503, _UNAVAILABLE, should_retry=True, retry_after=True),
     Failure("draining", 503, _UNAVAILABLE, should_retry=True, retry_after=True, close=True),
     # one worker's
     Failure("upstream_connect_failed", 502, _UPSTREAM, retry=True, blame=True),

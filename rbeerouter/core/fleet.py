@@ -70,8 +70,8 @@ class Fleet:
         worker.in_flight += 1
         self._fit(worker)
 
-    def finished(self, worker: Worker, failure: Failure | None, now: float) -> None:
-        """That job has left the worker again, well or badly. Exactly one call for each `sent`."""
+    def finished(self, worker: Worker, failure: Failure | None, now: float, sent: float = float("inf")) -> None:
+        """That job, sent at `sent`, has left the worker again, well or badly. Exactly one call for each `sent`."""
         worker.in_flight -= 1
         if failure is None:
             worker.served += 1
@@ -82,13 +82,13 @@ class Fleet:
             return
         if failure.blame:
             worker.failed += 1
-            worker.health.failed(failure.code == "upstream_connect_failed", now, self.rules)
+            worker.health.failed(failure.code == "upstream_connect_failed", now, self.rules, sent)
             if worker.health.ejected_until > now:
                 self._ejected.add(worker)
         self._refresh(worker, now)
 
     def tick(self, now: float) -> None:
-        """Lets ejections end. Called about once a second."""
+        """Lets ejections end. Called about twice a second."""
         if self._ejected:
             for worker in [worker for worker in self._ejected if worker.health.ejected_until <= now]:
                 self._ejected.discard(worker)

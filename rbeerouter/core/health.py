@@ -26,7 +26,7 @@ class HealthRules(msgspec.Struct, frozen=True):
 class Health:
     """One worker's record. A worker nobody has reached yet is offline."""
 
-    __slots__ = ("ejected_until", "ejections", "failed_probes", "failures", "reachable")
+    __slots__ = ("ejected_until", "ejections", "failed_at", "failed_probes", "failures", "reachable")
 
     def __init__(self) -> None:
         self.reachable = False
@@ -34,6 +34,7 @@ class Health:
         self.failures = 0
         self.ejections = 0
         self.ejected_until = 0.0
+        self.failed_at = float("-inf")
 
     def probed(self, reachable: bool, rules: HealthRules) -> None:
         if reachable:
@@ -47,11 +48,17 @@ class Health:
         """The worker served a request to the end."""
         self.failures = self.ejections = 0
 
-    def failed(self, unreachable: bool, now: float, rules: HealthRules) -> None:
-        """An attempt ended by the worker's fault; `unreachable` when no connection could be made."""
+    def failed(self, unreachable: bool, now: float, rules: HealthRules, sent: float = float("inf")) -> None:
+        """An attempt, begun at `sent`, ended by the worker's fault; `unreachable` when no connection could be made.
+
+        Attempts that were under way when an earlier one failed are not counted: one crash ends many, but counts once.
+        """
         if unreachable:
             self.reachable = False
             return
+        if sent < self.failed_at:
+            return
+        self.failed_at = now
         self.failures += 1
         if self.failures >= rules.failures:
             self.failures = 0

@@ -37,6 +37,9 @@ administration there, too (vLLM's /v1/load_lora_adapter)."""
 _Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
+_ABSENT = msgspec.Raw(b"")
+
+
 class _Body(msgspec.Struct, gc=False):
     model: str
     stream: bool | None = None
@@ -45,9 +48,10 @@ class _Body(msgspec.Struct, gc=False):
     max_output_tokens: _Integer | None = None
     user: str | None = None
     priority: str | _Integer | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: msgspec.Raw = _ABSENT
 
 
+_decode_metadata = msgspec.json.Decoder(dict[str, Any] | None).decode
 _decode = msgspec.json.Decoder(_Body).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -190,11 +194,11 @@ def usage(tail: bytes) -> tuple[int | None, int | None]:
 
 def _metadata(asked: _Body, headers: Mapping[bytes, bytes], kind: str, limits: Limits) -> dict[str, Any]:
     """Scalars of the body's metadata object, then x-rbee-meta-NAME headers, then the endpoint's type."""
-    if not asked.metadata and not headers:
+    if asked.metadata is _ABSENT and not headers:
         return {"type": kind}
     metadata: dict[str, Any] = {}
-    if asked.metadata:
-        for key, value in asked.metadata.items():
+    if asked.metadata is not _ABSENT:
+        for key, value in _given_metadata(asked.metadata, limits).items():
             if type(value) in (str, int, float, bool):
                 if type(value) is int and not -(2**63) <= value < 2**63:
                     raise RouterError("invalid_json", "metadata: an integer of over 64 bits", "metadata")
@@ -211,6 +215,19 @@ def _metadata(asked: _Body, headers: Mapping[bytes, bytes], kind: str, limits: L
             )
     metadata.setdefault("type", kind)
     return metadata
+
+
+def _given_metadata(raw: msgspec.Raw, limits: Limits) -> dict[str, Any]:
+    """The body's metadata object, refused by its size before it is taken apart."""
+    if len(bytes(raw)) > limits.metadata_pairs * limits.field_chars:
+        raise RouterError("invalid_json", "metadata is too large", "metadata")
+    try:
+        return _decode_metadata(raw) or {}
+    except msgspec.ValidationError as error:
+        what = str(error).partition(" - at")[0]
+        raise RouterError("invalid_json", f"metadata: {what[0].lower()}{what[1:]}", "metadata") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RouterError("invalid_json", f"metadata: not valid JSON: {error}", "metadata") from None
 
 
 def _check_unambiguous(body: bytes) -> None:

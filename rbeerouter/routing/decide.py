@@ -95,14 +95,22 @@ class Decider:
         return Decision(worker, by, reason, None, error, excluded)
 
     def _eligible(self, model: str, tried: list[str] | tuple[()] = ()) -> list[Worker]:
-        """Ready workers that serve the model; when all of those are full, the busy ones: engines have queues."""
+        """Ready workers that serve the model; when all of those are full, the busy ones: engines have queues.
+
+        When there is none of either, those that were ejected but can be reached: refusing everybody because of some
+        failures would make one bad prompt an outage.
+        """
         serving = [
             worker
             for worker in self.fleet.ordered
             if (not worker.models or model in worker.model_set) and worker.id not in tried
         ]
         ready = [worker for worker in serving if worker.status == READY]
-        return ready or [worker for worker in serving if worker.status == BUSY]
+        return (
+            ready
+            or [worker for worker in serving if worker.status == BUSY]
+            or [worker for worker in serving if worker.health.reachable]
+        )
 
     def _nobody(self, model: str) -> RouterError:
         if any(worker.serves(model) for worker in self.fleet.ordered):

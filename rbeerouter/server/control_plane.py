@@ -7,6 +7,9 @@ none of its own because it is given something to wait for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 from typing import Any
 
 import hypercorn.asyncio
@@ -44,11 +47,15 @@ class ControlPlane:
         settings.accesslog = settings.errorlog = None
         settings.include_server_header = False
         settings.graceful_timeout = _STOP_S
+        self._socket_file = bind.removeprefix("unix:") if bind.startswith("unix:") else None
+        if self._socket_file and _answers(self._socket_file):
+            raise ConfigError(f"control.bind = {bind!r}: another process answers there")
         try:
             (opened,) = settings.create_sockets().insecure_sockets
             opened.listen(100)                                # from here on connections wait rather than fail
-        except OSError as error:
-            raise ConfigError(f"control.bind = {bind!r}: cannot listen: {error.strerror}") from None
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(f"control.bind = {bind!r}: cannot listen: {why}") from None
         settings.bind = [f"fd://{opened.detach()}"]
         self._stop = asyncio.Event()
         self._serving = tasks.start(
@@ -60,3 +67,17 @@ class ControlPlane:
         """Ends it, with about a second for requests under way."""
         self._stop.set()
         await asyncio.wait({self._serving}, timeout=2 * _STOP_S)
+        if self._socket_file:
+            with contextlib.suppress(OSError):
+                os.unlink(self._socket_file)
+
+
+def _answers(path: str) -> bool:
+    """Is somebody listening on this socket file? One that a killed daemon left behind answers nobody."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True

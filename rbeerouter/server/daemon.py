@@ -89,9 +89,9 @@ class Daemon:
             control = ControlPlane(self.app, self.config.control.bind)
             try:
                 port = await self.listener.open(host, port)
-            except OSError as error:
+            except (OSError, UnicodeError) as error:
                 await control.close()
-                what = f"cannot listen: {error.strerror}"
+                what = f"cannot listen: {getattr(error, 'strerror', None) or error}"
                 raise ConfigError(f"server.bind = {self.config.server.bind!r}: {what}") from None
         except ConfigError:
             await self.prober.close()
@@ -196,8 +196,11 @@ class Daemon:
     async def _flush_log(self) -> None:
         while True:
             await asyncio.sleep(_FLUSH_S)
-            self._note_workers()
-            self.recorder.catch_up()
+            try:
+                self._note_workers()
+                self.recorder.catch_up()
+            except Exception as error:                          # a line that cannot be made must not end all others
+                self.log.error("unexpected", message="a log line could not be made", error=repr(error))
             self.log_file.flush()
 
     def _note_workers(self) -> None:

@@ -15,6 +15,7 @@ until its first event that says something, any other answer until it is whole or
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import TYPE_CHECKING
 
 from rbeerouter import tasks
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _DISCONNECTED = FAILURES["upstream_disconnected"]
 _ERROR_STATUS = FAILURES["upstream_error_status"]
+_OURS = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
+"""Reasons why a connection cannot be made that are this machine's, not the worker's."""
 _USAGE_TAIL_BYTES = 2048
 """How much of an answer's end is kept to find the usage in."""
 
@@ -93,9 +96,10 @@ class Exchange:
     async def _connect(self, pool: Pool, head: bytes, body: bytes) -> None:
         try:
             connection = await pool.connect()
-        except OSError:
+        except OSError as error:
             self._connecting = None
-            self._attempt_ended(Outcome(FAILURES["upstream_connect_failed"]))
+            code = "out_of_resources" if error.errno in _OURS else "upstream_connect_failed"
+            self._attempt_ended(Outcome(FAILURES[code]))
             return
         self._connecting = None
         self._upstream = connection
@@ -279,8 +283,10 @@ class Exchange:
         stream = job.request.stream
         if now - job.arrived > (limits.stream_s if stream else limits.request_s):
             return "upstream_deadline"
-        if not self._committed:
-            return "upstream_first_content_timeout" if stream and now - job.sent > limits.first_content_s else None
+        if not self._committed and stream and now - job.sent > limits.first_content_s:
+            return "upstream_first_content_timeout"
+        if self._shape is None or (stream and not self._committed):
+            return None
         if self._progress != self._seen_progress or self.client.write_paused:
             self._seen_progress, self._seen_progress_at = self._progress, now
         elif now - self._seen_progress_at > limits.gap_s:

@@ -10,6 +10,8 @@ import functools
 import http
 from collections.abc import Iterable
 
+from rbeerouter.config import NEVER_PASSED
+
 RawHeaders = dict[bytes, bytes]
 """Headers under the names as they were written."""
 
@@ -28,9 +30,13 @@ class Shape:
 
     __slots__ = ("names", "ours", "passing")
 
-    def __init__(self, written: Iterable[bytes], allowed: list[bytes]) -> None:
+    def __init__(self, written: Iterable[bytes], allowed: list[bytes], ours: frozenset[bytes] = frozenset()) -> None:
         self.names = {name.lower(): name for name in written}
-        self.passing = [(spelled, b"%b: " % name) for name, spelled in self.names.items() if _may_pass(name, allowed)]
+        self.passing = [
+            (spelled, b"%b: " % name)
+            for name, spelled in self.names.items()
+            if name not in ours and _may_pass(name, allowed)
+        ]
         self.ours = [(name, spelled) for name, spelled in self.names.items() if name.startswith(b"x-rbee-")]
 
     def get(self, raw: RawHeaders, name: bytes) -> bytes | None:
@@ -51,17 +57,19 @@ class Shapes:
     Args:
         allowed: names of the headers that may pass, or `prefix*`. Everything else stops here: hop-by-hop headers,
             cookies, credentials, and what no one thought of.
+        ours: names of headers that we write in this direction ourselves.
     """
 
-    def __init__(self, allowed: Iterable[str]) -> None:
+    def __init__(self, allowed: Iterable[str], ours: Iterable[bytes] = ()) -> None:
         self._allowed = [name.lower().encode() for name in allowed]
+        self._ours = frozenset(ours)
         self._known: dict[tuple[bytes, ...], Shape] = {}
 
     def of(self, raw: RawHeaders) -> Shape:
         written = tuple(raw)
         shape = self._known.get(written)
         if shape is None:
-            shape = Shape(written, self._allowed)
+            shape = Shape(written, self._allowed, self._ours)
             if len(self._known) < _MOST_SHAPES:
                 self._known[written] = shape
         return shape
@@ -69,18 +77,14 @@ class Shapes:
     def less(self, raw: RawHeaders, connection: bytes) -> Shape:
         """The shape of these headers without those that their Connection header names."""
         named = {name.strip().lower() for name in connection.split(b",")}
-        return Shape([name for name in raw if name.lower() not in named], self._allowed)
+        return Shape([name for name in raw if name.lower() not in named], self._allowed, self._ours)
 
 
-_NEVER_PASS = {
-    b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"host", b"content-length", b"connection",
-    b"transfer-encoding", b"upgrade", b"te", b"trailer", b"keep-alive", b"x-request-id",
-}  # fmt: skip
-"""Not even where a rule such as `*` would let them: credentials, hop-by-hop headers, and those we write ourselves."""
+_NEVER_PASSED = {name.encode() for name in NEVER_PASSED}
 
 
 def _may_pass(name: bytes, allowed: list[bytes]) -> bool:
-    if name in _NEVER_PASS or name.startswith(b"x-rbee-"):
+    if name in _NEVER_PASSED or name.startswith(b"x-rbee-"):
         return False
     return any(name.startswith(rule[:-1]) if rule.endswith(b"*") else name == rule for rule in allowed)
 

@@ -73,7 +73,7 @@ class Listener:
     def apply(self, server: Server, limits: Limits) -> None:
         """Takes new settings. Requests that have begun keep the limits they have passed."""
         self.limits = limits
-        self.request_shapes = Shapes(server.request_headers)
+        self.request_shapes = Shapes(server.request_headers, ours=(b"content-type",))
         self.response_shapes = Shapes(server.response_headers)
 
     async def open(self, host: str, port: int) -> int:

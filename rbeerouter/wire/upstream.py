@@ -147,12 +147,12 @@ class UpstreamConnection(asyncio.Protocol):
 class Pool:
     """The idle connections of one worker, newest first, and what every request to it begins with."""
 
-    def __init__(self, spec: WorkerSpec, limits: Limits) -> None:
+    def __init__(self, spec: WorkerSpec, limits: Limits, tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(spec.url)
         self._connect_s = limits.connect_s
         self._most_idle, self._idle_s = limits.idle_connections, limits.idle_connection_s
         self._host = parts.hostname or ""
-        self._tls = _tls_context(spec) if parts.scheme == "https" else None
+        self._tls = tls if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         self._prefix = parts.path.encode()
         self._fixed = b" HTTP/1.1\r\nhost: " + parts.netloc.encode() + b"\r\ncontent-type: application/json\r\n"
@@ -223,7 +223,13 @@ class Pools:
     @staticmethod
     def prepare(specs: Iterable[WorkerSpec], limits: Limits) -> dict[str, Pool]:
         """Pools by worker id. Raises ConfigError for a CA file that cannot be used."""
-        return {spec.id: Pool(spec, limits) for spec in specs}
+        contexts: dict[str | None, ssl.SSLContext] = {}        # reading the system's CAs takes some 20 ms
+        pools = {}
+        for spec in specs:
+            if spec.url.startswith("https:") and spec.ca_file not in contexts:
+                contexts[spec.ca_file] = _tls_context(spec)
+            pools[spec.id] = Pool(spec, limits, contexts.get(spec.ca_file))
+        return pools
 
     def of(self, worker: Worker) -> Pool | None:
         """None for a worker that a reload has removed."""

@@ -24,6 +24,7 @@ def test_each_failure_has_the_status_that_clients_expect() -> None:
         "expectation_failed": 417,
         "headers_too_large": 431,
         "no_healthy_worker": 503,
+        "out_of_resources": 503,
         "draining": 503,
         "upstream_connect_failed": 502,
         "upstream_disconnected": 502,
@@ -54,8 +55,8 @@ def test_only_what_a_worker_did_counts_against_it() -> None:
 
 
 def test_clients_are_told_to_try_again_only_where_it_can_help() -> None:
-    assert codes("should_retry") == {"request_timeout", "no_healthy_worker", "draining"}
-    assert codes("retry_after") == {"no_healthy_worker", "draining"}
+    assert codes("should_retry") == {"request_timeout", "no_healthy_worker", "out_of_resources", "draining"}
+    assert codes("retry_after") == {"no_healthy_worker", "out_of_resources", "draining"}
 
 
 def test_the_connection_is_closed_where_what_follows_on_it_cannot_be_trusted() -> None:

@@ -128,3 +128,16 @@ def test_an_unreachable_worker_stays_out_when_its_ejection_ends() -> None:
     fail(health, 5, now=0.0)
     health.failed(True, 1.0, RULES)
     assert not health.usable(11.0)
+
+
+def test_attempts_that_one_crash_ended_together_count_once() -> None:
+    health = Health()
+    health.probed(True, RULES)
+    for _ in range(10):
+        health.failed(False, 50.0, RULES, sent=40.0)
+
+    assert (health.failures, health.usable(50.0)) == (1, True)
+
+    health.failed(False, 60.0, RULES, sent=55.0)
+
+    assert health.failures == 2

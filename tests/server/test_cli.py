@@ -179,7 +179,6 @@ async def test_it_can_be_bound_to_ipv6_addresses(tmp_path: Path) -> None:
         assert (reloaded, code) == ((0, "reloaded: no script, strategy least-request, 1 workers\n", ""), 0)
 
 
-@pytest.mark.xfail(strict=True, reason="an error in Daemon.run once the control plane is up leaves what no SIGTERM ends")
 def test_a_file_name_that_is_not_utf_8_keeps_nobody_from_stopping_it(tmp_path: Path) -> None:
     script = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.lua"))
     script.write_text("function route_request(request, workers)\n  return workers[1]\nend\n")

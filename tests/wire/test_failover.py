@@ -373,18 +373,26 @@ async def test_a_worker_s_own_error_passes_unchanged(
 
 
 @story
-async def test_five_failures_in_a_row_take_a_worker_out_and_nobody_left_is_said_at_once(tmp_path: Path) -> None:
-    async with FaultWorker("status_500") as worker, router(tmp_path, worker) as under_test:
+async def test_five_failures_in_a_row_take_a_worker_out_while_there_is_another(tmp_path: Path) -> None:
+    async with (
+        FaultWorker("status_500", name="bad") as bad,
+        FaultWorker(name="good") as good,
+        router(tmp_path, bad, good, script=FIRST) as under_test,
+    ):
         for _ in range(5):
             assert (await under_test.post(CHAT, PROMPT)).status == 500
-        began = asyncio.get_running_loop().time()
         answer = await under_test.post(CHAT, PROMPT)
-        assert asyncio.get_running_loop().time() - began < 0.05
-        assert (answer.status, error_shape(answer.json())) == (
-            503, ("service_unavailable_error", "no_healthy_worker", None),
-        )  # fmt: skip
-        assert 1 <= int(answer.headers["retry-after"]) <= 60
-        assert len(worker.requests) == 5
+        assert (answer.status, answer.headers["x-rbee-worker"]) == (200, "good")
+        assert (len(bad.requests), under_test.worker(bad).status) == (5, "offline")
+        line = (await under_test.wait_requests(6))[5]
+        assert line["script_error"] == "routing.lua:2: the script chose bad, which is offline"
+
+
+@story
+async def test_a_worker_that_keeps_failing_is_still_asked_when_there_is_no_other(tmp_path: Path) -> None:
+    async with FaultWorker(["status_500"] * 7 + ["ok"]) as worker, router(tmp_path, worker) as under_test:
+        statuses = [(await under_test.post(CHAT, PROMPT)).status for _ in range(8)]
+        assert statuses == [500] * 7 + [200]
 
 
 # The other worker is asked for what the first one was asked for.
