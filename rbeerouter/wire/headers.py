@@ -74,8 +74,9 @@ class Shapes:
                 self._known[written] = shape
         return shape
 
-    def less(self, raw: RawHeaders, connection: bytes) -> Shape:
-        """The shape of these headers without those that their Connection header names."""
+    def less(self, raw: RawHeaders) -> Shape:
+        """The shape of these headers without those that their Connection headers name."""
+        connection = b",".join(value for name, value in raw.items() if name.lower() == b"connection")
         named = {name.strip().lower() for name in connection.split(b",")}
         return Shape([name for name in raw if name.lower() not in named], self._allowed, self._ours)
 

@@ -33,6 +33,8 @@ from rbeerouter.wire.upstream import Pools
 _SWEEP_S = 0.5
 _LINGER_S = 2.0
 """How long a refused client may go on sending before it is cut off; it needs that time to read the refusal."""
+_MOST_FRAMING_BYTES = 1 << 20
+"""What chunk sizes and trailers may add to a body, besides eight times its length."""
 _MOST_PIPELINED = 64
 """Requests sent ahead of their answers, with bodies of `limits.request_body_bytes` in all. A client that sends more is
 cut off rather than no longer listened to, as whoever is not read cannot be seen leaving."""
@@ -217,6 +219,8 @@ class ClientConnection(asyncio.Protocol):
         raw = self._raw
         if name in raw:
             self._repeated += 1
+            if self._repeated > 2 * self.listener.limits.header_count:
+                raise RouterError("headers_too_large", "a header is repeated too often")
             value = raw[name] + b", " + value
         raw[name] = value
 
@@ -326,8 +330,9 @@ class ClientConnection(asyncio.Protocol):
             unread = openai.unread_request(request_id.decode(), path)
             listener.record(refused_job(unread, refusal, arrived, wall, listener.now()))
             raise
-        if b"connection" in names and (named := raw[names[b"connection"]]).lower() not in (b"keep-alive", b"close"):
-            shape = listener.request_shapes.less(raw, named)
+        connection = raw[names[b"connection"]].lower() if b"connection" in names else b"close"
+        if connection not in (b"keep-alive", b"close") or len(names) != len(raw):     # or a name in two spellings
+            shape = listener.request_shapes.less(raw)
         forwarded = b"%bx-request-id: %b\r\n" % (shape.lines(raw), request_id)
         return Exchange(self, Job(request, arrived, wall), target, forwarded, body)
 
@@ -347,8 +352,7 @@ class ClientConnection(asyncio.Protocol):
         if self._closing_at is not None:
             return
         if not self.keep_alive or self.listener.draining:
-            self._closing_at = self.listener.now() + self.listener.limits.write_stall_s
-            self.transport.close()
+            self._close_when_read()
         elif self._waiting and not self.write_paused:
             self._begin(*self._waiting.popleft())
 
@@ -371,11 +375,17 @@ class ClientConnection(asyncio.Protocol):
 
     def cut(self, gently: bool) -> None:
         """Ends the connection in the middle of an answer: gently lets what was written arrive, else a reset."""
-        self._closing_at = 0.0
         if gently:
-            self.transport.close()
+            self._close_when_read()
         else:
+            self._closing_at = 0.0
             self.transport.abort()
+
+    def _close_when_read(self) -> None:
+        """Closes once the client has taken what was written; one that reads nothing for too long is cut off."""
+        self._closing_at = float("inf")
+        self._unread_bytes, self._unread_since = self._count_unread(), self.listener.now()
+        self.transport.close()
 
     def _refuse(
         self, code: str, message: str, param: str | None = None, request_id: bytes | None = None
@@ -407,7 +417,7 @@ class ClientConnection(asyncio.Protocol):
         new = self._body[self._body_parts :]
         self._body_parts += len(new)
         self._body_bytes += sum(map(len, new))
-        if self._body_bytes > limits.request_body_bytes or self._fed > 8 * limits.request_body_bytes:
+        if self._body_bytes > limits.request_body_bytes or self._fed > 8 * self._body_bytes + _MOST_FRAMING_BYTES:
             self._refuse("request_too_large", str(self._too_large()))
         elif len(self._raw) + self._repeated > 2 * limits.header_count:
             self._refuse("headers_too_large", f"at most {limits.header_count} trailer fields are accepted")
@@ -418,7 +428,7 @@ class ClientConnection(asyncio.Protocol):
         """Called about twice a second: has anything on this connection taken too long?"""
         limits = self.listener.limits
         if self._closing_at is not None:
-            if now > self._closing_at:
+            if now > self._closing_at or (self._closing_at == float("inf") and self._reads_nothing(now)):
                 self.transport.abort()
         elif self.write_paused and self._reads_nothing(now):
             self._closing_at = 0.0
@@ -434,8 +444,7 @@ class ClientConnection(asyncio.Protocol):
             elif self._head_done and now - self._read_at > limits.body_gap_s:
                 self._refuse("request_timeout", f"no more of the request arrived for {limits.body_gap_s:g} s")
         elif now - self._since > limits.keep_alive_s and not self.write_paused:
-            self._closing_at = now + limits.write_stall_s        # what it has not read yet gets that long
-            self.transport.close()
+            self._close_when_read()
 
     def _reads_nothing(self, now: float) -> bool:
         """Has the client read nothing for too long? A slow one that goes on reading is left in peace."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _MOST_HEAD_BYTES = 64 << 10
 """A worker's answer has its head within this many bytes, or is not one."""
+_MOST_BARE_BYTES = 256 << 10
+"""Bytes behind a head that are no body: chunk extensions, trailers."""
 _MOST_FIELDS = 200
 """Header and trailer fields of one answer."""
 _MOST_INFORMATIONAL = 8
@@ -48,7 +50,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.on_header = self.raw.__setitem__
         self.on_body = self.parts.append
         self._parser = httptools.HttpResponseParser(self)
-        self._informational = self._head_bytes = 0
+        self._informational = self._head_bytes = self._bare_bytes = 0
         self.status = 0
         self.spoke = self.head_done = self.complete = self.broken = self.keep_alive = False
 
@@ -57,7 +59,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.exchange = exchange
         self.raw.clear()
         self.spoke = self.head_done = self.complete = self.keep_alive = False
-        self._informational = self._head_bytes = 0
+        self._informational = self._head_bytes = self._bare_bytes = 0
         self.transport.writelines((head, body))
 
     def ends_by_closing(self) -> bool:
@@ -102,7 +104,13 @@ class UpstreamConnection(asyncio.Protocol):
             if not self.complete:
                 exchange.upstream_garbage(self)
                 return
-        if (self._head_bytes > _MOST_HEAD_BYTES and not self.head_done) or len(self.raw) > _MOST_FIELDS:
+        if self.head_done and not self.parts and not self.complete:
+            self._bare_bytes += len(data)
+        if (
+            (self._head_bytes > _MOST_HEAD_BYTES and not self.head_done)
+            or self._bare_bytes > _MOST_BARE_BYTES
+            or len(self.raw) > _MOST_FIELDS
+        ):
             self.broken = True
             exchange.upstream_garbage(self)
             return

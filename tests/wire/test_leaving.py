@@ -326,7 +326,6 @@ async def test_a_client_that_does_not_read_the_end_of_an_answer_is_left_too(
         await until(lambda: under_test.client_connections() == 0, "the connection to be closed", 1.0)
 
 
-@pytest.mark.xfail(strict=True, reason="a connection that is to be closed gets write_stall_s in all, however its client reads")
 @story
 async def test_a_client_that_reads_the_end_of_an_answer_slowly_gets_all_of_it(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
