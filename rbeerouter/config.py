@@ -225,6 +225,11 @@ def _absolute_bind(bind: str, folder: Path, where: str) -> str:
     return f"unix:{_absolute(folder, bind.removeprefix('unix:'), f'{where}: control.bind')}"
 
 
+def strategy_spelling(name: str) -> str:
+    """A strategy's name as the tables have it: lower case, and `_` and `-` are alike."""
+    return name.lower().replace("_", "-")
+
+
 def split_bind(bind: str) -> tuple[str, int]:
     """("127.0.0.1", 8881) from "127.0.0.1:8881"; IPv6 addresses stand in brackets. Raises ValueError."""
     host, colon, port = bind.rpartition(":")
@@ -328,7 +333,7 @@ def _check(file: File, where: str, strategies: tuple[str, ...]) -> None:
     _check_bind(file.server.bind, file.server.allow_unauthenticated, where, "server")
     if file.control.bind == "unix:" or not file.control.bind.startswith("unix:"):
         _check_bind(file.control.bind, file.control.allow_unauthenticated, where, "control")
-    name = file.routing.strategy.lower().replace("_", "-")
+    name = strategy_spelling(file.routing.strategy)
     if strategies and name not in strategies:
         near = difflib.get_close_matches(name, strategies, 1, 0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""

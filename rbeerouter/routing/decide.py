@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from rbeerouter.config import strategy_spelling
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import BUSY, OFFLINE, READY, Decision, Env, Request, Worker
@@ -29,7 +30,7 @@ STRATEGIES = {strategy.name: strategy for strategy in (RoundRobin, LeastRequest)
 
 def strategy_name(name: str) -> str | None:
     """The table's spelling of a strategy's name (`_` and `-` are alike), or None when there is none of that name."""
-    spelled = name.lower().replace("_", "-")
+    spelled = strategy_spelling(name)
     return spelled if spelled in STRATEGIES else None
 
 
