@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rbeerouter import __version__
-from rbeerouter.config import ConfigError
+from rbeerouter.config import Config, ConfigError
 from rbeerouter.routing.script import ScriptError
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2
@@ -19,7 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (ConfigError, ScriptError) as error:
+    except ScriptError as error:
+        print(f"rbeerouter: {error.problem.rendered() if error.problem else error}", file=sys.stderr)
+        return EXIT_REFUSED
+    except ConfigError as error:
         print(f"rbeerouter: {error}", file=sys.stderr)
         return EXIT_REFUSED
     except KeyboardInterrupt:
@@ -44,10 +48,53 @@ def _parser() -> argparse.ArgumentParser:
     _config_option(reload)
     reload.set_defaults(run=_reload)
 
+    param = commands.add_parser("param", help="show or set the numbers that the script names with param()")
+    _config_option(param)
+    param.add_argument("settings", metavar="NAME=VALUE", nargs="*", help="without any, all params are shown")
+    param.set_defaults(run=_param)
+
+    _explain_options(commands.add_parser("explain", help="decide one request without sending it, and say why"))
+    _routing_options(commands.add_parser("routing", help="check and test a routing script"))
+
     demo = commands.add_parser("demo", help="start fake workers and a daemon, send requests, show where they went")
     demo.add_argument("--stay", action="store_true", help="keep running afterwards, to try things by hand")
     demo.set_defaults(run=_demo)
     return parser
+
+
+def _explain_options(explain: argparse.ArgumentParser) -> None:
+    _config_option(explain)
+    explain.add_argument("request", metavar="FILE", nargs="?", type=Path, help="a request's JSON body; - reads it here")
+    explain.add_argument("--model", help="the model asked for; this and the next in place of a file")
+    explain.add_argument("--user")
+    explain.add_argument("--max-tokens", type=int)
+    explain.add_argument("--priority")
+    explain.add_argument("--stream", action="store_true")
+    explain.add_argument("--meta", metavar="NAME=VALUE", action="append", default=[], help="metadata; may be repeated")
+    explain.add_argument("--header", metavar="NAME=VALUE", action="append", default=[], help="may be repeated")
+    explain.add_argument("--path", default="/v1/chat/completions")
+    explain.add_argument("--fleet", metavar="FILE", type=Path, help="JSON of /api/v1/workers, in place of the daemon's")
+    explain.add_argument("--script", metavar="FILE", type=Path, help="with --fleet: the script, else the strategy alone")
+    explain.add_argument("--json", action="store_true")
+    explain.set_defaults(run=_explain)
+
+
+def _routing_options(routing: argparse.ArgumentParser) -> None:
+    commands = routing.add_subparsers(required=True, metavar="COMMAND")
+    check = commands.add_parser("check", help="find faults in a script without running requests")
+    test = commands.add_parser("test", help="try a script on made-up requests and run its own tests")
+    for command in (check, test):
+        _config_option(command)
+        command.add_argument("--script", metavar="FILE", type=Path, help="default: the configured one")
+        command.add_argument("--json", action="store_true")
+    check.set_defaults(run=_check)
+    test.add_argument("--test", metavar="FILE", type=Path, help="default: NAME_test.lua beside NAME.lua, if it exists")
+    test.add_argument("--seed", type=int, help="repeats a run")
+    test.add_argument("--cases", type=int, default=500, help="made-up requests (default 500)")
+    test.add_argument("--junit", metavar="FILE", type=Path, help="write the results for CI")
+    test.add_argument("--lcov", metavar="FILE", type=Path, help="write which lines ran")
+    test.add_argument("--watch", action="store_true", help="run again whenever a file is saved")
+    test.set_defaults(run=_test)
 
 
 def _config_option(parser: argparse.ArgumentParser) -> None:
@@ -70,9 +117,108 @@ def _reload(options: argparse.Namespace) -> int:
     from rbeerouter import config as configuration
     from rbeerouter.server import client
 
-    verdict = client.reload(configuration.control_bind(options.config))
+    verdict = client.call(configuration.control_bind(options.config), "POST", "/api/v1/reload")
     print(client.verdict_text(verdict))
     return 0 if verdict["ok"] else EXIT_FAILED
+
+
+def _param(options: argparse.Namespace) -> int:
+    from rbeerouter import config as configuration
+    from rbeerouter.server import client
+
+    bind = configuration.control_bind(options.config)
+    given = {name: _number(name, value) for name, value in _pairs(options.settings).items()}
+    answer = client.call(bind, "POST" if given else "GET", "/api/v1/params", given or None)
+    if not answer["ok"]:
+        print(answer["error"])
+        return EXIT_FAILED
+    for name, param in answer["params"].items():
+        print(f"{name} = {param['value']:g}   (default {param['default']:g}, {param['min']:g} to {param['max']:g})")
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from rbeerouter.workbench import asking
+
+    asked = asking.asked(
+        options.request, options.path, _pairs(options.header), model=options.model, user=options.user,
+        max_tokens=options.max_tokens, priority=options.priority, stream=options.stream or None,
+        metadata=_pairs(options.meta) or None,
+    )  # fmt: skip
+    if options.fleet is not None:
+        record, source = asking.offline(asked, options.fleet, options.script, options.config)
+    else:
+        record, source = _explained_by_daemon(options, asked)
+    if "ok" in record:
+        print(record["error"])
+        return EXIT_FAILED
+    print(asking.shown(record, source, options.json))
+    return 0
+
+
+def _explained_by_daemon(options: argparse.Namespace, asked: dict[str, Any]) -> tuple[dict[str, Any], bytes | None]:
+    from rbeerouter import config as configuration
+    from rbeerouter.server import client
+
+    bind = configuration.control_bind(options.config)
+    record = client.call(bind, "POST", "/api/v1/explain", asked)
+    script = client.call(bind, "GET", "/routing")["script"]
+    path = Path(script["file"]) if script else None
+    return record, path.read_bytes() if path is not None and path.is_file() else None
+
+
+def _check(options: argparse.Namespace) -> int:
+    from rbeerouter.workbench import examine
+
+    script, config = _script_and_config(options)
+    return 0 if examine.run(script, config, options.json, sys.stdout) else EXIT_FAILED
+
+
+def _test(options: argparse.Namespace) -> int:
+    from rbeerouter.workbench import trial, watch
+
+    script, config = _script_and_config(options)
+
+    def run() -> bool:
+        return trial.run(
+            script, options.test, seed=options.seed, cases=options.cases, junit=options.junit, lcov=options.lcov,
+            as_json=options.json, out=sys.stdout, config=config,
+        )  # fmt: skip
+
+    if options.watch:
+        watch.watch(script, options.test, run, sys.stdout)
+        return 0
+    return 0 if run() else EXIT_FAILED
+
+
+def _script_and_config(options: argparse.Namespace) -> tuple[Path, Config | None]:
+    """The script that was asked for, else the configured one; the config where there is one."""
+    from rbeerouter import config as configuration
+
+    if options.config is None and options.script is not None:
+        return options.script, None
+    config = configuration.load(options.config, script=options.script)
+    if config.script is None:
+        raise ConfigError("there is no script; pass --script FILE, or set [routing] script")
+    return config.script, config
+
+
+def _pairs(given: Sequence[str]) -> dict[str, str]:
+    """{"a": "1"} from ["a=1"]. Raises ConfigError."""
+    pairs = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"{text!r}: expected NAME=VALUE")
+        pairs[name] = value
+    return pairs
+
+
+def _number(name: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ConfigError(f"{name}={value}: expected a number") from None
 
 
 def _demo(options: argparse.Namespace) -> int:

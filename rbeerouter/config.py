@@ -10,6 +10,7 @@ import difflib
 import ipaddress
 import os
 import re
+import zoneinfo
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ HOME = Path("~/.config/rbee")
 
 Positive = Annotated[float, Meta(gt=0, le=1e7)]
 Count = Annotated[int, Meta(ge=1, le=2**40)]
+CountFromZero = Annotated[int, Meta(ge=0, le=2**40)]
 Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -87,6 +89,21 @@ class Routing(Section):
     script_instructions: Annotated[int, Meta(ge=1_000, le=10**12)] = 2_000_000
     script_cpu_s: Positive = 0.02
     script_memory_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 32)] = 8 << 20
+    script_faults: CountFromZero = 20
+    isolation: str = "none"
+    reload_gate: str = "test"
+    gate_s: Positive = 60.0
+    timezone: str | None = None
+    request_headers: tuple[str, ...] = ("user-agent", "x-session-id", "accept-language")
+    set_headers: tuple[str, ...] = ("x-session-id", "x-priority")
+    expose_prompt: bool = False
+    prompt_chars: Count = 16_384
+    state_keys: Count = 10_000
+    state_bytes: Count = 1 << 20
+    state_value_bytes: Count = 16 << 10
+    log_lines: CountFromZero = 20
+    log_line_chars: Count = 1000
+    decisions_kept: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
 
 
 class Limits(Section):
@@ -106,6 +123,9 @@ class Limits(Section):
     request_s: Positive = 600.0
     stream_s: Positive = 1800.0
     attempts: Count = 3
+    queue_length: Annotated[int, Meta(ge=0, le=100_000)] = 256
+    queue_s: Positive = 30.0
+    queue_most_s: Positive = 300.0
     field_chars: Count = 4096
     metadata_pairs: Count = 64
     hold_bytes: Count = 64 << 10
@@ -137,6 +157,8 @@ class WorkerEntry(Section):
     metadata: dict[str, str | Integer | float | bool] = {}
     api_key: str | None = None
     ca_file: str | None = None
+    role: str | None = None
+    loras: tuple[str, ...] = ()
 
 
 class File(Section):
@@ -328,23 +350,54 @@ def _refuse_unknown(raw: Any, section: type, where: str, key: str) -> None:
                 _refuse_unknown(entry, WorkerEntry, where, f"{here}[{index}]")
 
 
+_NAME = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]+")
+_NAME_OR_PREFIX = re.compile(rf"{_NAME.pattern}\*?")
+_CHOICES = {"isolation": ("none", "process"), "reload_gate": ("off", "check", "test")}
+
+
 def _check(file: File, where: str, strategies: tuple[str, ...]) -> None:
     """What types cannot say: addresses, names of strategies, combinations."""
     _check_bind(file.server.bind, file.server.allow_unauthenticated, where, "server")
     if file.control.bind == "unix:" or not file.control.bind.startswith("unix:"):
         _check_bind(file.control.bind, file.control.allow_unauthenticated, where, "control")
-    name = strategy_spelling(file.routing.strategy)
-    if strategies and name not in strategies:
-        near = difflib.get_close_matches(name, strategies, 1, 0.5)
+    if strategies:
+        _check_choice(file.routing.strategy, strategies, f"{where}: routing.strategy")
+    for key, choices in _CHOICES.items():
+        _check_choice(getattr(file.routing, key), choices, f"{where}: routing.{key}")
+    _check_timezone(file.routing.timezone, where)
+    for section, key, form in (
+        ("server", "request_headers", _NAME_OR_PREFIX), ("server", "response_headers", _NAME_OR_PREFIX),
+        ("routing", "request_headers", _NAME), ("routing", "set_headers", _NAME),
+    ):  # fmt: skip
+        for header in getattr(getattr(file, section), key):
+            name = header.lower()
+            # Those that a script sets go behind what the router itself writes.
+            ours = key == "set_headers" and (name == "content-type" or name.startswith("x-rbee-"))
+            if not form.fullmatch(name) or name in NEVER_PASSED or ours:
+                raise ConfigError(
+                    f"{where}: {section}.{key}: {header!r}: expected a header name that may be passed on"
+                )
+
+
+def _check_choice(value: str, choices: tuple[str, ...], key: str) -> None:
+    spelled = strategy_spelling(value) if key.endswith("strategy") else value
+    if spelled not in choices:
+        near = difflib.get_close_matches(spelled, choices, 1, 0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"{key} = {value!r}: {hint}expected one of {', '.join(choices)}")
+
+
+def _check_timezone(name: str | None, where: str) -> None:
+    if name is None:
+        return
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        near = difflib.get_close_matches(name, zoneinfo.available_timezones(), 1, 0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(
-            f"{where}: routing.strategy = {file.routing.strategy!r}: {hint}expected one of {', '.join(strategies)}"
-        )
-    token = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+\*?")
-    for key in ("request_headers", "response_headers"):
-        for header in getattr(file.server, key):
-            if not token.fullmatch(header.lower()) or header.lower() in NEVER_PASSED:
-                raise ConfigError(f"{where}: server.{key}: {header!r}: expected a header name that may be passed on")
+            f"{where}: routing.timezone = {name!r}: {hint}expected the name of a time zone, such as 'Europe/Berlin'"
+        ) from None
 
 
 def _check_bind(bind: str, allowed: bool, where: str, section: str) -> None:

@@ -15,7 +15,7 @@ import queue
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
     tokens_in: int | None = None
     tokens_out: int | None = None
     bytes_out: int = 0
-    excluded: dict[str, str] | None = None
+    log: tuple[str, ...] = ()
+    explanation: list[dict[str, Any]] | None = None
 
 
 class LogFile:
@@ -168,12 +169,17 @@ def open_log(path: Path) -> int:
 class Recorder:
     """Counts finished jobs and writes their lines.
 
+    Args:
+        kept: how many of the newest lines stay in memory, for `find`.
+
     Attributes:
         outcomes: {outcome: requests}; their sum is the number of requests accepted and of lines written.
     """
 
-    def __init__(self, log: LogFile) -> None:
+    def __init__(self, log: LogFile, kept: int = 1000) -> None:
         self._ended: list[Job] = []
+        self._most_kept = kept
+        self._kept: OrderedDict[str, Line] = OrderedDict()
         self.outcomes: Counter[str] = Counter()
         self.decided_by: Counter[str] = Counter()
         self.script_errors = 0
@@ -191,7 +197,28 @@ class Recorder:
         """Makes the lines of the jobs taken so far. Called a few times a second, and before the counters are read."""
         ended, self._ended = self._ended, []
         if ended:
-            self._write([self._line(job) for job in ended])
+            lines = [self._line(job) for job in ended]
+            self._write(lines)
+            self._keep(lines)
+
+    def keep(self, kept: int) -> None:
+        """From here on so many lines stay in memory."""
+        self._most_kept = kept
+        self._keep([])
+
+    def find(self, request_id: str) -> Line | None:
+        """The line of a request that has ended not too long ago; the latest, when clients have used a name again."""
+        self.catch_up()
+        return self._kept.get(request_id)
+
+    def _keep(self, lines: list[Line]) -> None:
+        kept, most = self._kept, self._most_kept
+        if most:
+            for line in lines:
+                kept.pop(line.request_id, None)
+                kept[line.request_id] = line
+        while len(kept) > most:
+            kept.popitem(last=False)
 
     def _line(self, job: Job) -> Line:
         request, decision = job.request, job.decision
@@ -208,10 +235,10 @@ class Recorder:
         if job.failure is not None:
             line.error = job.failure.code
         if decision is not None:
-            line.worker, line.by, line.reason = decision.worker.id, decision.by, decision.reason
-            line.sent_model, line.script_error, line.excluded = decision.model, decision.error, decision.excluded
+            line.by, line.reason, line.log = decision.by, decision.reason, decision.log
+            line.sent_model, line.script_error, line.explanation = decision.model, decision.error, decision.explanation
             line.decision_us = int(job.decision_s * 1e7) / 10
-            line.queue_ms = 0.0
+            line.queue_ms = int(job.queue_s * 1e6) / 1000
             self.decided_by[decision.by] += 1
             self.decision_s.add(job.decision_s)
             if decision.error is not None:
@@ -222,6 +249,7 @@ class Recorder:
             self.ttft_s.add(ttft_s)
         for attempt in job.attempts:
             self.attempts[attempt.worker_id, attempt.result] += 1
+            line.worker = attempt.worker_id
         if len(job.attempts) > 1:
             line.tries = job.attempts
         return line

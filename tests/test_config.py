@@ -67,12 +67,15 @@ def test_without_any_file_these_are_the_defaults(home: Path) -> None:
         control=Control(bind="127.0.0.1:8882", allow_unauthenticated=False),
         routing=Routing(
             script=None, strategy="least-request", debug=False, log=None, script_instructions=2_000_000,
-            script_cpu_s=0.02, script_memory_bytes=8_388_608,
+            script_cpu_s=0.02, script_memory_bytes=8_388_608, script_faults=20, isolation="none", reload_gate="test",
+            gate_s=60.0, timezone=None, request_headers=("user-agent", "x-session-id", "accept-language"),
+            set_headers=("x-session-id", "x-priority"), expose_prompt=False, prompt_chars=16_384, state_keys=10_000,
+            state_bytes=1_048_576, state_value_bytes=16_384, log_lines=20, log_line_chars=1000, decisions_kept=1000,
         ),
         limits=Limits(
             request_body_bytes=10_485_760, header_bytes=32_768, header_count=100, header_s=10.0, body_gap_s=10.0,
             body_s=60.0, keep_alive_s=75.0, write_stall_s=30.0, connect_s=2.0, first_content_s=120.0, gap_s=60.0,
-            request_s=600.0, stream_s=1800.0, attempts=3, field_chars=4096, metadata_pairs=64, hold_bytes=65_536,
+            request_s=600.0, stream_s=1800.0, attempts=3, queue_length=256, queue_s=30.0, queue_most_s=300.0, field_chars=4096, metadata_pairs=64, hold_bytes=65_536,
             idle_connection_s=3.0, idle_connections=64, log_backlog_bytes=8_388_608,
         ),
         probes=Probes(interval_s=5.0, timeout_s=2.0, fall=2),
@@ -104,6 +107,7 @@ def test_a_whole_file_is_read(file: Path) -> None:
         log = "log/routing.log"
         [limits]
         attempts = 5
+        queue_length = 0
         [probes]
         interval_s = 0.5
         [[workers]]
@@ -119,12 +123,14 @@ def test_a_whole_file_is_read(file: Path) -> None:
         metadata = { region = "eu", tier = 2, spot = true, price = 0.5 }
         api_key = "sk-secret"
         ca_file = "ca.pem"
+        role = "batch"
+        loras = ["poet"]
         """,
     )
     assert (config.server.bind, config.server.allow_unauthenticated, config.server.drain_s) == ("0.0.0.0:80", True, 5.0)
     assert config.control == Control("unix:/run/rbee.sock")
     assert config.routing == Routing("my.lua", "Round_Robin", True, "log/routing.log")
-    assert (config.limits, config.probes) == (Limits(attempts=5), Probes(interval_s=0.5))
+    assert (config.limits, config.probes) == (Limits(attempts=5, queue_length=0), Probes(interval_s=0.5))
     assert (config.source, config.script, config.log) == (
         file, file.parent / "my.lua", file.parent / "log" / "routing.log",
     )  # fmt: skip
@@ -133,7 +139,7 @@ def test_a_whole_file_is_read(file: Path) -> None:
             id="gpu-1", url="https://gpu.test:8443/base", engine="vllm", backend="cuda", vram=24.0, models=("a", "b"),
             performance=1.5, cost_per_hour=0.5, max_concurrency=8,
             metadata={"region": "eu", "tier": 2, "spot": True, "price": 0.5}, api_key="sk-secret",
-            ca_file=str(file.parent / "ca.pem"),
+            ca_file=str(file.parent / "ca.pem"), role="batch", loras=("poet",),
         ),
     )  # fmt: skip
 
@@ -319,6 +325,33 @@ def test_every_strategy_can_be_named(file: Path, name: str) -> None:
     assert read(file, f'[routing]\nstrategy = "{name}"').routing.strategy == name
 
 
+# Choices and time zones.
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("isolation", "proces", "did you mean 'process'? expected one of none, process"),
+        ("isolation", "None", "did you mean 'none'? expected one of none, process"),
+        ("reload_gate", "", "expected one of off, check, test"),
+        ("timezone", "Europe/Berlim", "did you mean 'Europe/Berlin'? expected the name of a time zone, such as 'Europe/Berlin'"),
+        ("timezone", "../../etc/passwd", "expected the name of a time zone, such as 'Europe/Berlin'"),
+        ("timezone", "/etc/localtime", "expected the name of a time zone, such as 'Europe/Berlin'"),
+        ("timezone", "", "expected the name of a time zone, such as 'Europe/Berlin'"),
+        ("timezone", "Europe", "expected the name of a time zone, such as 'Europe/Berlin'"),
+    ],
+)
+def test_a_choice_that_there_is_not_is_answered_with_the_nearest_one(file: Path, key: str, value: str, message: str) -> None:
+    told = refusal(file, f'[routing]\n{key} = "{value}"')
+    assert told.startswith(f"routing.{key} = {value!r}: ")
+    assert told.endswith(message)
+
+
+@pytest.mark.parametrize("name", ["Europe/Berlin", "UTC", "America/Argentina/Buenos_Aires"])
+def test_any_time_zone_may_be_named(file: Path, name: str) -> None:
+    assert read(file, f'[routing]\ntimezone = "{name}"').routing.timezone == name
+
+
 # Addresses.
 
 REACHABLE = (
@@ -393,6 +426,20 @@ def test_a_header_that_must_not_pass_or_is_none_is_refused(file: Path, key: str,
 @pytest.mark.parametrize("header", ["X-Session-Id", "openai-*", "x-*", "x_y.z~"])
 def test_a_header_may_be_named_in_any_case_or_by_its_beginning(file: Path, header: str) -> None:
     assert read(file, f'[server]\nrequest_headers = ["{header}"]').server.request_headers == (header,)
+
+
+@pytest.mark.parametrize("key", ["request_headers", "set_headers"])
+@pytest.mark.parametrize("header", ["Authorization", "cookie", "host", "x-request-id", "x-*", "a b", ""])
+def test_the_script_sees_and_sets_no_header_that_must_not_pass(file: Path, key: str, header: str) -> None:
+    assert refusal(file, f'[routing]\n{key} = ["{header}"]') == (
+        f"routing.{key}: {header!r}: expected a header name that may be passed on"
+    )
+
+
+@pytest.mark.parametrize("header", ["content-type", "X-Rbee-Worker"])
+def test_the_script_may_see_but_not_set_what_the_router_writes_itself(file: Path, header: str) -> None:
+    assert read(file, f'[routing]\nrequest_headers = ["{header}"]').routing.request_headers == (header,)
+    assert refusal(file, f'[routing]\nset_headers = ["{header}"]').startswith("routing.set_headers: ")
 
 
 # Workers.

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbeerouter.core.dispatch import Dispatcher, Job, Send, refused_job
-from rbeerouter.core.errors import FAILURES, RouterError
-from rbeerouter.core.types import Outcome
+from rbeerouter.core.errors import FAILURES, RouterError, refusal
+from rbeerouter.core.types import REJECT, WAIT, Decision, Outcome, Request
 from rbeerouter.record import Histogram, LogFile, Recorder, event_logger, timestamp
 from rbeerouter.routing.decide import Decider
 from tests.support.builders import Clock, down, env, fleet, quick, request, script, worker
@@ -189,11 +189,94 @@ def test_a_request_that_was_cancelled_is_told(code: str, outcome: str, status: i
     )  # fmt: skip
 
 
-def test_debug_says_why_the_others_were_not_taken() -> None:
-    story = Story("return workers[1]", debug=True)
+class Says(Decider):
+    """A decider that says what the test has told it to."""
+
+    decision: Decision
+
+    def decide(self, request: Request) -> Decision:
+        return self.decision
+
+
+def told(decision: Decision) -> Story:
+    """A story in which this is decided."""
+    story = Story()
+    decider = Says(story.fleet, None, "least-request", story.dispatcher.env)
+    decider.decision = decision
+    story.dispatcher.decider = decider
+    return story
+
+
+def test_what_the_script_wrote_and_what_became_of_each_worker_are_told() -> None:
+    story = Story()
+    rows = [{"id": "w1", "chosen": True}, {"id": "w2", "status": "offline"}]
+    story = told(Decision(story.fleet.workers["w1"], "script", "x", explanation=rows, log=("one", "two")))
     story.begin()
     story.end(SERVED)
-    assert story.line()["excluded"] == {"w2": "routing.lua:2 returned w1", "w3": "routing.lua:2 returned w1"}
+    line = story.line()
+    assert (line["explanation"], line["log"]) == (rows, ["one", "two"])
+
+
+def test_a_request_that_the_script_turned_away_is_told_without_a_worker() -> None:
+    story = told(
+        Decision(None, "script", "routing.lua:3", action=REJECT, refusal=refusal(429, "no", 5), log=("too many",))
+    )
+    story.begin()
+    assert story.line() == {
+        **COMMON, "outcome": "rejected", "status": 429, "error": "script_rejected", "by": "script",
+        "reason": "routing.lua:3", "log": ["too many"], "decision_us": 0.0, "queue_ms": 0.0, "total_ms": 0.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_request_that_waited_is_told_with_its_time_and_its_worker_only_if_it_got_it(leaves: bool) -> None:
+    story = Story()
+    one = story.fleet.workers["w1"]
+    for _ in range(one.capacity):
+        story.fleet.sent(one, 0.0)
+    story.dispatcher.decider = told(Decision(one, "script", "routing.lua:3", action=WAIT)).dispatcher.decider
+    story.begin()
+    story.clock.advance(1.25)
+    if leaves:
+        story.dispatcher.on_cancel(story.job)
+    else:
+        story.fleet.finished(one, None, 0.0)
+        assert len(story.dispatcher.on_tick(story.clock.now_s)) == 1
+        story.end(SERVED)
+    line = story.line()
+    assert (line["queue_ms"], line.get("worker"), line["outcome"], line["reason"]) == (
+        1250.0, None if leaves else "w1", "client_gone" if leaves else "ok", "routing.lua:3",
+    )  # fmt: skip
+
+
+# Lines that are kept.
+
+
+def ended(story: Story, *names: str) -> None:
+    for name in names:
+        story.job = Job(request(id=name), 100.0, 0.0)
+        story.begin()
+        story.end(SERVED)
+        story.recorder.record(story.job)
+
+
+def kept(story: Story, *names: str) -> list[bool]:
+    return [story.recorder.find(name) is not None for name in names]
+
+
+def test_the_newest_lines_are_found_by_their_requests_names() -> None:
+    story = Story()
+    story.recorder = Recorder(story.sink, kept=2)  # type: ignore[arg-type]
+    ended(story, "a", "b", "a", "c")
+    found = story.recorder.find("a")
+    assert found is not None and (found.request_id, found.outcome) == ("a", "ok")
+    assert kept(story, "a", "b", "c", "d") == [True, False, True, False]
+    assert len(story.sink.rows) == 4, "looking for a line writes those that wait"
+    story.recorder.keep(1)
+    assert kept(story, "a", "c") == [False, True]
+    story.recorder.keep(0)
+    ended(story, "e")
+    assert kept(story, "c", "e") == [False, False]
 
 
 def test_no_line_holds_the_user_or_what_the_client_sent_besides() -> None:

@@ -3,9 +3,12 @@
 `status`, `type` and `code` are what the client sees (OpenAI's error object). `retry`: may another worker be tried for
 the same request? `blame`: does it count against the worker? `should_retry` is sent as `x-should-retry`, which the
 OpenAI and Anthropic SDKs obey: false where trying again cannot help or the router has already tried every worker.
+`retry_after` is sent as a header, in seconds; 0 sends none.
 """
 
 from __future__ import annotations
+
+import math
 
 import msgspec
 
@@ -17,7 +20,7 @@ class Failure(msgspec.Struct, frozen=True):
     retry: bool = False
     blame: bool = False
     should_retry: bool = False
-    retry_after: bool = False
+    retry_after: int = 0
     close: bool = False
 
 
@@ -41,10 +44,14 @@ FAILURES = _table(
     Failure("unsupported_media_type", 415, _INVALID),
     Failure("expectation_failed", 417, _INVALID, close=True),
     Failure("headers_too_large", 431, _INVALID, close=True),
+    # the script's
+    Failure("script_rejected", 403, _INVALID),
     # the fleet's
-    Failure("no_healthy_worker", 503, _UNAVAILABLE, should_retry=True, retry_after=True),
-    Failure("out_of_resources", 503, _UNAVAILABLE, should_retry=True, retry_after=True),
-    Failure("draining", 503, _UNAVAILABLE, should_retry=True, retry_after=True, close=True),
+    Failure("no_healthy_worker", 503, _UNAVAILABLE, should_retry=True, retry_after=5),
+    Failure("out_of_resources", 503, _UNAVAILABLE, should_retry=True, retry_after=5),
+    Failure("queue_full", 503, _UNAVAILABLE, should_retry=True, retry_after=5),
+    Failure("queue_timeout", 503, _UNAVAILABLE, should_retry=True, retry_after=5),
+    Failure("draining", 503, _UNAVAILABLE, should_retry=True, retry_after=5, close=True),
     # one worker's
     Failure("upstream_connect_failed", 502, _UPSTREAM, retry=True, blame=True),
     Failure("upstream_disconnected", 502, _UPSTREAM, retry=True, blame=True),
@@ -58,6 +65,34 @@ FAILURES = _table(
     Failure("client_stalled", 499, _INVALID),
     Failure("internal_error", 500, "server_error"),
 )
+
+
+_MOST_RETRY_AFTER_S = 60
+"""Clients that are told to stay away for longer often take it for an error, or sleep through what comes meanwhile."""
+
+
+class Refusal(msgspec.Struct, frozen=True, gc=False):
+    """What a script's reject{...} tells a client in place of an answer."""
+
+    failure: Failure
+    message: str
+
+
+def refusal(status: int, message: str, retry_after_s: float | None = None) -> Refusal:
+    """The row of `script_rejected` with the script's own status, and how long the client should stay away.
+
+    Raises:
+        ValueError: for a status that does not tell of an error.
+    """
+    if not 400 <= status <= 599:
+        raise ValueError(f"status {status}: expected 400 to 599")
+    seconds = 0 if retry_after_s is None else math.ceil(min(max(0, retry_after_s), _MOST_RETRY_AFTER_S))
+    kind = {429: "rate_limit_error", 503: _UNAVAILABLE}.get(status, _INVALID if status < 500 else "server_error")
+    again = status in (429, 503) or retry_after_s is not None
+    row = msgspec.structs.replace(
+        FAILURES["script_rejected"], status=status, type=kind, should_retry=again, retry_after=seconds
+    )
+    return Refusal(row, message)
 
 
 class RouterError(Exception):

@@ -12,6 +12,10 @@ from rbeerouter.core.errors import Failure
 from rbeerouter.core.health import HealthRules
 from rbeerouter.core.types import BUSY, OFFLINE, READY, Report, Worker, WorkerSpec
 
+_NEVER = float("inf")
+_NEWEST = 0.2
+"""What the newest answer weighs in a moving average: after ten others, a tenth of an old one is left."""
+
 
 class Fleet:
     """The workers by id, in configuration order.
@@ -59,6 +63,8 @@ class Fleet:
         if worker is None:
             return
         worker.probed_at = report.taken_at
+        # What the engine does not say now is not known: an old value would be taken for a true one.
+        worker.waiting, worker.kv_usage, worker.vram_used = report.waiting, report.kv_usage, report.vram_used
         worker.health.probed(report.reachable, self.rules)
         if report.models is not None and not worker.spec.models and report.models != worker.models:
             worker.learn_models(report.models)
@@ -70,11 +76,24 @@ class Fleet:
         worker.in_flight += 1
         self._fit(worker)
 
-    def finished(self, worker: Worker, failure: Failure | None, now: float, sent: float = float("inf")) -> None:
-        """That job, sent at `sent`, has left the worker again, well or badly. Exactly one call for each `sent`."""
+    def finished(
+        self, worker: Worker, failure: Failure | None, now: float, sent: float = _NEVER, ttft_s: float | None = None
+    ) -> None:
+        """That job has left the worker again, well or badly. Exactly one call for each `Fleet.sent`.
+
+        Args:
+            sent: when it was sent; left out for an answer whose time tells nothing.
+            ttft_s: from then until the first content of a stream.
+        """
         worker.in_flight -= 1
         if failure is None:
             worker.served += 1
+            if sent <= now:
+                latency_ms, known = (now - sent) * 1000, worker.latency_ms
+                worker.latency_ms = latency_ms if known is None else known + _NEWEST * (latency_ms - known)
+                if ttft_s is not None:
+                    ttft_ms, known = ttft_s * 1000, worker.ttft_ms
+                    worker.ttft_ms = ttft_ms if known is None else known + _NEWEST * (ttft_ms - known)
             health = worker.health
             if health.failures or health.ejections:
                 health.answered()
@@ -93,6 +112,12 @@ class Fleet:
             for worker in [worker for worker in self._ejected if worker.health.ejected_until <= now]:
                 self._ejected.discard(worker)
                 self._refresh(worker, now)
+
+    def shadow(self) -> Fleet:
+        """The same workers for one more reader, which may empty `touched` and must change nothing else."""
+        other = Fleet(self.rules)
+        other.workers, other.ordered, other.version = self.workers, self.ordered, self.version
+        return other
 
     def models(self) -> dict[str, list[str]]:
         """{model name: ids of the workers that list it}, in fleet order; offline workers' models included."""

@@ -10,16 +10,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from rbeerouter.core.errors import Failure
+from rbeerouter.core.errors import Failure, Refusal
 from rbeerouter.core.health import Health
+
+if TYPE_CHECKING:
+    from rbeerouter.core.dispatch import Job
 
 READY = "ready"
 BUSY = "busy"
 OFFLINE = "offline"
+
+SEND, WAIT, REJECT = "send", "wait", "reject"
+"""What a decision may say: give the request to a worker now, when it has room, or not at all."""
 
 
 class Env(msgspec.Struct, frozen=True):
@@ -40,6 +46,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
     `model_size` is in billions of parameters, None when unknown. `metadata` holds only strings, numbers and booleans:
     the body's `metadata` object, then `x-rbee-meta-NAME` headers, then `type` filled from the endpoint.
+    `prompt_tokens` is an estimate. `headers` holds those that `[routing] request_headers` names, in lower case.
+    `prompt` is the text of the conversation, None unless `[routing] expose_prompt` lets the script have it.
     """
 
     id: str
@@ -51,6 +59,10 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     max_tokens: int | None
     stream: bool
     metadata: dict[str, str | int | float | bool]
+    session_id: str | None = None
+    prompt_tokens: int | None = None
+    headers: dict[str, str] = {}
+    prompt: str | None = None
 
 
 class WorkerSpec(msgspec.Struct, frozen=True):
@@ -68,19 +80,23 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     metadata: dict[str, Any] = {}
     api_key: str | None = None
     ca_file: str | None = None
+    role: str | None = None
+    loras: tuple[str, ...] = ()
 
 
 class Worker:
     """All that is known of one worker now: what the operator said, what probes and traffic showed.
 
     Mutable for speed (a frozen snapshot of 64 workers per request would cost more than the decision), but changed by
-    `Fleet` alone. `load` is in_flight / capacity, 0.0 idle, 1.0 full, above 1.0 over-committed.
+    `Fleet` alone. `load` is in_flight / capacity, 0.0 idle, 1.0 full, above 1.0 over-committed. `waiting` (requests in
+    the engine's own queue) and `kv_usage` (0 to 1) are what the engine last said. `latency_ms` and `ttft_ms` are moving
+    averages over the answers that this daemon relayed: the whole answer, and until its first content. None: not known.
     """
 
     __slots__ = (
-        "backend", "capacity", "cost_per_hour", "engine", "failed", "health", "id", "in_flight", "index", "load",
-        "metadata", "model_set", "models", "performance", "probed_at", "served", "spec", "status", "url", "vram",
-        "vram_used",
+        "backend", "capacity", "cost_per_hour", "engine", "failed", "health", "id", "in_flight", "index", "kv_usage",
+        "latency_ms", "load", "loras", "metadata", "model_set", "models", "performance", "probed_at", "role", "served",
+        "spec", "status", "ttft_ms", "url", "vram", "vram_used", "waiting",
     )  # fmt: skip
 
     def __init__(self, spec: WorkerSpec) -> None:
@@ -89,6 +105,10 @@ class Worker:
         self.status = OFFLINE
         self.load = 0.0
         self.vram_used: float | None = None
+        self.waiting: int | None = None
+        self.kv_usage: float | None = None
+        self.latency_ms: float | None = None
+        self.ttft_ms: float | None = None
         self.probed_at: float | None = None
         self.served = 0
         self.failed = 0
@@ -107,6 +127,8 @@ class Worker:
         self.cost_per_hour = spec.cost_per_hour
         self.capacity = spec.max_concurrency
         self.metadata = spec.metadata
+        self.role = spec.role
+        self.loras = spec.loras
         self.learn_models(spec.models)
 
     def learn_models(self, models: tuple[str, ...]) -> None:
@@ -122,29 +144,52 @@ class Worker:
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What one probe of a worker showed. `models` is None when the worker did not list them."""
+    """What one probe of a worker showed. None: the worker did not say."""
 
     worker_id: str
     reachable: bool
     models: tuple[str, ...] | None
     taken_at: float
+    waiting: int | None = None
+    kv_usage: float | None = None
+    vram_used: float | None = None
+
+
+class Patience(msgspec.Struct, frozen=True, gc=False):
+    """How a request waits for room: None for the configured time; a higher priority goes first."""
+
+    timeout_s: float | None = None
+    priority: int = 0
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
     """Who gets the request and why.
 
+    worker: who; None when it is rejected, or waits for any worker that can serve it
     by: "script", "strategy" (no script, or it returned nil), "fallback" (the script failed), "failover" (a worker did)
     model: the name to send when the chosen worker serves another model than the client asked for, else None
     error: what was wrong with the script's answer, with its line, or None
-    excluded: {worker id: why it was not taken}, only under `[routing] debug`
+    explanation: what became of each worker, one table each (docs/explain.md), only under `[routing] debug`
+    action: SEND, WAIT or REJECT
+    then: the workers to try after this one, in order; None leaves that to the strategy
+    headers: what the script adds to the request's headers, names in lower case
+    patience: how long to wait, with WAIT
+    refusal: what to tell the client, with REJECT
+    log: what the script wrote with log()
     """
 
-    worker: Worker
+    worker: Worker | None
     by: str
     reason: str
     model: str | None = None
     error: str | None = None
-    excluded: dict[str, str] | None = None
+    explanation: list[dict[str, Any]] | None = None
+    action: str = SEND
+    then: tuple[Worker, ...] | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    patience: Patience | None = None
+    refusal: Refusal | None = None
+    log: tuple[str, ...] = ()
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
@@ -172,8 +217,15 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 
 
 class Decide(Protocol):
-    """What the dispatcher asks of `routing.decide`. Both raise `RouterError` when no worker can be had."""
+    """What the dispatcher asks of `routing.decide`. The first two raise `RouterError` when no worker can be had."""
 
     def decide(self, request: Request) -> Decision: ...
 
-    def another(self, request: Request, tried: list[str], model: str) -> Decision | None: ...
+    def room_for(self, request: Request) -> Worker | None:
+        """The strategy's choice among the workers that serve a waiting request and have room now, or None."""
+
+    def another(self, job: Job, failure: Failure) -> Decision | None:
+        """What to do after a failed attempt: SEND elsewhere, REJECT with the script's own words, None to give up."""
+
+    def completed(self, job: Job) -> None:
+        """A job has ended, well or badly: the script's on_complete may be told."""

@@ -17,6 +17,7 @@ import msgspec
 from rbeerouter.config import Limits
 from rbeerouter.core.errors import Failure, RouterError
 from rbeerouter.core.types import Request
+from rbeerouter.dialects.model_sizes import BILLIONS
 
 ENDPOINTS: dict[bytes, str] = {
     b"/v1/chat/completions": "llm",
@@ -34,6 +35,8 @@ ENDPOINTS: dict[bytes, str] = {
 """The inference paths and the `metadata.type` of each. Anything else under /v1/ is not forwarded: engines keep their
 administration there, too (vLLM's /v1/load_lora_adapter)."""
 
+_GOES_ON = re.compile(r"[a-z0-9]|\.[0-9]")
+_LONGEST_NAME = max(map(len, BILLIONS))
 _Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -51,17 +54,45 @@ class _Body(msgspec.Struct, gc=False):
     metadata: msgspec.Raw = _ABSENT
 
 
+class _Said(msgspec.Struct, gc=False):
+    """A message, or a part of its content: text is in one of these, pictures and sounds in none."""
+
+    content: str | list[str | _Said] | None = None
+    text: str | None = None
+
+
+class _Texts(msgspec.Struct, gc=False):
+    """Where a body says something: chat, completions (a text, texts or tokens), embeddings and responses."""
+
+    messages: list[_Said] | None = None
+    prompt: str | list[str | int | list[int]] | None = None
+    input: str | list[str | int | list[int] | _Said] | None = None
+
+
+_decode_texts = msgspec.json.Decoder(_Texts).decode
 _decode_metadata = msgspec.json.Decoder(dict[str, Any] | None).decode
 _decode = msgspec.json.Decoder(_Body).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def parse(request_id: str, path: bytes, headers: Mapping[bytes, bytes], body: bytes, limits: Limits) -> Request:
+_PLAIN_BYTES = 2048
+"""A body up to this size is not searched for pictures: they would hardly change the estimate."""
+_MOST_PICTURES = 256
+_MOST_SESSION_CHARS = 256
+_NO_TEXTS: dict[str, str] = {}
+
+
+def parse(
+    request_id: str, path: bytes, headers: Mapping[bytes, bytes], body: bytes, limits: Limits,
+    shown: dict[str, str] = _NO_TEXTS, prompt_chars: int = 0,
+) -> Request:  # fmt: skip
     """Makes a Request of a body.
 
     Args:
         path: a key of ENDPOINTS.
-        headers: the request's x-rbee-* headers, names in lower case.
+        headers: the request's x-rbee-* headers and x-session-id, names in lower case.
+        shown: `Request.headers`, as the script may see them.
+        prompt_chars: how long `Request.prompt` may be; 0 leaves it None.
 
     Raises:
         RouterError: invalid_json, with the field it is about.
@@ -82,9 +113,55 @@ def parse(request_id: str, path: bytes, headers: Mapping[bytes, bytes], body: by
         _check_lengths(model, user, priority, limits.field_chars)
     if max_tokens is None:
         max_tokens = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_output_tokens
+    size = len(body)
     return Request(
-        request_id, path.decode(), model, model_size(model), user, priority, max_tokens, asked.stream is True, metadata
-    )
+        request_id, path.decode(), model, model_size(model), user, priority, max_tokens, asked.stream is True, metadata,
+        _session_id(headers) if headers else None,
+        (size if size <= _PLAIN_BYTES else size - _picture_bytes(body)) // 4 or 1,
+        shown, _prompt(body, prompt_chars) if prompt_chars else None,
+    )  # fmt: skip
+
+
+def _session_id(headers: Mapping[bytes, bytes]) -> str | None:
+    """The header x-session-id; one that is too long to be a name is none."""
+    given = headers.get(b"x-session-id", b"")
+    return given.decode("utf-8", "replace") if 0 < len(given) <= _MOST_SESSION_CHARS else None
+
+
+def _picture_bytes(body: bytes) -> int:
+    """How much of a body is base64 inside of data: URLs, which are no words."""
+    found = start = 0
+    for _ in range(_MOST_PICTURES):
+        start = body.find(b";base64,", start)
+        end = body.find(b'"', start)
+        if start < 0 or end < 0:
+            break
+        found += end - start
+        start = end
+    return found
+
+
+def _prompt(body: bytes, most_chars: int) -> str | None:
+    """The beginning of what a body says, one line for each text; None where it says it in a way that nobody knows."""
+    try:
+        texts = _decode_texts(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    pieces: list[str] = []
+    left: list[Any] = [texts.messages or texts.prompt or texts.input]
+    room = most_chars
+    for _ in range(most_chars):                               # a bound, too, for lists of tokens or of nothing
+        if not left or room <= 0:
+            break
+        said = left.pop()
+        if type(said) is str and said:
+            pieces.append(said)
+            room -= len(said) + 1
+        elif type(said) is list:
+            left += said[:most_chars][::-1]
+        elif type(said) is _Said:
+            left += (said.text, said.content)
+    return "\n".join(pieces)[:most_chars] if pieces else None
 
 
 def _check_lengths(model: str, user: str | None, priority: str | int | None, most: int) -> None:
@@ -103,12 +180,24 @@ def unread_request(request_id: str, path: bytes) -> Request:
 
 @functools.lru_cache(maxsize=1024)
 def model_size(model: str) -> float | None:
-    """Billions of parameters as the name tells: 8.0 for "llama-3-8b", 56.0 for "8x7b", 0.27 for "gemma-270m"."""
-    found = re.search(r"(?<![a-z0-9.])(?:(\d{1,3})x)?(\d{1,6}(?:\.\d{1,6})?)([bm])(?![a-z0-9])", model.lower())
+    """Billions of parameters as the name tells: 8.0 for "llama-3-8b", 56.0 for "8x7b", 0.27 for "gemma-270m".
+
+    Where it does not, those of the model that has this name; None for one that nobody knows.
+    """
+    name = model.lower()
+    found = re.search(r"(?<![a-z0-9.])(?:(\d{1,3})x)?(\d{1,6}(?:\.\d{1,6})?)([bm])(?![a-z0-9])", name)
     if found is None:
-        return None
+        return _known_size(name.rpartition("/")[2])
     experts, size, unit = found.groups()
     return float(size) * (int(experts) if experts else 1) / (1 if unit == "b" else 1000)
+
+
+def _known_size(name: str) -> float | None:
+    """By the longest beginning that is a known name; what follows must not go on with the word or number."""
+    for end in range(min(len(name), _LONGEST_NAME), 0, -1):
+        if name[:end] in BILLIONS and not _GOES_ON.match(name, end):
+            return BILLIONS[name[:end]]
+    return None
 
 
 def rename_model(body: bytes, model: str) -> bytes:

@@ -7,31 +7,21 @@ dispatcher's.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
-from rbeerouter.config import strategy_spelling
-from rbeerouter.core.errors import RouterError
+import msgspec
+
+from rbeerouter.core.errors import Failure, RouterError, refusal
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import BUSY, OFFLINE, READY, Decision, Env, Request, Worker
-from rbeerouter.routing.script import Script
-from rbeerouter.routing.strategies.balance import LeastRequest, RoundRobin
+from rbeerouter.core.types import BUSY, OFFLINE, READY, REJECT, WAIT, Decision, Env, Patience, Request, Worker
+from rbeerouter.routing.script import Answer, Choice, Script
+from rbeerouter.routing.strategies import STRATEGIES, Strategy
 
+if TYPE_CHECKING:
+    from rbeerouter.core.dispatch import Job
 
-class Strategy(Protocol):
-    """Chooses one of `workers` (never empty, all eligible) and changes nothing but its own memory."""
-
-    name: str
-
-    def choose(self, request: Request, workers: list[Worker]) -> Worker: ...
-
-
-STRATEGIES = {strategy.name: strategy for strategy in (RoundRobin, LeastRequest)}
-
-
-def strategy_name(name: str) -> str | None:
-    """The table's spelling of a strategy's name (`_` and `-` are alike), or None when there is none of that name."""
-    spelled = strategy_spelling(name)
-    return spelled if spelled in STRATEGIES else None
+_PRIORITIES = {"high": 1, "normal": 0, "low": -1}
 
 
 class Decider:
@@ -40,46 +30,202 @@ class Decider:
     Args:
         script: the loaded routing script, None to use the strategy alone.
         strategy: a name in STRATEGIES.
-        debug: say for each other worker why it was not taken.
+        debug: say for each worker what became of it; needs a script that was loaded with `explain`.
+        faults: how many decisions in a row may fail by the script's fault until it is taken out of service; 0: any.
+        last_good: the script to go back to then.
+
+    Attributes:
+        suspended: the script that was taken out of service, with what it did last; None as long as none was.
     """
 
-    def __init__(self, fleet: Fleet, script: Script | None, strategy: str, env: Env, debug: bool = False) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        script: Script | None,
+        strategy: str,
+        env: Env,
+        debug: bool = False,
+        faults: int = 0,
+        last_good: Script | None = None,
+    ) -> None:
         self.fleet = fleet
         self.script = script
-        self.strategy: Strategy = STRATEGIES[strategy](env.rng)
         self.debug = debug
+        self.last_good = last_good
+        self.suspended: tuple[Script, str] | None = None
+        self._env = env
+        self._most_faults = faults
+        self._faults = 0
+        self._strategies: dict[str, Strategy] = {}
+        self.strategy = self._strategy(strategy)
 
     def decide(self, request: Request) -> Decision:
         """Chooses a worker.
 
         1. The script names a worker that is not offline: it gets the request, under its own model's name if it does
-           not serve the one that was asked for.
-        2. The script returns nil, or there is none: the strategy chooses.
-        3. The script fails, or names no worker of ours, or an offline one: the strategy chooses; the fault is logged.
+           not serve the one that was asked for. Of a list, the first that is not offline; the others come after it.
+        2. The script lets the request wait, or refuses it: so it is.
+        3. The script returns nil, or there is none: the strategy chooses.
+        4. The script fails, or names no worker of ours, or only offline ones: the strategy chooses; the fault is
+           logged.
 
         Raises:
             RouterError: model_not_found, no_healthy_worker.
         """
         script = self.script
         if script is None:
-            return self._by_strategy(request, "strategy", self.strategy.name, None)
-        choice = script.route(request, self.fleet)
-        worker = choice.worker
-        if worker is not None:
-            if worker.status != OFFLINE:
-                excluded = script.excluded(worker, choice.line, self.fleet) if self.debug else None
-                return Decision(worker, "script", script.place(choice.line), _rewrite(request, worker), None, excluded)
-            error = f"{script.place(choice.line)}: the script chose {worker.id}, which is offline"
-        elif choice.error is None:
-            return self._by_strategy(
-                request, "strategy", f"{self.strategy.name}; {script.place(choice.line)} returned nil", None
-            )
-        else:
-            error = choice.error
-        return self._by_strategy(request, "fallback", self.strategy.name, error)
+            return self._by_strategy(request, "strategy", self.strategy.name)
+        choice = script.route(request, self.fleet, self.choose_for_script)
+        if choice.error is None:
+            if self._faults:
+                self._faults = 0
+            worker = choice.worker
+            if worker is not None and choice.answer is None and worker.status != OFFLINE:
+                explanation = self.explain(script, worker, choice.line) if self.debug else None
+                return Decision(
+                    worker, "script", script.place(choice.line), _rewrite(request, worker), None, explanation
+                )
+            return self._by_answer(request, script, choice)
+        if not choice.deliberate:
+            self._count_fault(script, choice.error)
+        return self._by_strategy(request, "fallback", self.strategy.name, choice.error, log=choice.log)
 
-    def another(self, request: Request, tried: list[str], model: str) -> Decision | None:
-        """The next best worker for a request whose first ones failed, or None when none is left."""
+    def another(self, job: Job, failure: Failure) -> Decision | None:
+        """What comes after a failed attempt: what on_failure says, else the script's list, else the strategy."""
+        request, first = job.request, job.decision
+        assert first is not None
+        error: str | None = None
+        log: tuple[str, ...] = ()
+        script = self.script
+        if script is not None and script.has_on_failure:
+            attempt = {
+                "worker_id": job.tried[-1], "error": failure.code, "duration_ms": job.attempts[-1].duration_ms,
+                "number": len(job.tried),
+            }  # fmt: skip
+            choice = script.after_failure(request, attempt, job.tried, self.fleet, self.choose_for_script)
+            error, log = choice.error, choice.log
+            if error is not None and not choice.deliberate:
+                self._count_fault(script, error)
+            if error is None and (choice.worker is not None or choice.answer is not None):
+                answer = choice.answer
+                if answer is not None and answer.action == "give_up":
+                    return None
+                decision = self._after_failure(request, script, choice, first)
+                if decision is not None:
+                    return decision
+        decision = self._next_in_line(job, first)
+        if decision is None or (error is None and not log):
+            return decision
+        return _with(decision, error, log)
+
+    def room_for(self, request: Request) -> Worker | None:
+        """The strategy's choice among the ready workers that serve the request's model."""
+        ready = [worker for worker in self._serving(request.model) if worker.status == READY]
+        return self.strategy.choose(request, ready) if ready else None
+
+    def completed(self, job: Job) -> None:
+        """Tells the script's on_complete how a job ended. Its faults are noted on the job's decision."""
+        script = self.script
+        if script is None or not script.has_on_complete:
+            return
+        choice = script.completed(job.request, outcome_fields(job), self.fleet)
+        if choice.error is not None and not choice.deliberate:
+            self._count_fault(script, choice.error)
+        if job.decision is not None and (choice.error is not None or choice.log):
+            job.decision = _with(job.decision, choice.error, choice.log)
+
+    def explain(self, script: Script | None, chosen: Worker | None, line: int = 0) -> list[dict[str, Any]]:
+        """What became of each worker in the decision just made, in fleet order.
+
+        Each table has id, status, load, `chosen`, and the steps that the script took with it: by (filter, sort_by, ...),
+        line, read (the fields that were looked at there), taken (the worker that was preferred) and place.
+        """
+        steps = script.steps() if script is not None else {}
+        rows = []
+        for worker in self.fleet.ordered:
+            row: dict[str, Any] = {"id": worker.id, "status": worker.status, "load": round(worker.load, 4)}
+            if worker is chosen:
+                row["chosen"] = True
+            if worker.id in steps:
+                row["steps"] = steps[worker.id]
+            rows.append(row)
+        return rows
+
+    # What the script said
+
+    def _by_answer(self, request: Request, script: Script, choice: Choice) -> Decision:
+        """A decision of an answer that is not just a worker that can be used."""
+        answer, place = choice.answer, script.place(choice.line)
+        reason = f"{place}: {answer.reason}" if answer is not None and answer.reason else place
+        if answer is not None and answer.action == "reject":
+            return self._rejected(script, answer, reason, choice)
+        if answer is not None and answer.action == "wait":
+            return self._waiting(request, script, answer, reason, choice)
+        if answer is not None and answer.action == "give_up":
+            error = script.fault_at(choice.line, "route_request returned false, expected a worker, nil or reject{...}")
+            return self._by_strategy(request, "fallback", self.strategy.name, error, log=choice.log)
+        if choice.worker is None:
+            model = answer.model if answer is not None else None
+            headers = tuple(answer.headers) if answer is not None else ()
+            why = f"{self.strategy.name}; {reason} returned nil" if not (answer and answer.reason) else reason
+            return self._by_strategy(request, "strategy", why, None, choice.log, model, headers)
+        order = [worker for worker in choice.workers or (choice.worker,) if worker.status != OFFLINE]
+        if not order:
+            named = ", ".join(worker.id for worker in choice.workers or (choice.worker,))
+            error = script.fault_at(choice.line, f"the script chose {named}, which is offline")
+            return self._by_strategy(request, "fallback", self.strategy.name, error, log=choice.log)
+        worker = order[0]
+        return Decision(
+            worker, "script", reason, _rewrite(request, worker, answer.model if answer else None), None,
+            self.explain(script, worker, choice.line) if self.debug else None,
+            then=tuple(order[1:]) if choice.workers is not None else None,
+            headers=tuple(answer.headers) if answer else (), log=choice.log,
+        )  # fmt: skip
+
+    def _rejected(self, script: Script, answer: Answer, reason: str, choice: Choice) -> Decision:
+        status = answer.status or 403
+        message = answer.message or "the routing script rejected this request"
+        return Decision(
+            None, "script", reason, action=REJECT, refusal=refusal(status, message, answer.retry_after),
+            explanation=self.explain(script, None) if self.debug else None, log=choice.log,
+        )  # fmt: skip
+
+    def _waiting(self, request: Request, script: Script, answer: Answer, reason: str, choice: Choice) -> Decision:
+        worker = choice.worker
+        priority = answer.priority if answer.priority is not None else _priority(request)
+        if worker is None and not self._serving(request.model):
+            raise self._nobody(request.model)
+        return Decision(
+            worker, "script", reason, _rewrite(request, worker) if worker is not None else None, action=WAIT,
+            patience=Patience(answer.timeout_s, priority),
+            explanation=self.explain(script, worker) if self.debug else None, log=choice.log,
+        )  # fmt: skip
+
+    def _after_failure(self, request: Request, script: Script, choice: Choice, first: Decision) -> Decision | None:
+        """What on_failure said, None where it left the choice to others or named only workers that are offline."""
+        answer, place = choice.answer, script.place(choice.line)
+        reason = f"on_failure {place}: {answer.reason}" if answer and answer.reason else f"on_failure {place}"
+        if answer is not None and answer.action == "reject":
+            return self._rejected(script, answer, reason, choice)
+        order = [worker for worker in choice.workers or (choice.worker,) if worker and worker.status != OFFLINE]
+        if not order:
+            return None
+        model = answer.model if answer and answer.model else first.model
+        return Decision(
+            order[0], "failover", reason, _rewrite(request, order[0], model),
+            then=tuple(order[1:]) if choice.workers is not None else None,
+            headers=tuple(answer.headers) if answer else (), log=choice.log,
+        )  # fmt: skip
+
+    def _next_in_line(self, job: Job, first: Decision) -> Decision | None:
+        request, tried = job.request, job.tried
+        if first.then is not None:
+            for worker in first.then:
+                if worker.id not in tried and worker.status != OFFLINE and worker.index >= 0:
+                    reason = f"next in the script's list after {tried[-1]} failed"
+                    return Decision(worker, "failover", reason, _rewrite(request, worker, first.model))
+            return None
+        model = first.model or request.model
         eligible = self._eligible(model, tried)
         if not eligible:
             return None
@@ -87,25 +233,68 @@ class Decider:
         reason = f"{self.strategy.name} after {tried[-1]} failed"
         return Decision(worker, "failover", reason, model if model != request.model else None)
 
-    def _by_strategy(self, request: Request, by: str, reason: str, error: str | None) -> Decision:
-        eligible = self._eligible(request.model)
-        if not eligible:
-            raise self._nobody(request.model)
-        worker = self.strategy.choose(request, eligible)
-        excluded = self._why_not(request, worker) if self.debug else None
-        return Decision(worker, by, reason, None, error, excluded)
+    def choose_for_script(self, name: str, request: Request, workers: list[Worker]) -> Worker | None:
+        """What `strategy(name)(request, workers)` gives: of the workers that can be used, those that serve the model if
+        any does, ready ones before busy ones."""
+        usable = [worker for worker in workers if worker.status != OFFLINE]
+        serving = [worker for worker in usable if worker.serves(request.model)] or usable
+        able = [worker for worker in serving if worker.status == READY] or serving
+        return self._strategy(name).choose(request, able) if able else None
 
-    def _eligible(self, model: str, tried: list[str] | tuple[()] = ()) -> list[Worker]:
+    def _strategy(self, name: str) -> Strategy:
+        strategy = self._strategies.get(name)
+        if strategy is None:
+            strategy = self._strategies[name] = STRATEGIES[name](self._env.rng)
+        return strategy
+
+    # Faults
+
+    def _count_fault(self, script: Script, error: str) -> None:
+        """A script that only fails is taken out of service: the one before comes back, else the strategy decides."""
+        self._faults += 1
+        if not self._most_faults or self._faults < self._most_faults or script is not self.script:
+            return
+        self._faults = 0
+        self.suspended = (script, error)
+        self.script, self.last_good = self.last_good, None
+        if self.script is not None:
+            self.script.adopt(script)
+
+    # The strategy
+
+    def _by_strategy(
+        self,
+        request: Request,
+        by: str,
+        reason: str,
+        error: str | None = None,
+        log: tuple[str, ...] = (),
+        model: str | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> Decision:
+        wanted = model or request.model
+        eligible = self._eligible(wanted)
+        if not eligible:
+            raise self._nobody(wanted)
+        worker = self.strategy.choose(request, eligible)
+        explanation = self._strategy_explained(wanted, worker) if self.debug else None
+        sent = wanted if wanted != request.model else None
+        return Decision(worker, by, reason, sent, error, explanation, headers=headers, log=log)
+
+    def _serving(self, model: str, tried: Collection[str] = ()) -> list[Worker]:
+        return [
+            worker
+            for worker in self.fleet.ordered
+            if (not worker.models or model in worker.model_set) and worker.id not in tried
+        ]
+
+    def _eligible(self, model: str, tried: Collection[str] = ()) -> list[Worker]:
         """Ready workers that serve the model; when all of those are full, the busy ones: engines have queues.
 
         When there is none of either, those that were ejected but can be reached: refusing everybody because of some
         failures would make one bad prompt an outage.
         """
-        serving = [
-            worker
-            for worker in self.fleet.ordered
-            if (not worker.models or model in worker.model_set) and worker.id not in tried
-        ]
+        serving = self._serving(model, tried)
         ready = [worker for worker in serving if worker.status == READY]
         return (
             ready
@@ -120,23 +309,60 @@ class Decider:
             return RouterError("no_healthy_worker", "no worker is configured")
         return RouterError("model_not_found", f"the model {_shown(model)} does not exist on any worker", "model")
 
-    def _why_not(self, request: Request, chosen: Worker) -> dict[str, str]:
-        return {
-            worker.id: self._reason_against(request, worker, chosen)
-            for worker in self.fleet.ordered
-            if worker is not chosen
-        }
+    def _strategy_explained(self, model: str, chosen: Worker) -> list[dict[str, Any]]:
+        rows = self.explain(self.script, chosen)
+        for row, worker in zip(rows, self.fleet.ordered, strict=True):
+            if worker is not chosen:
+                why = self._reason_against(model, worker, chosen)
+                row.setdefault("steps", []).append({"by": self.strategy.name, "why": why})
+        return rows
 
-    def _reason_against(self, request: Request, worker: Worker, chosen: Worker) -> str:
-        if not worker.serves(request.model):
-            return f"does not serve {_shown(request.model)}"
+    def _reason_against(self, model: str, worker: Worker, chosen: Worker) -> str:
+        if not worker.serves(model):
+            return f"does not serve {_shown(model)}"
         if worker.status == OFFLINE or (worker.status == BUSY and chosen.status == READY):
             return worker.status
         return f"{self.strategy.name} chose {chosen.id} (load {worker.load:.2f} against {chosen.load:.2f})"
 
 
-def _rewrite(request: Request, worker: Worker) -> str | None:
-    """The model name to write into the body when the chosen worker does not serve the one asked for."""
+def outcome_fields(job: Job) -> dict[str, Any]:
+    """How a job ended, as on_complete reads it; "" where a value is not known."""
+    ended = job.finished if job.finished is not None else job.arrived
+    first = job.first_content
+    known = {
+        "worker_id": job.tried[-1] if job.tried else None,
+        "ok": job.failure is None and job.status < 400,
+        "status": job.status,
+        "outcome": job.state,
+        "error": job.failure.code if job.failure else None,
+        "ttft_ms": (first - job.arrived) * 1000 if first is not None else None,
+        "total_ms": (ended - job.arrived) * 1000,
+        "tokens_in": job.tokens_in,
+        "tokens_out": job.tokens_out,
+        "attempts": len(job.attempts),
+    }
+    return {name: "" if value is None else value for name, value in known.items()}
+
+
+def _with(decision: Decision, error: str | None, log: tuple[str, ...]) -> Decision:
+    """The decision with what a hook of the script added."""
+    if error is not None and decision.error is not None:
+        error = f"{decision.error}; {error}"
+    return msgspec.structs.replace(decision, error=error or decision.error, log=decision.log + log)
+
+
+def _priority(request: Request) -> int:
+    given = request.priority
+    if isinstance(given, str):
+        return _PRIORITIES.get(given.lower(), 0)
+    return max(-1000, min(1000, given)) if given is not None else 0
+
+
+def _rewrite(request: Request, worker: Worker, wanted: str | None = None) -> str | None:
+    """The model name to write into the body, None to leave it: the one that the script wants, or the chosen worker's
+    own when it does not serve the one asked for."""
+    if wanted is not None:
+        return wanted if wanted != request.model else None
     if not worker.models or request.model in worker.model_set:
         return None
     return worker.models[0]

@@ -7,41 +7,87 @@ whose load or status changed since the last decision cross into Lua.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import BUSY, OFFLINE, READY, Env, Request, Worker
+from rbeerouter.routing.language import LANGUAGE
+from rbeerouter.routing.problem import Problem, explain
 from rbeerouter.routing.returns import mark_returns
-from rbeerouter.routing.sandbox import Limits, Sandbox
+from rbeerouter.routing.sandbox import DELIBERATE, Abilities, Limits, Runtime, RuntimeLost, Sandbox
+from rbeerouter.routing.strategies import STRATEGIES
+from rbeerouter.routing.syntax import params as literal_params
 
 MAX_SOURCE_BYTES = 32 * 1024
 """Compiling cannot be interrupted, and chained `or`s make it quadratic: 32 KiB compile in well under 100 ms."""
 
+Choose = Callable[[str, Request, list[Worker]], Worker | None]
+"""(strategy, request, workers) -> one of them or None: what `strategy("name")(request, workers)` in a script asks."""
+
 _STATUS_CODES = {READY: 0, BUSY: 1, OFFLINE: 2}
-_DELIBERATE = -7
+_FIGURES = ("latency_ms", "ttft_ms", "waiting", "kv_usage", "vram_used")
+"""Fields that change while a worker serves and are too many to cross with each decision: only if the script has them."""
+_ON_COMPLETE, _ON_FAILURE = 1, 2
 _TEST_MODEL = "self-test"
 _MOST_NAME = 50
 """Lua cuts names of chunks at 60 bytes, and messages must begin with the whole name."""
+_MOST_PROBLEMS = 64
 
 
 class ScriptError(Exception):
-    """A script that cannot be used. The message begins with file and line where they are known."""
+    """A script that cannot be used. The message begins with file and line where they are known.
+
+    `problem` has the same in parts, with the source line and a hint; None when there is no line to show.
+    """
+
+    def __init__(self, message: str, problem: Problem | None = None) -> None:
+        super().__init__(message)
+        self.problem = problem
+
+
+class Answer(msgspec.Struct, gc=False):
+    """A rich answer as answers.lua writes it. `action` None: `workers` by index, or nil when there are none."""
+
+    line: int
+    action: str | None = None
+    workers: list[int] = []
+    reason: str | None = None
+    model: str | None = None
+    headers: list[tuple[str, str]] = []
+    status: int | None = None
+    message: str | None = None
+    retry_after: float | None = None
+    timeout_s: float | None = None
+    priority: int | None = None
+    log: list[str] = []
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):
     """What the script answered: a worker, or None with the fault, or neither when it returned nil.
 
-    `line` is the script line whose `return` gave the answer, 0 when unknown. `deliberate` marks an error that the
-    script itself raised, as in `error("No workers available")`.
+    line: the script line whose `return` gave the answer, 0 when unknown
+    deliberate: the script itself raised the error, as in `error("No workers available")`
+    workers: the failover order that the script gave, the first included; None when it gave one worker
+    answer: what it said beyond that, None for a plain answer
+    log: what it wrote with log()
     """
 
     worker: Worker | None
     line: int
     error: str | None = None
     deliberate: bool = False
+    workers: tuple[Worker, ...] | None = None
+    answer: Answer | None = None
+    log: tuple[str, ...] = ()
+
+
+_decode_answer = msgspec.json.Decoder(Answer).decode
+_decode_lines = msgspec.json.Decoder(list[str]).decode
 
 
 class Script:
@@ -50,47 +96,71 @@ class Script:
     Args:
         source: the text of the file, as bytes.
         name: the file's name, as errors and reasons show it.
+        runtime: what holds it: `Sandbox`, or one in a process of its own.
+
+    Attributes:
+        notes: what it wrote with log() while it was loaded.
 
     Raises:
         ScriptError: it is too long, does not compile, fails while loading, or defines no route_request.
     """
 
-    def __init__(self, source: bytes, name: str, env: Env, limits: Limits | None = None, explain: bool = False) -> None:
+    def __init__(
+        self,
+        source: bytes,
+        name: str,
+        env: Env,
+        limits: Limits | None = None,
+        abilities: Abilities | None = None,
+        runtime: Callable[[Limits, Abilities], Runtime] = Sandbox,
+    ) -> None:
         self.name = name if len(name.encode(errors="replace")) <= _MOST_NAME else "..." + name[-12:]
         self.hash = hashlib.sha256(source).hexdigest()[:12]
         self.source = source
+        self.notes: list[str] = []
+        self.reads_headers = b"headers" in source
+        self.reads_prompt = b"prompt" in source
         self._env = env
         self._limits = limits or Limits()
-        self._explain = explain
+        given = abilities or Abilities()
+        self._abilities = msgspec.structs.replace(
+            given, strategies=tuple(STRATEGIES), worker_fields=WORKER_FIELDS, request_fields=REQUEST_FIELDS
+        )
+        self._make_runtime = runtime
         self._places: dict[int, str] = {}
+        self._problems: dict[str, str] = {}
+        self._overrides: dict[str, float] = {}
         self._seen_version = -1
         self._wall_minute = -1.0
         self._utc_offset_s = 0
+        self._figures = any(field.encode() in source for field in _FIGURES)
         self._marked = mark_returns(source)
-        self._sandbox = self._build()
+        self._runtime = self._build()
+        hooks = self._runtime.ask("hooks")
+        self.has_on_complete, self.has_on_failure = bool(hooks & _ON_COMPLETE), bool(hooks & _ON_FAILURE)
 
-    @classmethod
-    def read(cls, path: Path, env: Env, limits: Limits | None = None, explain: bool = False) -> Script:
-        """Loads a file. Raises ScriptError also when it cannot be read."""
-        try:
-            source = path.read_bytes()
-        except OSError as error:
-            raise ScriptError(f"{path}: cannot be read: {error.strerror}") from None
-        return cls(source, path.name, env, limits, explain)
-
-    def _build(self) -> Sandbox:
+    def _build(self) -> Runtime:
         if len(self.source) > MAX_SOURCE_BYTES:
             raise ScriptError(f"{self.name}: {len(self.source)} bytes; a script may have at most {MAX_SOURCE_BYTES}")
-        sandbox = Sandbox(self._limits, self._explain)
-        sandbox.seed(self._env.rng.getrandbits(31))
-        code, problem = sandbox.load(self._marked, self.name)
-        if code == 1 and self._marked is not self.source:
+        runtime = self._make_runtime(self._limits, self._abilities)
+        runtime.seed(self._env.rng.getrandbits(31))
+        for name, value in self._overrides.items():
+            runtime.set_param(name, value)
+        answer = runtime.load(self._marked, self.name)
+        if answer[0] == -1 and self._marked is not self.source:
             # An error in the file as it was written is told in its own words; the marks must never be to blame.
             self._marked = self.source
-            code, problem = sandbox.load(self.source, self.name)
-        if code:
-            raise ScriptError(self._told(problem))
-        return sandbox
+            answer = runtime.load(self.source, self.name)
+        if answer[0]:
+            runtime.close()
+            problem = explain(self._named(answer[1]), self.name, self.source)
+            raise ScriptError(str(problem), problem)
+        self.notes = _decode_lines(runtime.ask("log"))
+        return runtime
+
+    def close(self) -> None:
+        """Gives back what it holds."""
+        self._runtime.close()
 
     def place(self, line: int) -> str:
         place = self._places.get(line)
@@ -98,77 +168,251 @@ class Script:
             place = self._places[line] = f"{self.name}:{line}" if line else self.name
         return place
 
-    def route(self, request: Request, fleet: Fleet) -> Choice:
-        """Asks the script. Never raises: whatever goes wrong is in the choice."""
-        sandbox = self._sandbox
-        if sandbox.swollen():
-            try:
-                sandbox = self._sandbox = self._build()
-            except ScriptError as error:
-                return Choice(None, 0, str(error))
-            self._seen_version = -1
-        if fleet.version != self._seen_version:
-            self._mirror(fleet)
-        touched = fleet.touched
-        while len(touched) > 2:
-            sandbox.touch(_packed(touched.pop()))
-        first = _packed(touched.pop()) if touched else 0         # usually all there is: one sent, one finished
-        second = _packed(touched.pop()) if touched else 0
-        wall = self._env.wall()
-        if not 0 <= wall - self._wall_minute < 60:
-            self._wall_minute = wall // 60 * 60
-            self._utc_offset_s = self._env.utc_offset_s()
-        answer = sandbox.route(
-            first, second, wall, self._utc_offset_s, request.model, request.model_size, request.user_id,
-            request.priority, request.max_tokens, request.stream, *chain.from_iterable(request.metadata.items()),
-        )  # fmt: skip
-        if type(answer) is int and answer >= 0:
+    # Decisions
+
+    def route(self, request: Request, fleet: Fleet, choose: Choose | None = None) -> Choice:
+        """Asks route_request. Never raises: whatever goes wrong is in the choice."""
+        runtime = self._runtime
+        try:
+            if runtime.swollen():
+                runtime = self._rebuild()
+            if fleet.version != self._seen_version:
+                self._mirror(fleet)
+            touched = fleet.touched
+            if self._figures and touched:
+                self._measure(touched)
+            while len(touched) > 2:
+                runtime.touch(_packed(touched.pop()))
+            first = _packed(touched.pop()) if touched else 0     # usually all there is: one sent, one finished
+            second = _packed(touched.pop()) if touched else 0
+            wall = self._env.wall()
+            if not 0 <= wall - self._wall_minute < 60:
+                self._look_at_clock(wall)
+            metadata, headers = request.metadata, request.headers
+            answer = runtime.route(
+                first, second, wall, self._utc_offset_s, request.model, request.model_size, request.user_id,
+                request.session_id, request.priority, request.max_tokens, request.stream, request.path,
+                request.prompt_tokens, request.prompt, len(metadata), *chain.from_iterable(metadata.items()),
+                *(chain.from_iterable(headers.items()) if headers else ()),
+            )  # fmt: skip
+            if type(answer) is int:
+                index = answer >> 16
+                return Choice(fleet.ordered[index - 1] if index else None, answer & 0xFFFF)
+            return self._read(answer, request, fleet, choose)
+        except (RuntimeLost, ScriptError) as error:
+            return self._lost(error)
+
+    def after_failure(
+        self, request: Request, attempt: dict[str, Any], tried: list[str], fleet: Fleet, choose: Choose | None = None
+    ) -> Choice:
+        """Asks on_failure, as `route` does route_request. `attempt` has "" where a value is not known."""
+        try:
+            self._bring_up_to_date(fleet)
+            answer = self._runtime.failed(attempt, tried, *self._now(), *_flat(request))
+            return self._read(answer, request, fleet, choose)
+        except (RuntimeLost, ScriptError) as error:
+            return self._lost(error)
+
+    def completed(self, request: Request, outcome: dict[str, Any], fleet: Fleet) -> Choice:
+        """Tells on_complete; the choice has only an error, if there was one, and the log."""
+        try:
+            self._bring_up_to_date(fleet)
+            answer = self._runtime.completed(outcome, *self._now(), *_flat(request))
+            if answer == 0:
+                return Choice(None, 0)
+            if type(answer) is str:
+                return Choice(None, 0, log=tuple(_decode_lines(answer)))
+            return self._read(answer, request, fleet, None)
+        except (RuntimeLost, ScriptError) as error:
+            return self._lost(error)
+
+    def _read(self, answer: Any, request: Request, fleet: Fleet, choose: Choose | None) -> Choice:
+        """Makes a choice of an answer that is more than an integer, after answering the script's own questions."""
+        while type(answer) is tuple and answer[0] == 1:
+            answer = self._runtime.resume(self._chosen(answer[2], request, fleet, choose))
+        if type(answer) is int:
             index = answer >> 16
             return Choice(fleet.ordered[index - 1] if index else None, answer & 0xFFFF)
-        code, problem = answer
-        return Choice(None, 0, self._told(problem), code == _DELIBERATE)
+        if type(answer) is tuple:
+            code, problem = answer
+            log = tuple(_decode_lines(self._runtime.ask("log")))
+            return Choice(None, 0, self._told(problem), code == DELIBERATE, log=log)
+        rich = _decode_answer(answer)
+        workers = tuple(fleet.ordered[index - 1] for index in rich.workers)
+        order = workers if len(workers) > 1 else None
+        return Choice(workers[0] if workers else None, rich.line, None, False, order, rich, tuple(rich.log))
 
-    def excluded(self, chosen: Worker, line: int, fleet: Fleet) -> dict[str, str]:
-        """Why each other worker was not taken in the last decision; filled only when built with `explain`."""
-        noted = {}
-        for row in self._sandbox.reasons().splitlines():
-            worker_id, _, reason = row.partition("\t")
-            noted[worker_id] = reason
-        default = f"{self.place(line)} returned {chosen.id}"
-        return {worker.id: noted.get(worker.id, default) for worker in fleet.ordered if worker is not chosen}
+    def _chosen(self, question: str, request: Request, fleet: Fleet, choose: Choose | None) -> int | None:
+        strategy, _, indexes = question.partition(" ")
+        workers = [fleet.ordered[int(index) - 1] for index in indexes.split(",")]
+        worker = choose(strategy, request, workers) if choose else None
+        return None if worker is None else worker.index + 1
 
-    def self_test(self, fleet: Fleet) -> str | None:
+    def _lost(self, error: Exception) -> Choice:
+        """The runtime is gone, or could not be built again: another one is made for the next decision."""
+        try:
+            self._runtime = self._build()
+        except (RuntimeLost, ScriptError) as again:
+            error = again
+        self._seen_version = -1
+        return Choice(None, 0, self._told(str(error)))
+
+    # What the script knows
+
+    def _bring_up_to_date(self, fleet: Fleet) -> None:
+        if self._runtime.swollen():
+            self._rebuild()
+        if fleet.version != self._seen_version:
+            self._mirror(fleet)
+        if self._figures:
+            self._measure(fleet.touched)
+        while fleet.touched:
+            self._runtime.touch(_packed(fleet.touched.pop()))
+
+    def _now(self) -> tuple[float, int]:
+        wall = self._env.wall()
+        if not 0 <= wall - self._wall_minute < 60:
+            self._look_at_clock(wall)
+        return wall, self._utc_offset_s
+
+    def _look_at_clock(self, wall: float) -> None:
+        self._wall_minute = wall // 60 * 60
+        self._utc_offset_s = self._env.utc_offset_s()
+
+    def _measure(self, touched: set[Worker]) -> None:
+        for worker in touched:
+            self._runtime.measured(
+                worker.index + 1, worker.latency_ms, worker.ttft_ms, worker.waiting, worker.kv_usage, worker.vram_used
+            )
+
+    def _mirror(self, fleet: Fleet, pretend_ready: bool = False) -> None:
+        """Puts the whole fleet into Lua."""
+        put = self._runtime.put
+        for index, worker in enumerate(fleet.ordered, 1):
+            fields = script_fields(worker)
+            models, loras, metadata = fields.pop("models"), fields.pop("loras"), fields.pop("metadata")
+            if pretend_ready:
+                models = models or (_TEST_MODEL,)
+                fields |= {"status": READY, "load": 0.0, "in_flight": 0}
+            put(index, fields, models, loras, metadata)
+        self._runtime.finish_puts(len(fleet.ordered))
+        self._seen_version = fleet.version
+        fleet.touched.clear()
+
+    def _rebuild(self) -> Runtime:
+        """A fresh runtime in place of one whose heap stays high; `state` is carried over."""
+        entries = self.state()
+        self._runtime.close()
+        self._runtime = self._build()
+        self._restore(entries)
+        self._seen_version = -1
+        return self._runtime
+
+    def state(self) -> list[list[Any]]:
+        """The entries of `state`: [key, value] or [key, value, Unix time at which it expires]."""
+        entries = msgspec.json.decode(self._runtime.ask("state"))
+        return entries or []                                   # Lua cannot tell an empty list from an empty object
+
+    def _restore(self, entries: list[list[Any]]) -> None:
+        for key, value, *expiry in entries:
+            self._runtime.restore(key, value, expiry[0] if expiry else None)
+        self._runtime.settle()
+
+    def adopt(self, other: Script) -> None:
+        """Takes over what another script kept in `state`, and the params that were set."""
+        self._restore(other.state())
+        for name, value in other._overrides.items():
+            self._overrides[name] = value
+            self._runtime.set_param(name, value)
+
+    def params(self) -> dict[str, dict[str, float]]:
+        """{name: {value, default, min, max}} of every param() in the file, and of those that were reached."""
+        found = {name: (default, low, high) for name, default, low, high, _ in literal_params(self.source)}
+        found |= msgspec.json.decode(self._runtime.ask("params")) or {}
+        return {
+            name: {
+                "value": min(max(self._overrides.get(name, default), low), high),
+                "default": default, "min": low, "max": high,
+            }
+            for name, (default, low, high) in sorted(found.items())
+        }  # fmt: skip
+
+    def set_param(self, name: str, value: float) -> None:
+        """Gives a param another value, from the next decision on. Raises KeyError, ValueError."""
+        known = self.params()[name]
+        if not known["min"] <= value <= known["max"]:
+            raise ValueError(f"{name} = {value!r}: expected a number from {known['min']} to {known['max']}")
+        self._overrides[name] = value
+        self._runtime.set_param(name, value)
+
+    # Looking at it
+
+    def steps(self) -> dict[str, list[dict[str, Any]]]:
+        """{worker id: what became of it, step by step} in the last decision; filled only with `explain`."""
+        return msgspec.json.decode(self._runtime.ask("steps")) or {}
+
+    def covered(self) -> dict[int, int]:
+        """{line: how often it ran}; filled only with `coverage`."""
+        counted = msgspec.json.decode(self._runtime.ask("covered")) or {}
+        if isinstance(counted, list):                          # line 1 ran, and so Lua took the table for a list
+            return dict(enumerate(counted, 1))
+        return {int(line): count for line, count in counted.items()}
+
+    def self_test(self, fleet: Fleet, choose: Choose | None = None) -> str | None:
         """Runs the script once on a made-up request with every worker ready and idle.
 
         Returns what is wrong, or None. A script that raises an error of its own (`error("No workers available")`) is
-        not broken; one that indexes nil, misuses a helper, exceeds its budget or returns no worker of ours is.
+        not broken; one that indexes nil, misuses a helper, exceeds its budget or returns no worker of ours is. What
+        the trial left behind in the script is thrown away.
         """
         self._mirror(fleet, pretend_ready=True)
         model = next(iter(fleet.models()), _TEST_MODEL)
         request = Request(
             id="self-test", path="/v1/chat/completions", model=model, model_size=None, user_id="self-test",
-            priority=None, max_tokens=16, stream=False, metadata={"type": "llm"},
+            priority=None, max_tokens=16, stream=False, metadata={"type": "llm"}, prompt_tokens=8,
         )  # fmt: skip
-        choice = self.route(request, fleet)
+        fault = None
+        for choice in self._trials(request, fleet, choose):
+            if choice.error is not None and not choice.deliberate:
+                fault = choice.error
+                break
+        self._runtime.close()
+        self._runtime = self._build()
         self._seen_version = -1
-        return None if choice.deliberate else choice.error
+        return fault
 
-    def _mirror(self, fleet: Fleet, pretend_ready: bool = False) -> None:
-        """Puts the whole fleet into Lua."""
-        put = self._sandbox.put
-        for index, worker in enumerate(fleet.ordered, 1):
-            fields = script_fields(worker)
-            models, metadata = fields.pop("models"), fields.pop("metadata")
-            if pretend_ready:
-                models = models or (_TEST_MODEL,)
-                fields |= {"status": READY, "load": 0.0, "in_flight": 0}
-            put(index, fields, models, metadata)
-        self._sandbox.finish_puts(len(fleet.ordered))
-        self._seen_version = fleet.version
-        fleet.touched.clear()
+    def _trials(self, request: Request, fleet: Fleet, choose: Choose | None) -> Any:
+        yield self.route(request, fleet, choose)
+        worker_id = fleet.ordered[0].id if fleet.ordered else ""
+        if self.has_on_failure:
+            attempt = {"worker_id": worker_id, "error": "upstream_connect_failed", "duration_ms": 1.0, "number": 1}
+            yield self.after_failure(request, attempt, [worker_id], fleet, choose)
+        if self.has_on_complete:
+            yield self.completed(request, TRIAL_OUTCOME | {"worker_id": worker_id}, fleet)
+
+    def fault_at(self, line: int, problem: str) -> str:
+        """A fault of the answer that the line gave, in one line."""
+        return f"{self.place(line)}: {problem}"
 
     def _told(self, problem: str) -> str:
+        """A problem in one line, with its place and a hint."""
+        told = self._problems.get(problem)
+        if told is None:
+            if len(self._problems) >= _MOST_PROBLEMS:
+                self._problems.clear()
+            told = self._problems[problem] = str(explain(self._named(problem), self.name, self.source))
+        return told
+
+    def _named(self, problem: str) -> str:
         return problem if problem.startswith(self.name) else f"{self.name}: {problem}"
+
+
+def read_source(path: Path) -> bytes:
+    """The text of a script's file. Raises ScriptError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ScriptError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _packed(worker: Worker) -> int:
@@ -176,20 +420,24 @@ def _packed(worker: Worker) -> int:
     return (worker.index + 1) << 32 | worker.in_flight << 2 | _STATUS_CODES[worker.status]
 
 
-def script_fields(worker: Worker) -> dict:
+def _flat(request: Request) -> tuple[Any, ...]:
+    """A request as request_of in prelude.lua takes it; `Script.route` has the same inline, for speed."""
+    return (
+        request.model, request.model_size, request.user_id, request.session_id, request.priority, request.max_tokens,
+        request.stream, request.path, request.prompt_tokens, request.prompt, len(request.metadata),
+        *chain.from_iterable(request.metadata.items()), *chain.from_iterable(request.headers.items()),
+    )  # fmt: skip
+
+
+def script_fields(worker: Worker) -> dict[str, Any]:
     """All that a script can read of a worker; the control plane shows the same."""
-    return {
-        "id": worker.id,
-        "status": worker.status,
-        "backend": worker.backend,
-        "vram": worker.vram,
-        "vram_used": worker.vram_used,
-        "load": worker.load,
-        "models": worker.models,
-        "performance": worker.performance,
-        "cost_per_hour": worker.cost_per_hour,
-        "metadata": worker.metadata,
-        "engine": worker.engine,
-        "capacity": worker.capacity,
-        "in_flight": worker.in_flight,
-    }
+    return {field: getattr(worker, field) for field in WORKER_FIELDS}
+
+
+WORKER_FIELDS = tuple(LANGUAGE.records["worker"])
+REQUEST_FIELDS = tuple(LANGUAGE.records["request"])
+TRIAL_OUTCOME: dict[str, Any] = {
+    "ok": True, "status": 200, "outcome": "ok", "error": "", "ttft_ms": 10.0, "total_ms": 20.0, "tokens_in": 8,
+    "tokens_out": 16, "attempts": 1,
+}  # fmt: skip
+"""What on_complete is told of the self-test; the names are those of every outcome."""

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rbeerouter import __version__
 from rbeerouter.config import is_loopback, split_bind
+from rbeerouter.core.errors import RouterError
 from rbeerouter.core.types import OFFLINE, Worker
 from rbeerouter.routing.script import script_fields
 from rbeerouter.server import metrics
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from rbeerouter.server.daemon import Daemon
 
 _encode = msgspec.json.Encoder().encode
+_decode_params = msgspec.json.Decoder(dict[str, float]).decode
+_MOST_BODY_BYTES = 1 << 20
 
 
 class Json(Response):
@@ -62,10 +65,39 @@ def build(daemon: Daemon) -> Starlette:
         return Response(metrics.page(daemon), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def reload(request: Request) -> Json:
-        if "origin" in request.headers:
-            return Json({"ok": False, "error": "not for web pages"}, 403)
+        refused = _not_for_web_pages(request)
+        if refused is not None:
+            return refused
         verdict = await daemon.reload("control plane")
         return Json(verdict, 200 if verdict["ok"] else 422)
+
+    async def params(request: Request) -> Json:
+        if request.method == "POST":
+            refused = _not_for_web_pages(request)
+            if refused is not None:
+                return refused
+            try:
+                given = _decode_params(await _body(request))
+                daemon.set_params(given)
+            except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RouterError) as error:
+                return Json({"ok": False, "error": str(error)}, 422)
+        script = daemon.decider.script
+        return Json({"ok": True, "params": script.params() if script else {}})
+
+    async def decision(request: Request) -> Json:
+        found = daemon.find_decision(request.path_params["request_id"])
+        if found is None:
+            return Json({"ok": False, "error": "not known (any more); see [routing] decisions_kept"}, 404)
+        return Json(found)
+
+    async def explained(request: Request) -> Json:
+        refused = _not_for_web_pages(request)
+        if refused is not None:
+            return refused
+        try:
+            return Json(daemon.explain(await _body(request)))
+        except RouterError as error:
+            return Json({"ok": False, "error": error.message}, error.failure.status)
 
     return Starlette(
         middleware=[Middleware(OwnNamesOnly, bind=daemon.config.control.bind)],
@@ -77,8 +109,26 @@ def build(daemon: Daemon) -> Starlette:
             Route("/routing", routing),
             Route("/metrics", metrics_page),
             Route("/api/v1/reload", reload, methods=["POST"]),
+            Route("/api/v1/params", params, methods=["GET", "POST"]),
+            Route("/api/v1/decisions/{request_id}", decision),
+            Route("/api/v1/explain", explained, methods=["POST"]),
         ]
     )
+
+
+def _not_for_web_pages(request: Request) -> Json | None:
+    return Json({"ok": False, "error": "not for web pages"}, 403) if "origin" in request.headers else None
+
+
+async def _body(request: Request) -> bytes:
+    """A body of a sensible size. Raises RouterError."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > _MOST_BODY_BYTES:
+            raise RouterError("request_too_large", f"the body is larger than {_MOST_BODY_BYTES} bytes")
+        parts.append(part)
+    return b"".join(parts)
 
 
 class OwnNamesOnly:
@@ -115,11 +165,13 @@ def describe_worker(worker: Worker) -> dict[str, Any]:
 
 def describe_routing(daemon: Daemon) -> dict[str, Any]:
     """What decides now."""
-    script = daemon.decider.script
+    decider = daemon.decider
+    script, suspended = decider.script, decider.suspended
     return {
         "script": {"file": str(daemon.config.script), "hash": script.hash} if script else None,
-        "strategy": daemon.decider.strategy.name,
+        "suspended": {"hash": suspended[0].hash, "error": suspended[1]} if suspended else None,
+        "strategy": decider.strategy.name,
         "weights": {worker.id: 1.0 for worker in daemon.fleet.ordered},
-        "debug": daemon.decider.debug,
+        "debug": decider.debug,
         "loaded_at": daemon.loaded_at,
     }

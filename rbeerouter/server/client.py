@@ -9,12 +9,12 @@ import aiohttp
 
 from rbeerouter.config import ConfigError
 
-_TIMEOUT_S = 30
+_TIMEOUT_S = 120                                            # a reload may run tests
 
 
-def reload(bind: str) -> dict[str, Any]:
-    """Asks for a reload and returns the verdict. Raises ConfigError when no daemon answers at `bind`."""
-    return asyncio.run(_post(bind, "/api/v1/reload"))
+def call(bind: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    """One call of the control plane and its JSON answer. Raises ConfigError when no daemon answers at `bind`."""
+    return asyncio.run(_call(bind, method, path, body))
 
 
 def verdict_text(verdict: dict[str, Any]) -> str:
@@ -24,10 +24,12 @@ def verdict_text(verdict: dict[str, Any]) -> str:
     script = verdict["active"]["script"]
     what = f"script {script['file']} ({script['hash']})" if script else "no script"
     lines = [f"reloaded: {what}, strategy {verdict['active']['strategy']}, {verdict['workers']} workers"]
+    if "examined" in verdict:
+        lines.append(verdict["examined"])
     return "\n".join([*lines, *verdict["notes"]])
 
 
-async def _post(bind: str, path: str) -> dict[str, Any]:
+async def _call(bind: str, method: str, path: str, body: Any) -> dict[str, Any]:
     over_socket = bind.startswith("unix:")
     connector = aiohttp.UnixConnector(bind.removeprefix("unix:")) if over_socket else aiohttp.TCPConnector()
     base = "http://localhost" if over_socket else f"http://{bind}"
@@ -35,7 +37,7 @@ async def _post(bind: str, path: str) -> dict[str, Any]:
     try:
         async with (
             aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-            session.post(base + path) as answer,
+            session.request(method, base + path, json=body) as answer,
         ):
             return await answer.json()
     except (aiohttp.ClientError, OSError, ValueError) as error:

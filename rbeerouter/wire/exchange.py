@@ -1,8 +1,9 @@
-"""One request's story: decide, attempt, hold, stream, outcome. It performs what `core.dispatch` returns.
+"""One request's story: decide, wait, attempt, hold, stream, outcome. It performs what `core.dispatch` returns.
 
-    start -> _perform(Send) -> [connect] -> send -> upstream_data ... -> _complete -> _perform(Finish) -> _close_story
-                ^                                        |
-                +------- _attempt_ended <- failed -------+          client_gone and check may end it at any point
+    start -> perform(Send) -> [connect] -> send -> upstream_data ... -> _complete -> perform(Finish) -> _close_story
+      |         ^  ^                                     |
+      |         |  +---- _attempt_ended <- failed -------+          client_gone and check may end it at any point
+      +-> perform(Wait) -> `wire.waiting` performs what becomes of it
 
 It is driven by callbacks rather than by a task: a request on a warm connection runs in three synchronous steps (the
 request is complete, the head arrived, the end arrived) and creates no task, no future and no queue.
@@ -19,11 +20,11 @@ import errno
 from typing import TYPE_CHECKING
 
 from rbeerouter import tasks
-from rbeerouter.core.dispatch import Effect, Fail, Job, Send
+from rbeerouter.core.dispatch import FINISH, WAITING, Effect, Fail, Job, Send
 from rbeerouter.core.errors import FAILURES, Failure
 from rbeerouter.core.types import Outcome
 from rbeerouter.dialects import openai
-from rbeerouter.wire.headers import Shape, chunk, header_value, status_line
+from rbeerouter.wire.headers import Shape, chunk, header_value, status_line, with_headers
 from rbeerouter.wire.upstream import Pool, UpstreamConnection
 
 if TYPE_CHECKING:
@@ -63,17 +64,19 @@ class Exchange:
         self._body = body
 
     def start(self) -> None:
-        self._perform(self.client.listener.dispatcher.on_request(self.job))
+        self.perform(self.client.listener.dispatcher.on_request(self.job))
 
     # What the dispatcher decided
 
-    def _perform(self, effect: Effect) -> None:
+    def perform(self, effect: Effect) -> None:
         if type(effect) is Send:
             self._attempt(effect)
+        elif effect is FINISH:
+            self._close_story()
         elif type(effect) is Fail:
             self._refuse(effect)
         else:
-            self._close_story()
+            self.client.listener.waiters.add(self)
 
     def _attempt(self, send: Send) -> None:
         """Sends the request to the worker that was chosen, on a warm connection if there is one."""
@@ -83,7 +86,8 @@ class Exchange:
             self._attempt_ended(Outcome(FAILURES["upstream_connect_failed"]))
             return
         body = self._body if send.model is None else openai.rename_model(self._body, send.model)
-        head = pool.head(self._target, self._forwarded, len(body))
+        forwarded = self._forwarded if not send.headers else with_headers(self._forwarded, send.headers)
+        head = pool.head(self._target, forwarded, len(body))
         self._shape = None
         self._held = b""
         connection = None if send.fresh else pool.take(listener.now())
@@ -238,7 +242,12 @@ class Exchange:
         )
 
     def _attempt_ended(self, outcome: Outcome) -> None:
-        self._perform(self.client.listener.dispatcher.on_outcome(self.job, outcome))
+        listener = self.client.listener
+        dispatcher = listener.dispatcher
+        effect = dispatcher.on_outcome(self.job, outcome)
+        if dispatcher.waiting:
+            listener.waiters.admit()                         # before a next request on this connection takes the slot
+        self.perform(effect)
 
     def _drop_upstream(self) -> None:
         upstream, self._upstream = self._upstream, None
@@ -252,15 +261,21 @@ class Exchange:
 
     def client_gone(self, code: str = "client_gone") -> None:
         """The client closed its connection, or stopped reading for too long: the worker's is closed at once."""
-        self._drop_upstream()
-        self.client.listener.dispatcher.on_cancel(self.job, code)
+        self._cancel(code)
         self._close_story()
 
     def end(self, code: str, message: str) -> None:
         """The daemon itself ends the request; the client is told why."""
-        self._drop_upstream()
-        self.client.listener.dispatcher.on_cancel(self.job, code)
+        self._cancel(code)
         self._refuse(Fail(FAILURES[code], message))
+
+    def _cancel(self, code: str) -> None:
+        listener = self.client.listener
+        self._drop_upstream()
+        listener.waiters.remove(self)
+        listener.dispatcher.on_cancel(self.job, code)
+        if listener.dispatcher.waiting:
+            listener.waiters.admit()
 
     def pause(self) -> None:
         """The client reads more slowly than the worker writes."""
@@ -272,8 +287,8 @@ class Exchange:
             self._upstream.resume()
 
     def check(self, now: float) -> None:
-        """Called about twice a second: has anything taken too long?"""
-        code = self._overdue(now)
+        """Called about twice a second: has anything taken too long? The queue looks to those who wait."""
+        code = None if self.job.state == WAITING else self._overdue(now)
         if code is not None:
             self._drop_upstream()
             self._attempt_ended(Outcome(FAILURES[code], committed=self._committed))

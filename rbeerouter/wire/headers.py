@@ -25,19 +25,28 @@ class Shape:
     Attributes:
         names: {name in lower case: name as written}.
         passing: (name as written, b"lower-case-name: ") of the headers that may pass.
-        ours: (name in lower case, name as written) of the x-rbee-* headers.
+        ours: (name in lower case, name as written) of the headers that are for us: x-rbee-* and x-session-id.
+        shown: (name in lower case, name as written) of the headers that the script may see.
     """
 
-    __slots__ = ("names", "ours", "passing")
+    __slots__ = ("names", "ours", "passing", "shown")
 
-    def __init__(self, written: Iterable[bytes], allowed: list[bytes], ours: frozenset[bytes] = frozenset()) -> None:
+    def __init__(
+        self, written: Iterable[bytes], allowed: list[bytes], ours: frozenset[bytes] = frozenset(),
+        shown: frozenset[bytes] = frozenset(),
+    ) -> None:  # fmt: skip
         self.names = {name.lower(): name for name in written}
         self.passing = [
             (spelled, b"%b: " % name)
             for name, spelled in self.names.items()
             if name not in ours and _may_pass(name, allowed)
         ]
-        self.ours = [(name, spelled) for name, spelled in self.names.items() if name.startswith(b"x-rbee-")]
+        self.ours = [
+            (name, spelled)
+            for name, spelled in self.names.items()
+            if name.startswith(b"x-rbee-") or name == b"x-session-id"
+        ]
+        self.shown = [(name.decode(), spelled) for name, spelled in self.names.items() if name in shown]
 
     def get(self, raw: RawHeaders, name: bytes) -> bytes | None:
         spelled = self.names.get(name)
@@ -50,6 +59,10 @@ class Shape:
             lines += prefix + raw[spelled] + b"\r\n"
         return lines
 
+    def texts(self, raw: RawHeaders) -> dict[str, str]:
+        """The headers that the script may see."""
+        return {name: raw[spelled].decode("utf-8", "replace") for name, spelled in self.shown}
+
 
 class Shapes:
     """The shapes seen in one direction.
@@ -58,18 +71,20 @@ class Shapes:
         allowed: names of the headers that may pass, or `prefix*`. Everything else stops here: hop-by-hop headers,
             cookies, credentials, and what no one thought of.
         ours: names of headers that we write in this direction ourselves.
+        shown: names of headers that the script may see.
     """
 
-    def __init__(self, allowed: Iterable[str], ours: Iterable[bytes] = ()) -> None:
+    def __init__(self, allowed: Iterable[str], ours: Iterable[bytes] = (), shown: Iterable[str] = ()) -> None:
         self._allowed = [name.lower().encode() for name in allowed]
         self._ours = frozenset(ours)
+        self._shown = frozenset(name.lower().encode() for name in shown)
         self._known: dict[tuple[bytes, ...], Shape] = {}
 
     def of(self, raw: RawHeaders) -> Shape:
         written = tuple(raw)
         shape = self._known.get(written)
         if shape is None:
-            shape = Shape(written, self._allowed, self._ours)
+            shape = Shape(written, self._allowed, self._ours, self._shown)
             if len(self._known) < _MOST_SHAPES:
                 self._known[written] = shape
         return shape
@@ -78,7 +93,7 @@ class Shapes:
         """The shape of these headers without those that their Connection headers name."""
         connection = b",".join(value for name, value in raw.items() if name.lower() == b"connection")
         named = {name.strip().lower() for name in connection.split(b",")}
-        return Shape([name for name in raw if name.lower() not in named], self._allowed, self._ours)
+        return Shape([name for name in raw if name.lower() not in named], self._allowed, self._ours, self._shown)
 
 
 _NEVER_PASSED = {name.encode() for name in NEVER_PASSED}
@@ -103,6 +118,14 @@ def status_line(status: int) -> bytes:
 def header_value(text: str) -> bytes:
     """Text as it may stand in a header: printable ASCII, anything else a question mark."""
     return "".join(char if " " <= char <= "~" else "?" for char in text).encode()
+
+
+def with_headers(lines: bytes, added: Iterable[tuple[str, str]]) -> bytes:
+    """Header lines with these put in the place of those of the same names, or behind them."""
+    new = {name.lower().encode(): header_value(value) for name, value in added}
+    kept = [line for line in lines.split(b"\r\n") if line and line.partition(b":")[0].lower() not in new]
+    kept += [b"%b: %b" % header for header in new.items()]
+    return b"\r\n".join(kept) + b"\r\n"
 
 
 def chunk(data: bytes) -> bytes:

@@ -23,12 +23,14 @@ import httptools
 from rbeerouter.config import Limits, Server
 from rbeerouter.core.dispatch import Dispatcher, Job, refused_job
 from rbeerouter.core.errors import FAILURES, Failure, RouterError
+from rbeerouter.core.queue import QueueRules
 from rbeerouter.core.types import Env
 from rbeerouter.dialects import openai
 from rbeerouter.wire.exchange import Exchange
 from rbeerouter.wire.headers import RawHeaders, Shape, Shapes, status_line
 from rbeerouter.wire.relay import PUBLIC_PATHS, Asgi, Relay
 from rbeerouter.wire.upstream import Pools
+from rbeerouter.wire.waiting import Waiters
 
 _SWEEP_S = 0.5
 _LINGER_S = 2.0
@@ -39,6 +41,7 @@ _MOST_PIPELINED = 64
 """Requests sent ahead of their answers, with bodies of `limits.request_body_bytes` in all. A client that sends more is
 cut off rather than no longer listened to, as whoever is not read cannot be seen leaving."""
 _NOTHING: dict[bytes, bytes] = {}
+_NO_TEXTS: dict[str, str] = {}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -48,6 +51,9 @@ class Listener:
     Args:
         record: called exactly once per request with its finished job.
         relay_to: the control plane's ASGI application, for the public paths.
+
+    Attributes:
+        shown_headers, prompt_chars: what the script wants to see of a request, see `show`.
     """
 
     def __init__(
@@ -61,6 +67,7 @@ class Listener:
         self.relay_to = relay_to
         self.max_connections = max_connections
         self.pools = pools
+        self.waiters = Waiters(dispatcher, env.now)
         self.connections: set[ClientConnection] = set()
         self.counts: Counter[str] = Counter()
         self.draining = False
@@ -70,13 +77,28 @@ class Listener:
         self._id_numbers = itertools.count(1)
         self.date_line = b""
         self.clock = env.now()
+        self.shown_headers: tuple[str, ...] = ()
+        self.prompt_chars = 0
         self.apply(server, limits)
 
     def apply(self, server: Server, limits: Limits) -> None:
         """Takes new settings. Requests that have begun keep the limits they have passed."""
-        self.limits = limits
-        self.request_shapes = Shapes(server.request_headers, ours=(b"content-type",))
+        self._settings, self.limits = server, limits
+        self.request_shapes = Shapes(server.request_headers, ours=(b"content-type",), shown=self.shown_headers)
         self.response_shapes = Shapes(server.response_headers)
+        self.dispatcher.queue.rules = QueueRules(
+            limits.queue_length, limits.queue_s, limits.queue_most_s, limits.request_s, limits.stream_s
+        )
+
+    def show(self, headers: tuple[str, ...] = (), prompt_chars: int = 0) -> None:
+        """What the script wants to see of each request besides the usual, which costs time: by default nothing.
+
+        Args:
+            headers: names of the client's headers for `Request.headers`.
+            prompt_chars: how long `Request.prompt` may be; 0 for none.
+        """
+        self.shown_headers, self.prompt_chars = headers, prompt_chars
+        self.apply(self._settings, self.limits)
 
     async def open(self, host: str, port: int) -> int:
         """Starts to listen; returns the port, which differs from the one asked for when that is 0."""
@@ -85,8 +107,9 @@ class Listener:
         self._sweep()
         return self._server.sockets[0].getsockname()[1]
 
-    def in_flight(self) -> int:
-        return sum(isinstance(connection.exchange, Exchange) for connection in self.connections)
+    def jobs(self) -> list[Job]:
+        """Those that have not ended: on a worker, or waiting for one."""
+        return [one.exchange.job for one in self.connections if isinstance(one.exchange, Exchange)]
 
     async def drain(self, limit_s: float) -> None:
         """Stops accepting, lets requests finish for at most `limit_s`, then ends the rest with an error."""
@@ -98,6 +121,7 @@ class Listener:
         deadline = self.now() + limit_s
         while self.connections and self.now() < deadline:
             await asyncio.sleep(0.05)
+        self.waiters.stop()
         for connection in list(self.connections):
             connection.end_now()
         await asyncio.sleep(0)
@@ -121,6 +145,7 @@ class Listener:
             connection.check(now)
         self.pools.expire(now)
         self.dispatcher.fleet.tick(now)
+        self.waiters.tick()
 
 
 class ClientConnection(asyncio.Protocol):
@@ -325,7 +350,10 @@ class ClientConnection(asyncio.Protocol):
         arrived, wall = listener.now(), listener.env.wall()
         ours = {name: raw[spelled] for name, spelled in shape.ours} if shape.ours else _NOTHING
         try:
-            request = openai.parse(request_id.decode(), path, ours, body, listener.limits)
+            request = openai.parse(
+                request_id.decode(), path, ours, body, listener.limits, shape.texts(raw) if shape.shown else _NO_TEXTS,
+                listener.prompt_chars,
+            )  # fmt: skip
         except RouterError as refusal:
             unread = openai.unread_request(request_id.decode(), path)
             listener.record(refused_job(unread, refusal, arrived, wall, listener.now()))
@@ -367,7 +395,7 @@ class ClientConnection(asyncio.Protocol):
         head = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-should-retry: %b\r\n%b%b%b\r\n" % (
             status_line(failure.status), self.listener.date_line, len(body),
             b"true" if failure.should_retry else b"false",
-            b"retry-after: 5\r\n" if failure.retry_after else b"",
+            b"retry-after: %d\r\n" % failure.retry_after if failure.retry_after else b"",
             b"x-request-id: %b\r\n" % request_id.encode() if request_id else b"",
             b"" if self.keep_alive else b"connection: close\r\n",
         )  # fmt: skip

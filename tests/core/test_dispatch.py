@@ -1,4 +1,7 @@
-"""The life of a job: what follows each outcome, and that no worker's count of jobs can drift."""
+"""The life of a job: what follows each outcome, and that no worker's count of jobs can drift.
+
+What waiting and rejecting have to do with it stands in test_dispatch_waiting.py.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,32 @@ from rbeerouter.core.dispatch import (
     FINISH,
     NEW,
     SENDING,
+    WAITING,
     Dispatcher,
     Fail,
     Finish,
     Job,
     Send,
+    Wait,
     refused_job,
 )
-from rbeerouter.core.errors import FAILURES, RouterError
+from rbeerouter.core.errors import FAILURES, Failure, RouterError, refusal
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import BUSY, OFFLINE, READY, Attempt, Decision, Outcome, Report, Request, Worker
+from rbeerouter.core.queue import QueueRules
+from rbeerouter.core.types import (
+    BUSY,
+    OFFLINE,
+    READY,
+    REJECT,
+    WAIT,
+    Attempt,
+    Decision,
+    Outcome,
+    Patience,
+    Report,
+    Request,
+    Worker,
+)
 from rbeerouter.routing.decide import Decider
 from tests.support.builders import Clock, env, fleet, job, quick, request, worker
 
@@ -44,16 +63,29 @@ class InOrder:
     def __init__(self, made: Fleet, model: str | None = None, refusal: RouterError | None = None) -> None:
         self.made, self.model, self.refusal = made, model, refusal
         self.asked: list[tuple[list[str], str]] = []
+        self.told: list[tuple[str, int]] = []
 
     def decide(self, request: Request) -> Decision:
         if self.refusal is not None:
             raise self.refusal
-        return Decision(self.made.ordered[0], "script", "routing.lua:7", self.model, "an old fault", {"w2": "full"})
+        return Decision(
+            self.made.ordered[0], "script", "routing.lua:7", self.model, "an old fault", [{"id": "w2"}],
+            headers=(("x-priority", "9"),), log=("chosen",),
+        )  # fmt: skip
 
-    def another(self, request: Request, tried: list[str], model: str) -> Decision | None:
-        self.asked.append((list(tried), model))
+    def room_for(self, request: Request) -> Worker | None:
+        raise AssertionError("nobody waits here")
+
+    def another(self, job: Job, failure: Failure) -> Decision | None:
+        tried = [attempt.worker_id for attempt in job.attempts]
+        assert tried == job.tried and job.attempts[-1].result == failure.code
+        self.asked.append((tried, failure.code))
         left = [one for one in self.made.ordered if one.id not in tried]
         return Decision(left[0], "failover", f"next after {tried[-1]}", self.model) if left else None
+
+    def completed(self, job: Job) -> None:
+        assert job.worker is None and job.finished is not None
+        self.told.append((job.state, job.status))
 
 
 class Story:
@@ -80,7 +112,7 @@ class Story:
 
 
 def send_to(story: Story, name: str, *, fresh: bool = False, model: str | None = None) -> Send:
-    return Send(story.fleet.workers[name], model, fresh)
+    return Send(story.fleet.workers[name], model, fresh, (("x-priority", "9"),))
 
 
 # The decision.
@@ -159,8 +191,9 @@ def test_a_failed_worker_is_replaced_by_the_next_and_the_log_can_tell_the_whole_
     assert story.end(SERVED) == FINISH
     assert story.job.attempts == [Attempt("w1", "upstream_connect_failed", 12.5), Attempt("w2", "ok", 1000.0)]
     assert story.job.decision == Decision(
-        story.fleet.workers["w2"], "failover", "routing.lua:7; then next after w1", None, "an old fault", {"w2": "full"}
-    )
+        story.fleet.workers["w2"], "failover", "routing.lua:7; then next after w1", None, "an old fault", [{"id": "w2"}],
+        headers=(("x-priority", "9"),), log=("chosen",),
+    )  # fmt: skip
     assert story.job.tried == ["w1", "w2"]
 
 
@@ -184,7 +217,8 @@ def test_the_job_fails_when_every_worker_was_tried_before_the_limit() -> None:
     effects = [story.end(CONNECT) for _ in range(3)]
     assert [type(effect) for effect in effects] == [Send, Send, Fail]
     assert effects[-1].message == "could not connect to a worker (3 tried)"
-    assert story.decider.asked == [(["w1"], "m"), (["w1", "w2"], "m"), (["w1", "w2", "w3"], "m")]
+    code = "upstream_connect_failed"
+    assert story.decider.asked == [(["w1"], code), (["w1", "w2"], code), (["w1", "w2", "w3"], code)]
 
 
 @pytest.mark.parametrize("code", sorted(code for code, failure in FAILURES.items() if not failure.retry))
@@ -258,7 +292,6 @@ def test_a_model_that_the_decision_chose_is_kept_when_another_worker_takes_over(
     story = Story(model="other")
     assert story.begin() == send_to(story, "w1", model="other")
     assert story.end(CONNECT) == send_to(story, "w2", model="other")
-    assert story.decider.asked == [(["w1"], "other")]
 
 
 # The client leaves.
@@ -333,6 +366,63 @@ def test_a_job_that_ends_after_its_worker_was_removed_is_still_taken_off_it() ->
     assert (gone.in_flight, story.in_flight()) == (0, [0])
 
 
+# What the decider is told at the end.
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [(SERVED, ("done", 200)), (BROKEN_OFF, ("failed", 502)), (OWN_5XX, ("done", 503))],
+    ids=["served", "broken off", "the worker's own 5xx"],
+)
+def test_the_decider_is_told_once_how_a_job_ended(outcome: Outcome, told: tuple[str, int]) -> None:
+    story = Story()
+    story.begin()
+    assert story.decider.told == []
+    story.end(outcome)
+    story.dispatcher.on_cancel(story.job)
+    assert story.decider.told == [told]
+
+
+def test_the_decider_is_told_of_clients_that_left_and_of_requests_that_it_refused_itself() -> None:
+    left, refused, unasked = Story(), Story(refusal=RouterError("model_not_found", "no")), Story()
+    left.begin()
+    left.dispatcher.on_cancel(left.job)
+    refused.begin()
+    unasked.dispatcher.on_cancel(unasked.job)
+    assert [story.decider.told for story in (left, refused, unasked)] == [[("cancelled", 499)], [("failed", 404)], []]
+
+
+def test_a_decider_that_cannot_be_told_costs_no_client_its_answer() -> None:
+    story = Story()
+    story.begin()
+    fault = ValueError("a defect")
+
+    def raise_it(job: Job) -> None:
+        raise fault
+
+    story.decider.completed = raise_it  # type: ignore[method-assign]
+    assert story.end(SERVED) == FINISH
+    assert (story.dispatcher.fault, story.in_flight(), story.job.state) == (fault, [0, 0, 0], DONE)
+
+
+# How fast a worker is.
+
+
+def test_only_good_answers_tell_how_fast_a_worker_is_and_only_streams_when_they_began() -> None:
+    story = Story()
+    one = story.fleet.workers["w1"]
+    seen = []
+    for outcome, stream in ((SERVED, False), (REFUSED_BY_WORKER, True), (OWN_5XX, True), (BROKEN_OFF, True), (SERVED, True)):
+        story.job = job(stream=stream)
+        story.begin()
+        story.clock.advance(0.5)
+        story.job.first_content = story.clock.now_s
+        story.clock.advance(0.5 if stream is False else 1.5)
+        story.end(outcome)
+        seen.append((one.latency_ms, one.ttft_ms))
+    assert seen == [(1000.0, None)] * 4 + [(1200.0, 500.0)]
+
+
 # Anything, in any order.
 
 MODELS = ("a", "a", "b", "nowhere")
@@ -356,6 +446,42 @@ OUTCOMES = st.sampled_from(
 WHICH = st.integers(0, 11)
 
 
+class Obedient(Decider):
+    """The real decider, but what it should decide may stand in the request's metadata."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.told: list[Job] = []
+
+    def decide(self, request: Request) -> Decision:
+        asked = request.metadata.get("action")
+        named = self.fleet.workers.get(str(request.metadata.get("worker")))
+        if asked == WAIT:
+            patience = Patience(request.metadata["timeout_s"], int(request.metadata["priority"]))  # type: ignore[arg-type]
+            return Decision(named, "script", "waits", action=WAIT, patience=patience)
+        if asked == REJECT:
+            return Decision(None, "script", "rejects", action=REJECT, refusal=refusal(429, "not now", 3))
+        return super().decide(request)
+
+    def another(self, job: Job, failure: Failure) -> Decision | None:
+        if job.request.metadata.get("then") == REJECT:
+            return Decision(None, "script", "rejects", action=REJECT, refusal=refusal(500, "gives up"))
+        return super().another(job, failure)
+
+    def completed(self, job: Job) -> None:
+        assert job not in self.told
+        self.told.append(job)
+
+
+WAITING_JOBS = st.fixed_dictionaries(
+    {
+        "action": st.just(WAIT), "worker": st.sampled_from(["w1", "w2", "w3", "w4", "none"]),
+        "timeout_s": st.sampled_from([None, 0.0, 1.0, 1e9]), "priority": st.integers(-1, 1),
+        "then": st.sampled_from([REJECT, "go on"]),
+    }
+)  # fmt: skip
+
+
 class AnyLife(RuleBasedStateMachine):
     """Requests, outcomes, clients that leave, probes and reconfigurations in any order on the real fleet and decider.
 
@@ -367,8 +493,11 @@ class AnyLife(RuleBasedStateMachine):
         self.clock = Clock()
         self.fleet = Fleet()
         made_env = env(self.clock)
-        self.dispatcher = Dispatcher(self.fleet, Decider(self.fleet, None, "least-request", made_env), made_env)
+        self.decider = Obedient(self.fleet, None, "least-request", made_env)
+        self.dispatcher = Dispatcher(self.fleet, self.decider, made_env)
+        self.dispatcher.queue.rules = QueueRules(length=4, most_s=100.0)
         self.sending: list[Job] = []
+        self.waiting: list[Job] = []
         self.stale: set[int] = set()
         self.ended: dict[int, tuple[Job, str]] = {}
         self.workers: dict[int, Worker] = {}
@@ -382,9 +511,14 @@ class AnyLife(RuleBasedStateMachine):
             if made not in self.sending:
                 self.sending.append(made)
             return
+        if isinstance(effect, Wait):
+            assert made.state == WAITING and made.worker is None
+            self.waiting.append(made)
+            return
         assert isinstance(effect, Fail | Finish)
-        if made in self.sending:
-            self.sending.remove(made)
+        for jobs in (self.sending, self.waiting):
+            if made in jobs:
+                jobs.remove(made)
         assert id(made) not in self.ended, "a job has ended twice"
         self.ended[id(made)] = (made, made.state)
 
@@ -411,6 +545,36 @@ class AnyLife(RuleBasedStateMachine):
         for made in [job(model=model) for model in models]:
             assert made.state == NEW
             self.perform(made, self.dispatcher.on_request(made))
+
+    @rule(all_metadata=st.lists(WAITING_JOBS, max_size=4), model=st.sampled_from(MODELS))
+    def ask_to_wait(self, all_metadata: list[dict[str, Any]], model: str) -> None:
+        for metadata in all_metadata:
+            made = job(model=model, metadata=metadata)
+            made.arrived = self.clock.now_s
+            self.perform(made, self.dispatcher.on_request(made))
+
+    @rule(model=st.sampled_from(MODELS))
+    def ask_in_vain(self, model: str) -> None:
+        made = job(model=model, metadata={"action": REJECT})
+        self.perform(made, self.dispatcher.on_request(made))
+        assert (made.state, made.status) == (FAILED, 429)
+
+    @rule(which=WHICH)
+    def leave_the_queue(self, which: int) -> None:
+        if self.waiting:
+            made = self.waiting[which % len(self.waiting)]
+            self.perform(made, self.dispatcher.on_cancel(made))
+
+    @rule()
+    def tick(self) -> None:
+        before = {id(one): one.in_flight for one in self.fleet.ordered}
+        for made, effect in self.dispatcher.on_tick(self.clock.now_s):
+            self.waiting.remove(made)
+            self.perform(made, effect)
+        for one in self.fleet.ordered:
+            assert one.in_flight <= max(before[id(one)], one.capacity), "somebody went where there was no room"
+        assert self.dispatcher.on_tick(self.clock.now_s) == []
+        assert all(made.request.metadata["timeout_s"] != 0.0 for made in self.waiting)
 
     @rule(which=WHICH, outcome=OUTCOMES)
     def end_an_attempt(self, which: int, outcome: Outcome) -> None:
@@ -469,6 +633,16 @@ class AnyLife(RuleBasedStateMachine):
         assert {key: one.in_flight for key, one in self.workers.items()} == {key: expected[key] for key in self.workers}
 
     @invariant()
+    def the_queue_holds_those_who_wait(self) -> None:
+        assert set(self.dispatcher.waiting) == set(self.waiting)
+        assert len(self.waiting) == len(self.dispatcher.waiting) <= 4
+        assert all(made.state == WAITING and made.worker is None for made in self.waiting)
+
+    @invariant()
+    def the_decider_has_been_told_of_every_end(self) -> None:
+        assert {id(made) for made in self.decider.told} == self.ended.keys()
+
+    @invariant()
     def every_job_has_ended_once_or_is_being_sent(self) -> None:
         assert all(made.state == SENDING for made in self.sending)
         assert all(made.state == state and made.worker is None for made, state in self.ended.values())
@@ -483,6 +657,8 @@ class AnyLife(RuleBasedStateMachine):
     def teardown(self) -> None:
         for made in list(self.sending):
             self.perform(made, self.dispatcher.on_outcome(made, SERVED))
+        for made in list(self.waiting):
+            self.perform(made, self.dispatcher.on_cancel(made))
         assert {one.in_flight for one in self.workers.values()} <= {0}
 
 

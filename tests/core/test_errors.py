@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rbeerouter.core.errors import FAILURES, RouterError
+from rbeerouter.core.errors import FAILURES, RouterError, refusal
 
 
 def codes(flag: str) -> set[str]:
@@ -23,7 +23,10 @@ def test_each_failure_has_the_status_that_clients_expect() -> None:
         "unsupported_media_type": 415,
         "expectation_failed": 417,
         "headers_too_large": 431,
+        "script_rejected": 403,
         "no_healthy_worker": 503,
+        "queue_full": 503,
+        "queue_timeout": 503,
         "out_of_resources": 503,
         "draining": 503,
         "upstream_connect_failed": 502,
@@ -55,8 +58,39 @@ def test_only_what_a_worker_did_counts_against_it() -> None:
 
 
 def test_clients_are_told_to_try_again_only_where_it_can_help() -> None:
-    assert codes("should_retry") == {"request_timeout", "no_healthy_worker", "out_of_resources", "draining"}
-    assert codes("retry_after") == {"no_healthy_worker", "out_of_resources", "draining"}
+    later = {"no_healthy_worker", "out_of_resources", "queue_full", "queue_timeout", "draining"}
+    assert codes("should_retry") == {"request_timeout", *later}
+    assert codes("retry_after") == later
+    assert {failure.retry_after for failure in FAILURES.values()} == {0, 5}
+
+
+@pytest.mark.parametrize(
+    ("status", "retry_after_s", "kind", "should_retry", "seconds"),
+    [
+        (403, None, "invalid_request_error", False, 0),
+        (400, 0, "invalid_request_error", True, 0),
+        (429, None, "rate_limit_error", True, 0),
+        (429, 2.1, "rate_limit_error", True, 3),
+        (503, 3600, "service_unavailable_error", True, 60),
+        (500, None, "server_error", False, 0),
+        (599, -1, "server_error", True, 0),
+        (404, float("nan"), "invalid_request_error", True, 0),
+        (404, float("inf"), "invalid_request_error", True, 60),
+    ],
+)
+def test_a_script_that_rejects_may_say_how(
+    status: int, retry_after_s: float | None, kind: str, should_retry: bool, seconds: int
+) -> None:
+    made = refusal(status, "not today", retry_after_s)
+    row = made.failure
+    assert (made.message, row.code, row.retry, row.blame, row.close) == ("not today", "script_rejected", False, False, False)
+    assert (row.status, row.type, row.should_retry, row.retry_after) == (status, kind, should_retry, seconds)
+
+
+@pytest.mark.parametrize("status", [0, 200, 302, 399, 600])
+def test_a_script_cannot_reject_with_a_status_that_is_no_error(status: int) -> None:
+    with pytest.raises(ValueError, match="expected 400 to 599"):
+        refusal(status, "fine")
 
 
 def test_the_connection_is_closed_where_what_follows_on_it_cannot_be_trusted() -> None:

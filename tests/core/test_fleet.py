@@ -122,6 +122,37 @@ def test_good_and_bad_answers_are_counted() -> None:
     assert (one.in_flight, one.served, one.failed) == (0, 2, 1)
 
 
+# What the engine says, and how fast it is.
+
+
+def test_what_a_probe_does_not_say_is_not_known_any_more() -> None:
+    made = fleet("w1")
+    one = made.workers["w1"]
+    made.apply(Report("w1", True, None, 1.0, waiting=3, kv_usage=0.5, vram_used=12.0))
+    told = (one.waiting, one.kv_usage, one.vram_used)
+    made.apply(Report("w1", True, None, 2.0, waiting=0))
+    assert (told, (one.waiting, one.kv_usage, one.vram_used)) == ((3, 0.5, 12.0), (0, None, None))
+
+
+def test_speed_is_a_moving_average_of_good_answers() -> None:
+    made = fleet("w1")
+    one = made.workers["w1"]
+    seen = []
+    for now, sent, ttft_s in ((1.0, 0.0, 0.1), (4.0, 2.0, None), (5.0, 5.0, 0.6)):
+        made.sent(one, sent)
+        made.finished(one, None, now, sent, ttft_s)
+        seen.append((one.latency_ms, one.ttft_ms))
+    assert seen == [(1000.0, 100.0), (1200.0, 100.0), (960.0, 200.0)]
+
+
+def test_answers_that_failed_or_whose_time_tells_nothing_leave_the_speed_alone() -> None:
+    made = fleet("w1")
+    one = fill(made, "w1", 3)
+    made.finished(one, DISCONNECTED, 1.0, 0.0, 0.5)
+    made.finished(one, None, 1.0)
+    assert (one.latency_ms, one.ttft_ms, one.in_flight) == (None, None, 1)
+
+
 # Models.
 
 

@@ -49,13 +49,13 @@ def test_a_whole_request_is_read() -> None:
     assert parse(body) == Request(
         id="id-1", path="/v1/chat/completions", model="llama-3-8b", model_size=8.0, user_id="ann", priority=3,
         max_tokens=64,
-        stream=True, metadata={"tier": "premium", "type": "llm"},
+        stream=True, metadata={"tier": "premium", "type": "llm"}, prompt_tokens=48,
     )  # fmt: skip
 
 
 def test_a_request_that_says_nothing_but_its_model_is_read() -> None:
     assert parse({"model": "m"}) == Request(
-        "id-1", "/v1/chat/completions", "m", None, None, None, None, False, {"type": "llm"}
+        "id-1", "/v1/chat/completions", "m", None, None, None, None, False, {"type": "llm"}, prompt_tokens=3
     )
 
 
@@ -367,9 +367,7 @@ def test_any_json_is_read_as_python_reads_it_or_refused(body: dict[str, Any], as
         ("mixtral-8x7b", 56.0), ("Mixtral-8x22B-v0.1", 176.0), ("gemma-3-270m-it", 0.27), ("smollm2:135m", 0.135),
         ("qwen3-30b-a3b", 30.0), ("org/model-1.5b", 1.5), ("7b", 7.0), ("TinyLlama-1.1B-Chat", 1.1),
         ("phi_3_14b", 14.0),
-        ("gpt-4o", None), ("bge-m3", None), ("nomic-embed-text-v1.5", None), ("phi-3-mini-128k", None),
-        ("gemma-3n-e4b", None),
-        ("whisper-large-v3", None), ("model-8bit", None), ("a100b", None), ("", None), ("b", None), (".5b", None),
+        ("gpt-4o", None), ("snowflake-v1.5", None), ("mini-128k", None), ("gemma-3n-e4b", None), ("model-8bit", None), ("a100b", None), ("", None), ("b", None), (".5b", None),
     ],
 )  # fmt: skip
 def test_the_size_of_a_model_is_read_from_its_name(name: str, size: float | None) -> None:
@@ -378,6 +376,91 @@ def test_the_size_of_a_model_is_read_from_its_name(name: str, size: float | None
 
 def test_a_model_name_of_digits_is_only_a_name() -> None:
     assert parse({"model": "9" * 400 + "x7b"}).model_size is None
+
+
+# What is read for scripts only.
+
+
+@pytest.mark.parametrize(
+    ("given", "session"),
+    [(b"s-1", "s-1"), ("grün".encode(), "grün"), (b"\xff", "\ufffd"), (b"", None), (b"x" * 256, "x" * 256), (b"x" * 257, None)],
+)
+def test_a_session_is_named_by_its_header_if_it_is_short(given: bytes, session: str | None) -> None:
+    assert parse({"model": "m"}, headers={b"x-session-id": given}).session_id == session
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        (b'{"model":"m"}', 3),
+        (b'{"model":"m","prompt":"%b"}' % (b"x" * 8000), 2006),
+        (b'{"model":"m","x":"data:image/png;base64,%b"}' % (b"A" * 8000), 8),
+        (b'{"model":"m","x":["data:a;base64,%b","data:b;base64,%b"]}' % (b"A" * 8000, b"B" * 8000), 9),
+        (b'{"model":"m","x":"data:image/png;base64,%b"}' % (b"A" * 1000), 260),
+        (b'{"model":"m","x":"' + b";base64," * 100_000 + b'"}', 5),
+        (b'{"model":"m","x":[' + b",".join([b'";base64,A"'] * 100_000) + b"]}", (20 + 12 * 100_000 - 1 - 9 * 256) // 4),
+    ],
+    ids=["least", "text", "picture", "two pictures", "small picture", "one mark within another", "too many to look at"],
+)
+def test_the_tokens_of_a_prompt_are_a_quarter_of_its_bytes_without_pictures(body: bytes, tokens: int) -> None:
+    found = openai.parse("id-1", b"/v1/chat/completions", {}, body, LIMITS).prompt_tokens
+    assert found == tokens
+
+
+def prompt_of(body: Any, chars: int = 1000) -> str | None:
+    whole = json.dumps({"model": "m", **body}).encode()
+    return openai.parse("id-1", b"/v1/chat/completions", {}, whole, LIMITS, {}, chars).prompt
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
+@pytest.mark.parametrize(
+    ("body", "prompt"),
+    [
+        ({"messages": [{"role": "system", "content": "be"}, {"role": "user", "content": "kind\n!"}]}, "be\nkind\n!"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "see"}, PICTURE, {"text": "this"}]}]}, "see\nthis"),
+        ({"messages": [{"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, {"content": "x"}]}, "x"),
+        ({"prompt": "once"}, "once"),
+        ({"prompt": ["once", "twice"]}, "once\ntwice"),
+        ({"prompt": [1, 2, 3]}, None),
+        ({"prompt": [[1, 2], [3]]}, None),
+        ({"input": "embed me"}, "embed me"),
+        ({"input": ["a", "b"]}, "a\nb"),
+        ({"input": [{"role": "user", "content": [{"type": "input_text", "text": "ask"}]}]}, "ask"),
+        ({"messages": []}, None),
+        ({}, None),
+        ({"messages": "what"}, None),
+        ({"messages": [{"content": 5}]}, None),
+        ({"messages": [{"content": {"text": "x"}}]}, None),
+        ({"messages": [[["x"]]]}, None),
+        ({"prompt": [1.5]}, None),
+        ({"prompt": [2**70]}, None),
+        ({"prompt": ["a", *range(5000), "b"]}, "a"),
+    ],
+)
+def test_the_prompt_is_the_text_of_what_is_said(body: Any, prompt: str | None) -> None:
+    assert prompt_of(body) == prompt
+
+
+def test_a_prompt_is_read_only_when_it_is_asked_for_and_only_its_beginning() -> None:
+    messages = {"messages": [{"content": "x" * 10}, {"content": "y" * 10}]}
+    assert [prompt_of(messages, chars) for chars in (0, 4, 10, 12, 99)] == [
+        None, "xxxx", "x" * 10, "x" * 10 + "\ny", "x" * 10 + "\n" + "y" * 10,
+    ]  # fmt: skip
+
+
+def test_a_prompt_that_is_nested_too_deeply_is_no_error() -> None:
+    for levels in (10, 100, 200, 300, 400):
+        deep = b'{"model":"m","messages":[' + b'{"content":[' * levels + b'"x"' + b"]}" * levels + b"]}"
+        made = openai.parse("id-1", b"/v1/chat/completions", {}, deep, LIMITS, {}, 1000)
+        assert made.prompt in ("x", None)
+    assert prompt_of({"messages": [{"content": [{"content": ["x"]}]}]}) == "x"
+
+
+def test_headers_for_the_script_are_handed_through() -> None:
+    made = openai.parse("id-1", b"/v1/completions", {}, b'{"model":"m"}', LIMITS, {"user-agent": "curl"})
+    assert made.headers == {"user-agent": "curl"}
 
 
 # Another model's name.

@@ -1,4 +1,4 @@
-"""What a script cannot reach, cannot use up and cannot break; at the end the corpus of hostile scripts."""
+"""What a script cannot reach, cannot use up and cannot break. Whole hostile scripts run in test_hostile.py."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ import faulthandler
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import Report, Request
-from rbeerouter.routing.sandbox import Limits, Sandbox
-from rbeerouter.routing.script import Choice, Script, ScriptError
-from tests.support.builders import down, env, fill, fleet, picked, request, script, shown, worker
+from rbeerouter.routing.sandbox import Abilities, Limits, Sandbox
+from rbeerouter.routing.script import Choice, ScriptError
+from tests.support.builders import fill, fleet, picked, request, script, shown, told, worker
 
-CORPUS = Path(__file__).resolve().parents[3] / "shared" / "hostile"
-CALL_LIMIT_S = 2.0
 HANG_S = 20.0
 BUDGET = "routing.lua: budget exceeded"
 MEMORY = "routing.lua: not enough memory"
@@ -25,8 +20,8 @@ MEMORY = "routing.lua: not enough memory"
 
 def error_of(choice: Choice) -> str | None:
     """The fault told; where the budget ran out without its line, which chance decides."""
-    return BUDGET if choice.error and choice.error.endswith(": budget exceeded") else choice.error
-
+    error = told(choice)
+    return BUDGET if error and error.endswith(": budget exceeded") else error
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +46,12 @@ def _no_hang(real_stderr: int) -> Iterator[None]:
 ABSENT = [
     "collectgarbage", "coroutine", "debug", "dofile", "getmetatable", "io", "load", "loadfile", "loadstring",
     "newproxy", "os",
-    "package", "pcall", "print", "python", "rawequal", "rawget", "rawlen", "rawset", "require", "setfenv", "getfenv",
+    "package", "pcall", "python", "rawequal", "rawget", "rawlen", "rawset", "require", "setfenv", "getfenv",
     "setmetatable", "warn", "xpcall", "lupa", "_G", "_VERSION", "module", "jit", "ffi", "sandbox", "host", "globals",
 ]  # fmt: skip
 SINCE_5_4 = {
     "collectgarbage", "coroutine", "debug", "dofile", "getmetatable", "io", "load", "loadfile", "os", "package",
-    "pcall",
-    "print", "python", "rawequal", "rawget", "rawlen", "rawset", "require", "setmetatable", "warn", "xpcall", "_G",
+    "pcall", "python", "rawequal", "rawget", "rawlen", "rawset", "require", "setmetatable", "warn", "xpcall", "_G",
     "_VERSION",
 }  # fmt: skip
 
@@ -83,8 +77,9 @@ def test_a_dangerous_function_of_a_library_is_not_there(name: str) -> None:
 
 def test_the_globals_are_these_and_no_others() -> None:
     """Walks every name a script can read, through its environment and by name."""
-    known = ["assert", "error", "hash_str", "ipairs", "math", "next", "pairs", "rand", "select", "string", "table",
-             "timestamp", "tonumber", "tostring", "type", "unpack", "utf8"]  # fmt: skip
+    known = ["assert", "error", "hash_str", "ipairs", "log", "math", "next", "pairs", "param", "print", "queue", "rand",
+             "reject", "select", "state", "strategy", "string", "table", "timestamp", "tonumber", "tostring", "type",
+             "unpack", "utf8"]  # fmt: skip
     body = "local t = {} for name in pairs(_ENV) do t[#t + 1] = name end table.sort(t)"
     assert shown("table.concat(t, ' ')", None, body) == "_rbee_line route_request"
     for name in known:
@@ -95,7 +90,7 @@ def test_the_globals_are_these_and_no_others() -> None:
     ("library", "names"),
     [
         ("string",
-         "byte char contains ends_with find format gmatch gsub len lower match rep reverse starts_with sub upper"),
+         "byte char contains ends_with find format gmatch gsub len lower match rep reverse split starts_with sub trim upper"),
         ("table", "concat insert pack remove sort unpack"),
         ("math",
          "abs acos asin atan ceil cos deg exp floor fmod huge log max maxinteger min mininteger modf pi rad random sin "
@@ -203,11 +198,11 @@ def test_a_bomb_ends_within_the_budget_and_the_next_decision_is_right(body: str,
     started = time.process_time()
     choices = [one.route(request(stream=True), made) for _ in range(3)]
     spent_s = time.process_time() - started
-    told = {choice.worker.id if choice.worker else error_of(choice) for choice in choices}
+    found = {choice.worker.id if choice.worker else error_of(choice) for choice in choices}
     if end == "EITHER":
-        assert told <= {BUDGET, MEMORY}, told
+        assert found <= {BUDGET, MEMORY}, found
     else:
-        assert len(told) == 1 and end in str(told.pop()), choices
+        assert len(found) == 1 and end in str(found.pop()), choices
     assert spent_s < 3 * 0.25, "three decisions of 20 ms each took too long"
     assert [one.route(request(), made).worker for _ in range(3)] == [made.workers["w3"]] * 3
 
@@ -251,7 +246,7 @@ def test_a_decision_may_add_as_much_memory_as_the_operator_says() -> None:
     body = "local s = ('x'):rep(65536) for i = 1, 5 do s = s .. s end return workers[1]"
     roomy, tight = (script(body, limits=Limits(memory_bytes=size << 20)) for size in (16, 1))
     assert roomy.route(request(), fleet()).error is None
-    assert tight.route(request(), fleet()).error == MEMORY
+    assert error_of(tight.route(request(), fleet())) == MEMORY
 
 
 def test_the_memory_of_a_bomb_is_given_back() -> None:
@@ -262,7 +257,7 @@ def test_the_memory_of_a_bomb_is_given_back() -> None:
         b"if request.stream then error(tostring(calls), 0) end local s = 'x' while true do s = s .. s end end"
     )
     for _ in range(50):
-        assert one.route(request(), made).error == MEMORY
+        assert error_of(one.route(request(), made)) == MEMORY
     assert one.route(request(stream=True), made).error == "routing.lua: 51"
 
 
@@ -287,118 +282,11 @@ def test_filling_memory_to_the_brim_leaves_the_host_able_to_update_its_workers()
 
 
 def test_the_sandbox_alone_says_what_happened_as_a_code_and_a_text() -> None:
-    sandbox = Sandbox(Limits())
-    assert sandbox.load(b"x =", "a.lua") == (1, "a.lua:1: unexpected symbol near <eof>")
-    assert sandbox.load(b"x = 1", "a.lua") == (5, "the script defines no function route_request(request, workers)")
-    assert sandbox.load(b"error('no')", "a.lua") == (3, "a.lua:1: no")
-    assert sandbox.load(b"while true do end", "a.lua") == (2, "a.lua:1: budget exceeded")
+    sandbox = Sandbox(Limits(), Abilities())
+    assert sandbox.load(b"x =", "a.lua") == (-1, "a.lua:1: unexpected symbol near <eof>")
+    assert sandbox.load(b"x = 1", "a.lua") == (-6, "the script defines no function route_request(request, workers)")
+    assert sandbox.load(b"error('no')", "a.lua") == (-7, "a.lua:1: no")
+    assert sandbox.load(b"local x = nothing.x", "a.lua")[0] == -3
+    assert sandbox.load(b"while true do end", "a.lua") == (-2, "a.lua:1: budget exceeded")
+    assert sandbox.load(b"local s = 'x' while true do s = s .. s end", "a.lua") == (-4, "not enough memory")
     assert sandbox.load(b"function route_request() end", "a.lua") == (0, "")
-
-
-# The corpus: outcomes that each script allows stand in its first line, the fixture in the README beside it.
-
-GOOD = b"""function route_request(request, workers)
-  return workers:filter(function(w) return w.status == "ready" and w.models:contains("m-big") end)
-                :sort_by(function(a, b) return a.load < b.load end)[1]
-end"""
-KNOWN_DIFFERENCES = {
-    "deep_self_reference.lua": ("pick:w1", "error", "it calls log(), which this version does not have"),
-}
-"""{script: (an outcome it allows, ours, why)}: each is to be taken out when the helper is there."""
-
-
-def corpus() -> list[object]:
-    if not CORPUS.is_dir():
-        return [pytest.param(None, marks=pytest.mark.skip(reason=f"{CORPUS} is not there"))]
-    return [pytest.param(path, id=path.stem) for path in sorted(CORPUS.glob("*.lua"))]
-
-
-def allowed(path: Path) -> set[str]:
-    line = next(line for line in path.read_bytes().split(b"\n") if b"-- expect:" in line)
-    return set(line.partition(b"-- expect:")[2].partition(b";")[0].decode().replace(" ", "").split("|"))
-
-
-def hostile_fleet() -> Fleet:
-    """w1 to w8 as the README says, with loads of hundredths."""
-    loads = (50, 20, 90, 10, 20, 70, 0, 30)
-    made = fleet(
-        *(
-            worker(
-                f"w{number}",
-                models=("m-small", "m-big") if number in (2, 5) else ("m-small",),
-                metadata={"region": "us" if number % 2 else "eu"},
-                max_concurrency=100,
-            )
-            for number in range(1, 9)
-        )
-    )
-    for number, load in enumerate(loads, 1):
-        fill(made, f"w{number}", load)
-    down(made, "w7")
-    for name in ("w4", "w8"):
-        made.workers[name].status = "busy"
-    made.version += 1
-    return made
-
-
-def hostile_request() -> Request:
-    return request(model="m-small", user_id="u@example.com", metadata={"tier": "premium", "region": "eu"})
-
-
-def outcome(choice: Choice) -> str:
-    """One of the corpus' words for what a script did."""
-    if choice.worker is not None:
-        return f"pick:{choice.worker.id}"
-    if choice.error is None:
-        return "none"
-    if "route_request returned" in choice.error:
-        return "bad-return"
-    return {BUDGET: "timeout", MEMORY: "memory"}.get(error_of(choice), "error")
-
-
-def outcomes(source: bytes, made: Fleet) -> list[str]:
-    try:
-        one = Script(source, "routing.lua", env())
-    except ScriptError:
-        return ["load-error"]
-    found = []
-    for _ in range(4):
-        started = time.monotonic()
-        found.append(outcome(one.route(hostile_request(), made)))
-        assert time.monotonic() - started < CALL_LIMIT_S, "a decision took too long"
-    return found
-
-
-@pytest.mark.parametrize("path", corpus())
-def test_a_hostile_script_ends_as_it_may_and_does_no_lasting_damage(path: Path, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.chdir(tmp_path)
-    made = hostile_fleet()
-    may = allowed(path)
-    found = set(outcomes(path.read_bytes(), made))
-    if path.name in KNOWN_DIFFERENCES:
-        wanted, ours, _ = KNOWN_DIFFERENCES[path.name]
-        assert (wanted in may, ours in may, found) == (True, False, {ours}), (
-            "the table of known differences is out of date"
-        )
-    else:
-        assert "any" in may or found <= may
-    assert outcomes(GOOD, made) == ["pick:w2"] * 4
-    assert list(tmp_path.iterdir()) == []
-    assert [(one.id, one.status, one.in_flight) for one in made.ordered] == [
-        ("w1", "ready", 50), ("w2", "ready", 20), ("w3", "ready", 90), ("w4", "busy", 10), ("w5", "ready", 20),
-        ("w6", "ready", 70), ("w7", "offline", 0), ("w8", "busy", 30),
-    ]  # fmt: skip
-
-
-@pytest.mark.skipif(not CORPUS.is_dir(), reason=f"{CORPUS} is not there")
-def test_a_good_script_on_the_engine_of_a_hostile_one_still_picks_by_the_true_state() -> None:
-    """The same Lua state for both: the hostile half of the script runs when the request is a stream."""
-    made = hostile_fleet()
-    assert made.workers["w2"].health.usable(0.0)
-    made.apply(Report("w2", True, None, 0.0))
-    body = "workers[1] = nil workers.filter = nil request.model = nil local t = {} for i = 1, 1e9 do t[i] = {i} end"
-    good = GOOD.decode().partition("\n")[2].rpartition("end")[0]
-    one = script(f"if request.stream then {body} end {good}")
-    for _ in range(4):
-        assert one.route(request(stream=True), made).worker is None
-        assert one.route(request(model="m-small"), made).worker is made.workers["w2"]

@@ -16,7 +16,7 @@ from rbeerouter.core.dispatch import Job
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.health import HealthRules
 from rbeerouter.core.types import Env, Report, Request, Worker, WorkerSpec
-from rbeerouter.routing.sandbox import Limits
+from rbeerouter.routing.sandbox import Abilities, Limits
 from rbeerouter.routing.script import Choice, Script
 
 SCRIPT = "routing.lua"
@@ -104,25 +104,40 @@ def lua(body: str) -> bytes:
     return f"function route_request(request, workers)\n{body}\nend\n".encode()
 
 
-def script(source: str | bytes, *, explain: bool = False, limits: Limits | None = None, **place: Any) -> Script:
+def script(
+    source: str | bytes,
+    *,
+    explain: bool = False,
+    limits: Limits | None = None,
+    abilities: Abilities | None = None,
+    **place: Any,
+) -> Script:
     """A loaded script; a text is the body of route_request, bytes are a whole file."""
     whole = source if isinstance(source, bytes) else lua(source)
-    return Script(whole, SCRIPT, env(**place), limits, explain)
+    return Script(whole, SCRIPT, env(**place), limits, abilities or Abilities(explain=explain))
 
 
-def ask(source: str | bytes, made: Fleet | None = None, **changes: Any) -> Choice:
+def ask(source: str | bytes, made: Fleet | None = None, abilities: Abilities | None = None, **changes: Any) -> Choice:
     """What a script answers to one request, named by its fields, on w1, w2 and w3 unless told otherwise."""
-    return script(source).route(request(**changes), made or fleet())
+    return script(source, abilities=abilities).route(request(**changes), made or fleet())
 
 
-def shown(expression: str, made: Fleet | None = None, before: str = "", **changes: Any) -> str:
-    """The value of a Lua expression inside route_request as text; errors with no position carry it out."""
-    choice = ask(f"{before} error(tostring({expression}), 0)", made, **changes)
-    assert choice.error is not None
-    return choice.error.removeprefix(f"{SCRIPT}: ")
+def shown(
+    expression: str, made: Fleet | None = None, before: str = "", abilities: Abilities | None = None, **changes: Any
+) -> str:
+    """The value of a Lua expression inside route_request as text, or the error that it raised."""
+    choice = ask(f"{before} log(tostring({expression}))", made, abilities, **changes)
+    if choice.error is not None:
+        return choice.error.removeprefix(f"{SCRIPT}: ")
+    return choice.log[-1]
+
+
+def told(choice: Choice) -> str | None:
+    """The error of a choice without its hint, which `routing.problem` adds and tests/routing/test_problem.py tests."""
+    return None if choice.error is None else choice.error.partition(" (hint: ")[0]
 
 
 def picked(source: str | bytes, made: Fleet | None = None, **changes: Any) -> str | None:
-    """The id of the worker that a script chose; its error where it failed."""
+    """The id of the worker that a script chose; its error, without the hint, where it failed."""
     choice = ask(source, made, **changes)
-    return choice.worker.id if choice.worker else choice.error
+    return choice.worker.id if choice.worker else told(choice)

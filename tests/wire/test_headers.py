@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from rbeerouter.wire.headers import Shapes, chunk, header_value, status_line
+from rbeerouter.wire.headers import Shapes, chunk, header_value, status_line, with_headers
 
 SHAPES = Shapes(["Accept", "openai-*"])
 
@@ -34,6 +34,32 @@ def test_names_that_a_connection_header_lists_do_not_pass() -> None:
     raw = {b"Accept": b"a", b"OpenAI-Beta": b"b", b"Connection": b"keep-alive,  ACCEPT , x"}
     assert SHAPES.less(raw).lines(raw) == b"openai-beta: b\r\n"
     assert SHAPES.of(raw).lines(raw) == b"accept: a\r\nopenai-beta: b\r\n"
+
+
+def test_only_the_headers_that_the_script_may_see_are_shown_to_it_under_lower_case_names() -> None:
+    shapes = Shapes(["accept"], shown=["User-Agent", "x-tier"])
+    raw = {b"user-AGENT": b"curl/8", b"X-Tier": "grün".encode() + b"\xff", b"Accept": b"a", b"x-rbee-priority": b"1"}
+    assert shapes.of(raw).texts(raw) == {"user-agent": "curl/8", "x-tier": "grün\ufffd"}
+    assert shapes.of({b"Accept": b"a"}).shown == SHAPES.of(raw).shown == []
+
+
+def test_headers_for_us_are_found_in_any_spelling() -> None:
+    raw = {b"X-Rbee-Priority": b"1", b"X-SESSION-ID": b"s", b"x-session": b"t"}
+    assert SHAPES.of(raw).ours == [(b"x-rbee-priority", b"X-Rbee-Priority"), (b"x-session-id", b"X-SESSION-ID")]
+
+
+@pytest.mark.parametrize(
+    ("added", "lines"),
+    [
+        ((("accept", "b"),), b"x-request-id: r\r\naccept: b\r\n"),
+        ((("X-New", "1"),), b"accept: a\r\nx-request-id: r\r\nx-new: 1\r\n"),
+        ((("x-new", "1"), ("x-new", "2")), b"accept: a\r\nx-request-id: r\r\nx-new: 2\r\n"),
+        ((("x-new", "1\r\nx-evil: 2"),), b"accept: a\r\nx-request-id: r\r\nx-new: 1??x-evil: 2\r\n"),
+    ],
+)
+def test_the_script_s_headers_take_the_place_of_those_of_the_same_name(added: tuple[tuple[str, str], ...], lines: bytes) -> None:
+    assert with_headers(b"accept: a\r\nx-request-id: r\r\n", added) == lines
+    assert with_headers(b"", added[:0]) == b"\r\n"
 
 
 def test_peers_cannot_make_the_memory_of_shapes_grow_without_end() -> None:

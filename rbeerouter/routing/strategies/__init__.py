@@ -1,1 +1,26 @@
-"""The built-in strategies: one family a file, one line each in the table `STRATEGIES` of routing/decide.py."""
+"""The built-in strategies by name. Each family has a file; a new strategy is a class there and a line here."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from rbeerouter.config import strategy_spelling
+from rbeerouter.core.types import Request, Worker
+from rbeerouter.routing.strategies.balance import LeastRequest, RoundRobin
+
+
+class Strategy(Protocol):
+    """Chooses one of `workers` (never empty, all eligible) and changes nothing but its own memory."""
+
+    name: str
+
+    def choose(self, request: Request, workers: list[Worker]) -> Worker: ...
+
+
+STRATEGIES = {strategy.name: strategy for strategy in (RoundRobin, LeastRequest)}
+
+
+def strategy_name(name: str) -> str | None:
+    """The table's spelling of a strategy's name (`_` and `-` are alike), or None when there is none of that name."""
+    spelled = strategy_spelling(name)
+    return spelled if spelled in STRATEGIES else None

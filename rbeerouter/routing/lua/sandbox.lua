@@ -1,15 +1,15 @@
 -- The sandbox: a budget that cannot be swallowed, and the standard library with its sharp parts off.
 --
--- Runs once in each new Lua state, with Lua's full globals, before prelude.lua and before any script. Called by
--- sandbox.py; returns the budget, the guarded libraries and a few helpers to prelude.lua. Two rules hold it together:
+-- Runs once in each new Lua state, with Lua's full globals, before the other files of this folder and before any
+-- script. Called by sandbox.py; returns the kit that the other files share. Two rules hold it together:
 --
 --  * whatever could catch, defer or hide an error (pcall, xpcall, coroutines, setmetatable and so __gc and __close,
 --    load) is absent, so the error that the budget raises always reaches the host;
 --  * whatever can run long in C, where the hook is not called, is charged for or bounded before it starts.
 --
--- limits: { instructions, load_instructions, cpu_s }
+-- options: { instructions, load_instructions, cpu_s, coverage, ... }: see sandbox.py
 
-local limits = ...
+local options = ...
 
 local type, pairs, next, select, error, setmetatable, tostring, tonumber =
       type, pairs, next, select, error, setmetatable, tostring, tonumber
@@ -18,21 +18,28 @@ local byte, find, format, gmatch, gsub, match, rep, sub =
 local lower, upper, reverse = string.lower, string.upper, string.reverse
 local concat, insert, remove, unpack = table.concat, table.insert, table.remove, table.unpack
 local floor, math_type, utf8_len = math.floor, math.type, utf8.len
-local clock = os.clock
+local clock, sethook, getinfo, running_thread = os.clock, debug.sethook, debug.getinfo, coroutine.running
 
 ---------------------------------------------------------------------------------------------------------- budget
 
 local HOOK_EVERY = 1000          -- instructions
 local running, fuel, cpu_started = false, 0, nil     -- cpu_started: nil, then false after one hook, then a time
+local given = 0                  -- the fuel that the stretch began with
 
+local kit = {}                   -- what the files of this folder share; lists.lua puts kit.list there
 local budget = { EXCEEDED = "budget exceeded" }
+local covered = {}               -- lines of the script that were reached, under options.coverage
 
 local function exceeded()
   running = false
   error(budget.EXCEEDED, 0)
 end
 
-local function on_count()
+local function on_hook(event, line)
+  if event == "line" then
+    if line and getinfo(2, "S").source == budget.chunk_source then covered[line] = (covered[line] or 0) + 1 end
+    return
+  end
   if not running then return end
   fuel = fuel - HOOK_EVERY
   if fuel <= 0 then exceeded() end
@@ -40,7 +47,7 @@ local function on_count()
     cpu_started = false                          -- a short decision never reads the clock, which is a system call
   elseif not cpu_started then
     cpu_started = clock()
-  elseif clock() - cpu_started > limits.cpu_s then
+  elseif clock() - cpu_started > options.cpu_s then
     exceeded()
   end
 end
@@ -53,9 +60,17 @@ local function charge(cost)
 end
 budget.charge = charge
 
-function budget.start(instructions)
-  fuel, cpu_started, running = instructions, nil, true
+-- Lua keeps hooks by coroutine, so each one that runs a script's code is given its own; without one, the main thread.
+function budget.watch(thread)
+  sethook(thread or running_thread(), on_hook, options.coverage and "l" or "", HOOK_EVERY)
 end
+
+function budget.start(instructions)
+  fuel, cpu_started, running, given = instructions, nil, true, instructions
+end
+
+-- What the stretch has used, or did use if it has ended.
+function budget.spent() return given - fuel end
 
 -- Ends the budgeted stretch; true when the budget had run out.
 function budget.stop()
@@ -65,6 +80,11 @@ function budget.stop()
 end
 
 --------------------------------------------------------------------------------------------------------- helpers
+
+local function clean(text)
+  if utf8_len(text) then return text end
+  return (gsub(text, "[\128-\255]", "?"))
+end
 
 local function read_only(_, key)
   error("cannot set '" .. tostring(key) .. "': this object is read-only", 2)
@@ -90,8 +110,43 @@ local function error_text(value)
   elseif kind == "number" then text = tostring(value)
   else text = "the error value is a " .. kind end
   if #text > 400 then text = sub(text, 1, 400) end
-  if not utf8_len(text) then text = gsub(text, "[\128-\255]", "?") end
-  return text
+  return clean(text)
+end
+
+-- The name in `names` (a set) that is the fewest changes of letters away from `wanted`; nil when none is near.
+local function nearest(wanted, names)
+  local n = #wanted
+  if n > 40 then return nil end
+  local best, best_distance = nil, n // 3 + 2
+  for name in next, names do
+    local m = #name
+    if m - n < best_distance and n - m < best_distance then
+      charge(n * m)
+      local row = {}
+      for j = 0, m do row[j] = j end
+      for i = 1, n do
+        local diagonal, c = row[0], byte(wanted, i)
+        row[0] = i
+        for j = 1, m do
+          local cost = diagonal + (c == byte(name, j) and 0 or 1)
+          diagonal = row[j]
+          if diagonal + 1 < cost then cost = diagonal + 1 end
+          if row[j - 1] + 1 < cost then cost = row[j - 1] + 1 end
+          row[j] = cost
+        end
+      end
+      if row[m] < best_distance or (row[m] == best_distance and best and name < best) then
+        best, best_distance = name, row[m]
+      end
+    end
+  end
+  return best
+end
+
+-- "; did you mean 'load'?", or nothing.
+local function suggestion(wanted, names)
+  local near = type(wanted) == "string" and nearest(wanted, names)
+  return near and "; did you mean '" .. near .. "'?" or ""
 end
 
 local function bad_argument(position, name, expected, got, level)
@@ -289,6 +344,41 @@ function strings.contains(text, part)
   return find(text, part, 1, true) ~= nil
 end
 
+function strings.trim(text)
+  text = as_string(text, 1, "trim")
+  charge(#text)
+  local first = find(text, "%S")
+  if not first then return "" end
+  local last = #text
+  while find(sub(text, last, last), "%s") do last = last - 1 end      -- "^%s*(.-)%s*$" would be quadratic
+  return sub(text, first, last)
+end
+
+-- The parts of `text` between the separators, which are plain text; without one, the words between white space.
+function strings.split(text, separator)
+  text = as_string(text, 1, "split")
+  charge(#text * 2)
+  local parts, n = {}, 0
+  if separator == nil then
+    for word in gmatch(text, "%S+") do
+      n = n + 1
+      parts[n] = word
+    end
+    return kit.list(parts)
+  end
+  separator = as_string(separator, 2, "split")
+  if separator == "" then error("split expects a separator that is not empty", 2) end
+  guard_plain(text, separator)
+  local from = 1
+  while true do
+    local at, to = find(text, separator, from, true)
+    n = n + 1
+    parts[n] = sub(text, from, at and at - 1 or -1)
+    if not at then return kit.list(parts) end
+    from = to + 1
+  end
+end
+
 ----------------------------------------------------------------------------------------- table, math, utf8
 
 local tables = { pack = table.pack }
@@ -353,10 +443,10 @@ local unavailable = {}
 for name in next, _G do unavailable[name] = true end
 
 getmetatable("").__index = strings                           -- ("x"):rep(1e9) meets the guarded one, too
-debug.sethook(on_count, "", HOOK_EVERY)                       -- never taken off; it returns at once between calls
 collectgarbage("generational")                               -- most of what a decision allocates dies with it
 
-return {
-  budget = budget, charge = charge, frozen = frozen, read_only = read_only, error_text = error_text,
-  as_string = as_string, globals = globals, tables = tables, unavailable = unavailable,
-}
+kit.options, kit.budget, kit.charge, kit.covered = options, budget, charge, covered
+kit.frozen, kit.read_only, kit.clean, kit.error_text, kit.suggestion = frozen, read_only, clean, error_text, suggestion
+kit.as_string, kit.as_integer = as_string, as_integer
+kit.globals, kit.strings, kit.tables, kit.unavailable = globals, strings, tables, unavailable
+return kit

@@ -1,0 +1,328 @@
+-- What a script may call beside Lua itself: time, chance, hashes, log, state, param, strategy.
+--
+-- Runs after lists.lua. Puts the functions into kit.globals and, for prelude.lua, what the host needs into kit.
+
+local kit = ...
+
+local type, next, error, tostring, select, setmetatable = type, next, error, tostring, select, setmetatable
+local byte, format, gsub, lower, sub = string.byte, string.format, string.gsub, string.lower, string.sub
+local concat, floor, random, math_type = table.concat, math.floor, math.random, math.type
+local isyieldable = coroutine.isyieldable
+local charge, frozen, suggestion, clean = kit.charge, kit.frozen, kit.suggestion, kit.clean
+local as_string, options, globals = kit.as_string, kit.options, kit.globals
+
+------------------------------------------------------------------------------------------------------------ time
+
+local now, utc_offset = 0, 0
+
+function kit.set_clock(wall, offset) now, utc_offset = wall, offset end
+
+-- Year, month and day of a day counted from 1970-01-01 (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+local function civil(days)
+  days = days + 719468
+  local era = days // 146097
+  local day_of_era = days - era * 146097
+  local year_of_era = (day_of_era - day_of_era // 1460 + day_of_era // 36524 - day_of_era // 146096) // 365
+  local day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
+  local shifted = (5 * day_of_year + 2) // 153
+  local month = shifted < 10 and shifted + 3 or shifted - 9
+  return year_of_era + era * 400 + (month <= 2 and 1 or 0), month, day_of_year - (153 * shifted + 2) // 5 + 1
+end
+
+local function today() return floor((now + utc_offset) // 86400) end
+
+local clock_methods = {}
+function clock_methods:hour() return floor((now + utc_offset) // 3600) % 24 end
+function clock_methods:minute() return floor((now + utc_offset) // 60) % 60 end
+function clock_methods:weekday() return (today() + 4) % 7 end      -- 0 is Sunday
+function clock_methods:epoch() return now end
+function clock_methods:year() return (civil(today())) end
+function clock_methods:month() return (select(2, civil(today()))) end
+function clock_methods:day() return (select(3, civil(today()))) end
+function clock_methods:iso()
+  local year, month, day = civil(today())
+  local second, minutes = floor(now + utc_offset) % 86400, utc_offset // 60
+  local sign = minutes < 0 and "-" or "+"
+  if minutes < 0 then minutes = -minutes end
+  return format("%04d-%02d-%02dT%02d:%02d:%02d%s%02d:%02d", year, month, day,
+    second // 3600, second // 60 % 60, second % 60, sign, minutes // 60, minutes % 60)
+end
+
+local clock_view = frozen(setmetatable(clock_methods, { __index = function(_, key)
+  error("timestamp() has no '" .. kit.shown(key) .. "'" .. suggestion(key, clock_methods), 2)
+end }))
+
+function globals.timestamp() return clock_view end
+
+---------------------------------------------------------------------------------------------------- chance, hashes
+
+function globals.rand(...)
+  if select("#", ...) > 0 then
+    error("rand() takes no arguments; for a whole number from 1 to 10 write math.random(1, 10)", 2)
+  end
+  return random()
+end
+
+-- FNV-1a, 64 bits over the bytes.
+local function fnv(hash, text)
+  local i, n = 1, #text
+  charge(n)
+  while i + 7 <= n do
+    local a, b, c, d, e, f, g, h = byte(text, i, i + 7)
+    hash = (hash ~ a) * 0x100000001b3 hash = (hash ~ b) * 0x100000001b3
+    hash = (hash ~ c) * 0x100000001b3 hash = (hash ~ d) * 0x100000001b3
+    hash = (hash ~ e) * 0x100000001b3 hash = (hash ~ f) * 0x100000001b3
+    hash = (hash ~ g) * 0x100000001b3 hash = (hash ~ h) * 0x100000001b3
+    i = i + 8
+  end
+  for j = i, n do hash = (hash ~ byte(text, j)) * 0x100000001b3 end
+  return hash
+end
+
+-- Folded to 32 bits: the same number in every process and language.
+function globals.hash_str(text)
+  local hash = fnv(0xcbf29ce484222325, as_string(text, 1, "hash_str"))
+  return (hash ~ (hash >> 32)) & 0xffffffff
+end
+
+-- The score of a key with an id, for pick_by_hash. FNV alone leaves ids that differ in their last letter alike in their
+-- high bits, so it is mixed at the end (the finalizer of MurmurHash3).
+function kit.hash_start(key) return fnv(fnv(0xcbf29ce484222325, key), "\0") end
+function kit.hash_finish(start, id)
+  local hash = fnv(start, id)
+  hash = (hash ~ (hash >> 33)) * 0xff51afd7ed558ccd
+  hash = (hash ~ (hash >> 33)) * 0xc4ceb9fe1a85ec53
+  return (hash ~ (hash >> 33)) >> 1                      -- not negative
+end
+
+------------------------------------------------------------------------------------------------------------- log
+
+local lines, line_count = {}, 0
+
+-- A value as a person reads it: texts as they are, tables with what is in them, three deep and 20 wide.
+local function display(value, depth)
+  local kind = type(value)
+  if kind == "string" then return depth > 0 and '"' .. value .. '"' or value end
+  if kind ~= "table" or kit.is_worker(value) then return kit.shown(value) end
+  if depth >= 3 then return "{...}" end
+  local parts, n, length = {}, 0, #value
+  for i = 1, length do
+    if n >= 20 then break end
+    n = n + 1
+    parts[n] = display(value[i], depth + 1)
+  end
+  for key, item in globals.pairs(value) do
+    if n >= 20 then
+      parts[n + 1] = "..."
+      break
+    end
+    if not (math_type(key) == "integer" and key >= 1 and key <= length) and type(key) ~= "table" then
+      n = n + 1
+      parts[n] = kit.shown(key) .. " = " .. display(item, depth + 1)
+    end
+  end
+  return "{" .. concat(parts, ", ") .. "}"
+end
+
+function globals.log(...)
+  line_count, kit.logged = line_count + 1, true
+  if line_count > options.log_lines then
+    lines[options.log_lines + 1] = "(more was left out: [routing] log_lines)"
+    return
+  end
+  local parts = {}
+  for i = 1, select("#", ...) do parts[i] = display((select(i, ...)), 0) end
+  local text = concat(parts, " ")
+  charge(#text)
+  if #text > options.log_line_chars then text = sub(text, 1, options.log_line_chars) .. "..." end
+  lines[#lines + 1] = clean(text)
+end
+globals.print = globals.log
+
+-- The lines written since the last call, nil when there are none.
+function kit.take_log()
+  if line_count == 0 then return nil end
+  local taken = lines
+  lines, line_count, kit.logged = {}, 0, false
+  return taken
+end
+
+----------------------------------------------------------------------------------------------------------- state
+
+-- What a script keeps from one request to the next. Bounded: past state_keys or state_bytes, entries that have expired
+-- go first, then those that were written longest ago.
+local values, expires, written = {}, {}, {}
+local keys, bytes, clock = 0, 0, 0
+
+local function size_of(key, value) return #key + (type(value) == "string" and #value or 8) + 64 end
+
+local function forget(key)
+  local value = values[key]
+  if value == nil then return end
+  keys, bytes = keys - 1, bytes - size_of(key, value)
+  values[key], expires[key], written[key] = nil, nil, nil
+end
+
+local function make_room()
+  local order, n = {}, 0
+  for key, time in next, expires do if time <= now then forget(key) end end
+  if keys <= options.state_keys * 0.9 and bytes <= options.state_bytes * 0.9 then return end
+  for key in next, values do
+    n = n + 1
+    order[n] = key
+  end
+  charge(n * 20)
+  kit.tables.sort(order, function(a, b) return written[a] < written[b] end)
+  for i = 1, n do
+    if keys <= options.state_keys * 0.9 and bytes <= options.state_bytes * 0.9 then return end
+    forget(order[i])
+  end
+end
+
+local function put(key, value, expiry)
+  forget(key)
+  keys, bytes, clock = keys + 1, bytes + size_of(key, value), clock + 1
+  values[key], expires[key], written[key] = value, expiry, clock
+  if keys > options.state_keys or bytes > options.state_bytes then make_room() end
+end
+
+local function live(key)
+  local expiry = expires[key]
+  if expiry and expiry <= now then
+    forget(key)
+    return nil
+  end
+  return values[key]
+end
+
+local function state_key(self, key, name)
+  if type(self) ~= "table" then error("call it with a colon: state:" .. name .. "(...)", 3) end
+  if type(key) ~= "string" then error("state:" .. name .. " expects a text as its key, got " .. type(key), 3) end
+  if #key > 512 then error("state:" .. name .. ": a key has at most 512 bytes, this one has " .. #key, 3) end
+  return key
+end
+
+local function state_expiry(ttl_s, name)
+  if ttl_s == nil then return nil end
+  if type(ttl_s) ~= "number" or not (ttl_s > 0) then
+    error("state:" .. name .. " expects a number of seconds above 0 as its ttl, got " .. kit.shown(ttl_s), 3)
+  end
+  return now + ttl_s
+end
+
+local state = {}
+
+function state:get(key, default)
+  local value = live(state_key(self, key, "get"))
+  if value == nil then return default end
+  return value
+end
+
+-- Keeps a text, number or boolean; nil takes the entry away.
+function state:set(key, value, ttl_s)
+  state_key(self, key, "set")
+  local expiry, kind = state_expiry(ttl_s, "set"), type(value)
+  if value == nil then
+    forget(key)
+    return
+  end
+  if kind ~= "string" and kind ~= "number" and kind ~= "boolean" then
+    error("state:set keeps texts, numbers and booleans, not a " .. kind, 2)
+  end
+  if kind == "string" and #value > options.state_value_bytes then
+    error("state:set: a text has at most " .. options.state_value_bytes .. " bytes, this one has " .. #value, 2)
+  end
+  put(key, value, expiry)
+end
+
+-- Adds to a number, which begins at 0, and gives the new one. A ttl counts from the entry's beginning.
+function state:incr(key, by, ttl_s)
+  state_key(self, key, "incr")
+  by = by == nil and 1 or by
+  if type(by) ~= "number" then error("state:incr expects a number to add, got " .. type(by), 2) end
+  local expiry, value = state_expiry(ttl_s, "incr"), live(key)
+  if value ~= nil and type(value) ~= "number" then
+    error("state:incr: '" .. key .. "' holds a " .. type(value) .. ", not a number", 2)
+  end
+  if value ~= nil then expiry = expires[key] end
+  put(key, (value or 0) + by, expiry)
+  return values[key]
+end
+
+globals.state = frozen(setmetatable(state, { __index = function(_, key)
+  error("state has no '" .. kit.shown(key) .. "'" .. suggestion(key, state) .. " (write state:get(\"name\"))", 2)
+end }))
+
+-- The entries in the order in which they were written, as key, value, expiry, key, value, expiry, ...
+function kit.state_entries()
+  local order = {}
+  for key, expiry in next, expires do if expiry <= now then forget(key) end end
+  for key in next, values do order[#order + 1] = key end
+  kit.tables.sort(order, function(a, b) return written[a] < written[b] end)
+  local entries = {}
+  for i = 1, #order do entries[i] = { order[i], values[order[i]], expires[order[i]] } end
+  return entries
+end
+
+function kit.restore(key, value, expiry) put(key, value, expiry) end
+
+----------------------------------------------------------------------------------------------------------- param
+
+local declared, overrides = {}, {}
+
+-- A number with a name, which can be set while the script runs: its default, or what was set, within low and high.
+function globals.param(name, default, low, high)
+  name = as_string(name, 1, "param")
+  for position, value in next, { [2] = default or false, [3] = low or false, [4] = high or false } do
+    if type(value) ~= "number" or value ~= value then
+      error("param(name, default, min, max): argument " .. position .. " is a number, got " .. type(value), 2)
+    end
+  end
+  if low > high or default < low or default > high then
+    error("param '" .. name .. "': the default " .. default .. " is not within " .. low .. " and " .. high, 2)
+  end
+  declared[name] = { default, low, high }
+  local value = overrides[name]
+  if value == nil then return default end
+  return value < low and low or value > high and high or value
+end
+
+function kit.set_param(name, value) overrides[name] = value end
+function kit.declared_params() return declared end
+
+-------------------------------------------------------------------------------------------------------- strategy
+
+local strategies = {}
+for name in options.strategies:gmatch("[^,]+") do strategies[name] = true end
+
+-- The function of a built-in strategy: strategy("least-request")(request, workers) gives one of the workers, or nil.
+function globals.strategy(name)
+  local spelled = gsub(lower(as_string(name, 1, "strategy")), "_", "-")
+  if not strategies[spelled] then
+    local near = suggestion(spelled, strategies)
+    error("there is no strategy '" .. name .. "'" .. (near ~= "" and near or "; known: " .. options.strategies), 2)
+  end
+  return function(request, workers)
+    if type(workers) ~= "table" then
+      error("strategy(\"" .. spelled .. "\") is called with (request, workers), got " .. type(workers) .. " as workers", 2)
+    end
+    if not kit.deciding then error("a strategy can be asked only while a request is decided", 2) end
+    if not isyieldable() then error("a strategy cannot be asked inside of a text function's callback", 2) end
+    local indexes, n = {}, #workers
+    if n == 0 then return nil end
+    charge(n)
+    for i = 1, n do
+      local index = kit.index(workers[i])
+      if not index then error("strategy(\"" .. spelled .. "\"): item " .. i .. " of the list is no worker", 2) end
+      indexes[i] = index
+    end
+    local line = options.explain and kit.script_line(2)
+    local index = kit.ask("strategy", spelled .. " " .. concat(indexes, ","))
+    local taken = index and kit.worker(index)
+    if options.explain then
+      kit.start_reads()
+      for i = 1, n do kit.note(workers[i], 'strategy "' .. spelled .. '"', line, taken) end
+    end
+    return taken
+  end
+end

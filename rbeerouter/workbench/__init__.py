@@ -1,0 +1,1 @@
+"""What a person does with a script before it is live: check it, test it, have it explained."""

@@ -1,0 +1,77 @@
+"""`rbeerouter explain`: makes the request out of a file or flags, and decides it on a fleet file when there is one."""
+
+from __future__ import annotations
+
+import datetime
+import random
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rbeerouter import config as configuration
+from rbeerouter.config import ConfigError
+from rbeerouter.core.errors import RouterError
+from rbeerouter.core.types import Env
+from rbeerouter.routing.sandbox import Abilities
+from rbeerouter.routing.script import Script, read_source
+from rbeerouter.workbench.explain import explain, read_request, render
+from rbeerouter.workbench.fleets import read_fleet
+
+_DEFAULT_STRATEGY = "least-request"
+
+
+def asked(file: Path | None, path: str, headers: Mapping[str, str], **fields: Any) -> dict[str, Any]:
+    """What POST /api/v1/explain takes: {"path", "headers", "body"}. A field that is None is left out of the body.
+
+    Raises:
+        ConfigError: the file cannot be read or is no JSON object, or there is neither a file nor a model.
+    """
+    given: Any = {}
+    if file is not None:
+        try:
+            given = msgspec.json.decode(sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file}: is not valid JSON: {error}") from None
+        if not isinstance(given, dict):
+            raise ConfigError(f"{file}: expected a JSON object, the body of a request")
+    whole = given if "body" in given and "model" not in given else {"body": given}
+    body = whole["body"] | {name: value for name, value in fields.items() if value is not None}
+    if "model" not in body:
+        raise ConfigError("there is no request to explain; pass a FILE with its JSON body, or --model NAME")
+    return {"path": whole.get("path", path), "headers": {**whole.get("headers", {}), **headers}, "body": body}
+
+
+def offline(
+    given: dict[str, Any], fleet: Path, script: Path | None, config: Path | None
+) -> tuple[dict[str, Any], bytes | None]:
+    """(the record, the script's text) of a decision on the fleet of a file. Raises ConfigError, ScriptError."""
+    settings = configuration.load(config) if config is not None else None
+    routing = settings.routing if settings is not None else configuration.Routing()
+    limits = settings.limits if settings is not None else configuration.Limits()
+    path = script or (settings.script if settings is not None else None)
+    env = Env(time.monotonic, time.time, random.Random(), _local_offset_s)
+    abilities = Abilities(routing.request_headers, routing.set_headers, routing.expose_prompt, explain=True)
+    source = read_source(path) if path is not None else None
+    loaded = Script(source, path.name, env, None, abilities) if source is not None and path is not None else None
+    prompt_chars = routing.prompt_chars if routing.expose_prompt else 0
+    try:
+        request = read_request(msgspec.json.encode(given), limits, routing.request_headers, prompt_chars)
+    except RouterError as error:
+        raise ConfigError(f"the request: {error.message}") from None
+    strategy = routing.strategy if settings is not None else _DEFAULT_STRATEGY
+    return explain(request, read_fleet(fleet), loaded, strategy, env), source
+
+
+def shown(record: Mapping[str, Any], source: bytes | None, as_json: bool) -> str:
+    return msgspec.json.encode(record).decode() if as_json else render(record, source)
+
+
+def _local_offset_s() -> int:
+    offset = datetime.datetime.now().astimezone().utcoffset()
+    return int(offset.total_seconds()) if offset else 0

@@ -1,0 +1,81 @@
+"""Fleets that are only imagined: workers in whatever state a trial needs, of rows like those of GET /api/v1/workers.
+
+Nobody sends to such a fleet, so its workers' state is set as it is told instead of being observed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from rbeerouter.config import ConfigError
+from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.types import OFFLINE, WorkerSpec
+
+_DEFAULT_CAPACITY = 4
+
+
+class Row(msgspec.Struct):
+    """One worker: the fields that a script reads, all but `id` optional. Other fields are passed over."""
+
+    id: str
+    status: Literal["ready", "busy", "offline"] = "ready"
+    in_flight: Annotated[int, msgspec.Meta(ge=0)] = 0
+    capacity: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    engine: str = "openai"
+    backend: str | None = None
+    vram: float | None = None
+    vram_used: float | None = None
+    load: float | None = None
+    models: tuple[str, ...] = ()
+    performance: float | None = None
+    cost_per_hour: float | None = None
+    metadata: dict[str, str | int | float | bool] = {}
+    waiting: int | None = None
+    kv_usage: float | None = None
+    latency_ms: float | None = None
+    ttft_ms: float | None = None
+    role: str | None = None
+    loras: tuple[str, ...] = ()
+
+
+class _Page(msgspec.Struct):
+    workers: list[Row]
+
+
+def fleet_of(rows: list[Row]) -> Fleet:
+    """A fleet with these workers, in this order. Of two with the same id the later one counts."""
+    fleet = Fleet()
+    fleet.configure(
+        WorkerSpec(
+            id=row.id, url=f"http://{index}.imagined", engine=row.engine, backend=row.backend, vram=row.vram,
+            models=row.models, performance=row.performance, cost_per_hour=row.cost_per_hour,
+            max_concurrency=row.capacity or _DEFAULT_CAPACITY, metadata=row.metadata, role=row.role, loras=row.loras,
+        )  # fmt: skip
+        for index, row in enumerate(rows)
+    )
+    for row in rows:
+        worker = fleet.workers[row.id]
+        worker.status, worker.in_flight = row.status, row.in_flight
+        worker.load = row.in_flight / worker.capacity if row.load is None else row.load
+        worker.vram_used, worker.waiting, worker.kv_usage = row.vram_used, row.waiting, row.kv_usage
+        worker.latency_ms, worker.ttft_ms = row.latency_ms, row.ttft_ms
+        worker.health.reachable = row.status != OFFLINE
+    fleet.touched.clear()
+    return fleet
+
+
+def read_fleet(path: Path) -> Fleet:
+    """A fleet of a JSON file: a list of workers, or {"workers": [...]}. Raises ConfigError."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        given: Any = msgspec.json.decode(text)
+        rows = msgspec.convert(given, list[Row]) if isinstance(given, list) else msgspec.convert(given, _Page).workers
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is no list of workers as GET /api/v1/workers gives it: {error}") from None
+    return fleet_of(rows)
