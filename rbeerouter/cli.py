@@ -74,7 +74,7 @@ def _explain_options(explain: argparse.ArgumentParser) -> None:
     explain.add_argument("--header", metavar="NAME=VALUE", action="append", default=[], help="may be repeated")
     explain.add_argument("--path", default="/v1/chat/completions")
     explain.add_argument("--fleet", metavar="FILE", type=Path, help="JSON of /api/v1/workers, in place of the daemon's")
-    explain.add_argument("--script", metavar="FILE", type=Path, help="with --fleet: the script, else the strategy alone")
+    explain.add_argument("--script", metavar="FILE", type=Path, help="with --fleet; without it the strategy decides")
     explain.add_argument("--json", action="store_true")
     explain.set_defaults(run=_explain)
 
@@ -87,6 +87,7 @@ def _routing_options(routing: argparse.ArgumentParser) -> None:
         _config_option(command)
         command.add_argument("--script", metavar="FILE", type=Path, help="default: the configured one")
         command.add_argument("--json", action="store_true")
+    check.add_argument("--static", action="store_true", help="only read the script: no trial runs, no timing")
     check.set_defaults(run=_check)
     test.add_argument("--test", metavar="FILE", type=Path, help="default: NAME_test.lua beside NAME.lua, if it exists")
     test.add_argument("--seed", type=int, help="repeats a run")
@@ -171,7 +172,7 @@ def _check(options: argparse.Namespace) -> int:
     from rbeerouter.workbench import examine
 
     script, config = _script_and_config(options)
-    return 0 if examine.run(script, config, options.json, sys.stdout) else EXIT_FAILED
+    return 0 if examine.run(script, config, sys.stdout, options.json, options.static) else EXIT_FAILED
 
 
 def _test(options: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 Imports go only downward; neighbours joined by `|` do not know each other:
 
-    cli > server | demo > wire > control > record > routing | dialects > config > core
+    cli > server | demo > wire | workbench > control > record > routing | dialects > config > core
 
 `tasks` is a leaf that wire,
 control and server may use; the package itself gives `__version__` to whoever asks. `dialects`
@@ -30,7 +30,8 @@ SOURCE = {
 TREES = {name: ast.parse(path.read_text()) for name, path in SOURCE.items()}
 
 LAYERS = [
-    {"cli"}, {"server", "demo"}, {"wire"}, {"control"}, {"record"}, {"routing", "dialects"}, {"config"}, {"core"},
+    {"cli"}, {"server", "demo"}, {"wire", "workbench"}, {"control"}, {"record"}, {"routing", "dialects"}, {"config"},
+    {"core"},
 ]  # fmt: skip
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 USERS_OF_TASKS = {"wire", "control", "server"}
@@ -49,6 +50,8 @@ HOMES = {
     "structlog": ["rbeerouter.record"],
     "prometheus_client": ["rbeerouter.server.metrics"],
     "tomli": ["rbeerouter.config"],
+    "tree_sitter": ["rbeerouter.routing.syntax"],
+    "tree_sitter_lua": ["rbeerouter.routing.syntax"],
     "msgspec": ["rbeerouter"],
 }
 TESTED_ELSEWHERE = {
@@ -58,6 +61,7 @@ TESTED_ELSEWHERE = {
     "rbeerouter.server.client": "tests/server/test_reload.py",
     "rbeerouter.server.control_plane": "tests/server/test_app.py",
     "rbeerouter.server.metrics": "tests/server/test_app.py",
+    "rbeerouter.workbench.finding": "tests/workbench/test_check.py",
     "rbeerouter.demo.fake_worker": "tests/support/test_fake_worker.py",
     "rbeerouter.demo.tour": "tests/demo",
 }

@@ -211,14 +211,15 @@ class Dispatcher:
         """Does what was decided."""
         job.decision = decision
         if decision.action == SEND:
-            assert decision.worker is not None, "a decision to send that names no worker"
             return self._send(job, decision, decision.worker, now)
         if decision.action == REJECT:
-            assert decision.refusal is not None, "a rejection without words"
-            return self._end(job, FAILED, decision.refusal.failure, decision.refusal.message)
+            refusal = decision.refusal
+            assert refusal is not None, "a rejection without words"
+            return self._end(job, FAILED, refusal.failure, refusal.message, refusal.param)
         return self._wait(job, decision, now)
 
-    def _send(self, job: Job, decision: Decision, worker: Worker, now: float) -> Send:
+    def _send(self, job: Job, decision: Decision, worker: Worker | None, now: float) -> Send:
+        assert worker is not None, "a decision to send that names no worker"
         job.state = SENDING
         job.was_stale = False
         job.worker = worker

@@ -72,10 +72,11 @@ _MOST_RETRY_AFTER_S = 60
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):
-    """What a script's reject{...} tells a client in place of an answer."""
+    """What a client is told in place of an answer: by a script's reject{...}, or when nobody can serve it."""
 
     failure: Failure
     message: str
+    param: str | None = None
 
 
 def refusal(status: int, message: str, retry_after_s: float | None = None) -> Refusal:

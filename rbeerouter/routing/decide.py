@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from rbeerouter.core.errors import Failure, RouterError, refusal
+from rbeerouter.core.errors import Failure, Refusal, RouterError, refusal
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import BUSY, OFFLINE, READY, REJECT, WAIT, Decision, Env, Patience, Request, Worker
 from rbeerouter.routing.script import Answer, Choice, Script
@@ -137,8 +137,8 @@ class Decider:
     def explain(self, script: Script | None, chosen: Worker | None, line: int = 0) -> list[dict[str, Any]]:
         """What became of each worker in the decision just made, in fleet order.
 
-        Each table has id, status, load, `chosen`, and the steps that the script took with it: by (filter, sort_by, ...),
-        line, read (the fields that were looked at there), taken (the worker that was preferred) and place.
+        Each table has id, status, load, `chosen`, and the steps that the script took with it: by (filter, sort_by,
+        ...), line, read (the fields that were looked at there), taken (the worker that was preferred) and place.
         """
         steps = script.steps() if script is not None else {}
         rows = []
@@ -275,7 +275,11 @@ class Decider:
         wanted = model or request.model
         eligible = self._eligible(wanted)
         if not eligible:
-            raise self._nobody(wanted)
+            nobody = self._nobody(wanted)
+            if error is None and not log:
+                raise nobody
+            told = Refusal(nobody.failure, nobody.message)     # what the script said must not be lost with it
+            return Decision(None, by, reason, None, error, action=REJECT, refusal=told, log=log)
         worker = self.strategy.choose(request, eligible)
         explanation = self._strategy_explained(wanted, worker) if self.debug else None
         sent = wanted if wanted != request.model else None

@@ -21,11 +21,15 @@ from typing import NamedTuple
 
 import msgspec
 
+from rbeerouter.routing.language import LANGUAGE
+
 SHOWN_COLUMNS = 100
 """Columns of the source line that are shown around the caret."""
 
 _MOST_SOURCE = 128 * 1024
 _MOST_MESSAGE = 1000
+_MOST_HINT = 300
+_TABS = 4
 _WINDOW = 300
 """Characters of a line in which habits are looked for: patterns may take quadratic time in it."""
 
@@ -90,10 +94,9 @@ _CALLED = r"[A-Za-z_]\w*(?:[.:][A-Za-z_]\w*|\[[^\[\]]{1,20}\]|\(\))*"
 _BLOCK_WORD = r"'(?:return|local|if|for|while|function|repeat|break|do|goto|not|continue)'"
 
 _LUA_WORD = r"(?:and|or|then|do|end|else|elseif|in|return|until|not|local|if|for|while|function|repeat|goto|break)"
-_FIELD = (
-    r"(?:id|status|backend|vram|vram_used|load|models|performance|cost_per_hour|metadata|engine|capacity|in_flight"
-    r"|waiting|kv_usage|latency_ms|ttft_ms|role|loras|model|model_size|user_id|session_id|priority|max_tokens|stream)"
-)
+_FIELD = "(?:" + "|".join(sorted({name for fields in LANGUAGE.records.values() for name in fields})) + ")"
+_METHOD_NAMES = sorted({name for methods in LANGUAGE.methods.values() for name in methods})
+_METHOD = "(?:" + "|".join(_METHOD_NAMES) + ")"
 
 _NO_COMMENT = "Lua writes comments with --"
 _NO_BRACES = "Lua has no { } around a block"
@@ -125,8 +128,8 @@ NEAR: dict[str, list[Row]] = {
         Row(r"(?P<at>\?\?=?)", "Lua writes x or default"),
         Row(r"(?P<x>" + _PATH + r")(?P<at>\?\.)(?P<y>\w+)", "Lua has no ?.; write %(x)s and %(x)s.%(y)s"),
         Row(r"(?P<at>\?\.)", "Lua has no ?.; write x and x.y"),
-        Row(r"(?:\breturn\b|=)\s*(?P<c>[^?=]{1,40}?)\s*(?P<at>\?)\s*(?P<a>[^?:]{1,40}?)\s*:\s*(?P<b>[^?:]{1,40}?)\s*;?\s*$",
-            "Lua has no ? :; write %(c)s and %(a)s or %(b)s"),
+        Row(r"(?:\breturn\b|(?<![=<>~!])=(?!=))\s*(?P<c>[^?]{1,60}?)\s*(?P<at>\?)\s*(?P<a>[^?:]{1,40}?)\s*:\s*"
+            r"(?P<b>[^?:;]{1,40}?)\s*;?\s*$", "Lua has no ? :; write %(c)s and %(a)s or %(b)s"),
         Row(r"(?P<at>\?)[^:]*:", "Lua has no ? :; write condition and a or b"),
         Row(r"(?P<at>\?)", "Lua has no ? operator; write x or default, or condition and a or b"),
     ],
@@ -156,6 +159,7 @@ NEAR: dict[str, list[Row]] = {
         Row(r"(?P<x>" + _PATH + r")\s*(?P<at>-=)\s*(?P<y>" + _PATH + r"|[\d.]+)?",
             "Lua has no -=; write %(x)s = %(x)s - %(y)s"),
         Row(r"(?P<at>->)", "Lua has no ->; a field is x.name, a method x:name()"),
+        Row(r"(?P<x>" + _PATH + r")\s*(?P<at><-)", "Lua writes %(x)s = ..."),
     ],
     "%": [Row(r"(?P<x>" + _PATH + r")\s*(?P<at>%=)", "Lua has no %%=; write %(x)s = %(x)s %% ...")],
     "..": [
@@ -176,7 +180,7 @@ NEAR: dict[str, list[Row]] = {
     "=": [
         Row(r"(?P<at>===)", "Lua writes `==` for equal"),
         Row(r"\b(?:if|elseif|while|until|and|or|not)\b.*[^=<>~\s]\s*(?P<at>=>)\s*[\w\x22']", "Lua writes `>=`"),
-        Row(r"(?<![\w.)\]])(?P<at>(?:(?:\bfunction\s*)?\((?P<args>[^()]{0,60})\)|(?P<args1>[A-Za-z_]\w*))\s*=>)",
+        Row(r"(?<![\w.)\]])(?P<at>(?:(?:\bfunction\s*)?\((?P<args>[^()]{0,60})\)|(?P<args1>[A-Za-z_]\w*))\s*(?:=>|->))",
             _CLOSURE),
         Row(r"(?P<at>=<)", "Lua writes `<=`"),
         Row(r"(?P<at>=~)", 'Lua has no =~; write text:match("pattern")'),
@@ -189,7 +193,7 @@ NEAR: dict[str, list[Row]] = {
     ],
     "==": [Row(r"^\s*(?:local\s+)?(?P<x>[\w.,\s\[\]]{1,60}?)\s*(?P<at>==)", "`==` compares; Lua assigns with `=`")],
     ",": [
-        Row(r"(?<![\w.)\]])(?P<at>(?:(?:\bfunction\s*)?\((?P<args>[^()]{0,60})\)|(?P<args1>[A-Za-z_]\w*))\s*=>)",
+        Row(r"(?<![\w.)\]])(?P<at>(?:(?:\bfunction\s*)?\((?P<args>[^()]{0,60})\)|(?P<args1>[A-Za-z_]\w*))\s*(?:=>|->))",
             _CLOSURE),
         Row(r"\breturn\s*(?P<at>\((?P<x>[^()]{1,60})\))",
             "Lua returns several values without parentheses: return %(x)s"),
@@ -298,7 +302,9 @@ HABITS: list[Row] = [
     Row(r"\b(?P<at>typeof)\s+(?P<x>" + _CALLED + ")", "Lua writes type(%(x)s)"),
     Row(r"\b(?P<at>instanceof)\b", 'Lua writes type(x) == "table"'),
     Row(r"^\s*(?P<at>delete|del)\s+(?P<x>" + _PATH + ")", "Lua writes %(x)s = nil"),
-    Row(r"^\s*(?P<at>print|log|echo|puts)\s+(?P<x>[\w\x22'])", "Lua writes log(...) with parentheses"),
+    Row(r"^\s*(?P<at>print|log|echo|puts)\s+\w", "Lua writes log(...) with parentheses"),
+    Row(r"^\s*(?P<at>print|log|echo|puts)\s+[\x22']", "Lua writes log(...) with parentheses",
+        r"near '(?:\.\.|[-+,*])'"),
     Row(r"^\s*(?P<x>" + _PATH + r")--", "-- begins a comment in Lua; write %(x)s = %(x)s - 1", "^syntax error"),
     Row(r"(?P<at>/\*|\*/)", "Lua writes long comments --[[ ... ]], not /* ... */"),
     Row(r"(?P<at>//)\s*(?:(?!(?:and|or|not)\b)\w+[ \t]+(?!" + _LUA_WORD + r"\b)\w|\w+[\x22'])",
@@ -313,9 +319,11 @@ HABITS: list[Row] = [
     Row(r"\b(?P<x>while|for)\b(?:(?!\b(?:then|do|i?pairs)\b)[^{}]){0,120}(?P<at>\{)\s*(?:$|\w)",
         _NO_BRACES + "; write %(x)s ... do ... end", r"'do' expected|'\}' expected|near " + _BLOCK_WORD),
     Row(r"^\s*(?P<at>(?:loop)\s*\{)", _NO_BRACES + "; write while true do ... end"),
-    Row(r"\b(?:if|elif|elseif)\b(?:(?!\bthen\b).){1,200}(?P<at>:)\s*$", "Lua writes then after if, not :",
+    Row(r"\b(?:if|elif|elseif)\b(?:(?!\bthen\b).){1,200}(?P<at>:)\s*(?:$|(?:return|local|break|pass)\b)",
+        "Lua writes then after if, not :",
         "expected|unexpected symbol"),
-    Row(r"\b(?:for|while)\b(?:(?!\bdo\b).){1,200}(?P<at>:)\s*$", "Lua writes do after for and while, not :",
+    Row(r"\b(?:for|while)\b(?:(?!\bdo\b).){1,200}(?P<at>:)\s*(?:$|(?:return|local|break|pass)\b)",
+        "Lua writes do after for and while, not :",
         "expected|unexpected symbol"),
     Row(r"^\s*(?P<at>else|elseif|try)\s*:", "Lua writes %(at)s without :"),
     Row(r"\b(?P<at>as)\s+(?:number|string|int|str|[A-Z]\w*|[iuf]\d\d)\b",
@@ -334,7 +342,7 @@ TOLD: list[Row] = [
     Row(r"[{,]\s*(?P<at>{near})\s*=", '`%(near)s` is a word of Lua\'s own; write ["%(near)s"] = ...', r"near '[a-z]+'"),
     Row(r"(?P<x>" + _PATH + r")(?P<at>:(?P<y>" + _FIELD + r")\b)",
         "a field takes a dot: %(x)s.%(y)s", "^function arguments expected"),
-    Row(r"(?P<x>" + _CALLED + r")(?P<at>:(?P<y>\w+))(?!\s*[(\w])", "a colon calls: write %(x)s:%(y)s()",
+    Row(r"(?P<x>" + _CALLED + r")(?P<at>:(?P<y>\w+))\b(?!\s*[({\x22'\[])", "a colon calls: write %(x)s:%(y)s()",
         "^function arguments expected"),
     Row(r"(?P<x>" + _CALLED + r")(?P<at>\.\d+)\b", "Lua takes items by [ ]: list[1] is the first", r"near '\.\d"),
     Row(r"\b(?P<at>(?P<a>\d)_[\d_]*)", "Lua has no _ in numbers; leave it out", "^malformed number"),
@@ -384,20 +392,16 @@ TOLD: list[Row] = [
 ]  # fmt: skip
 """What a syntax error's own words say, when no habit was found. `{near}` stands for the token that Lua named."""
 
-_LIST_METHODS = (
-    "filter|sort_by|min_by|max_by|map|any|all|group_by|first|last|len|is_empty|contains|sample|weighted|pick_by_hash"
-)
-_METHODS = (
-    _LIST_METHODS + "|starts_with|ends_with|split|trim|lower|upper|sub|find|match|gmatch|gsub|rep|byte|reverse|format"
-    "|get|set|incr|hour|minute|day|weekday|month|year|epoch|iso"
-)
 _NO_VALUE = r"^attempt to (?:index|call|compare|concatenate|perform|get length).*\bnil\b"
 
 RUN_TIME: list[Row] = [
+    Row(r"\bfor\s+(?P<x>\w+)\s*=\s*(?P<at>0)\b", "Lua counts from 1: for %(x)s = 1, #list do", "^lists start at"),
     Row(r"(?P<x>" + _PATH + r")(?P<at>\[0\])", "Lua counts from 1: %(x)s[1] is the first",
-        r"\[0\]|^attempt to \w+ a nil value \(field '(?:\?|integer index)'\)"),
-    Row(r"(?<![\w.])(?P<x>(?!(?:string|table|math|utf8)\b)" + _PATH + r")(?P<at>\.(?P<y>" + _METHODS + r"))\s*[(\x22']",
-        "methods take a colon: %(x)s:%(y)s(...)", r"\bcolon\b|'self'|^bad argument|expects|^attempt to index a (?!nil)"),
+        r"^lists start at|^attempt to \w+ a nil value \(field '(?:\?|integer index)'\)"),
+    Row("", "Lua counts from 1 to #list", "^lists start at"),
+    Row(r"(?<![\w.])(?P<x>(?!(?:string|table|math|utf8)\b)" + _PATH + r")(?P<at>\.(?P<y>" + _METHOD + r"))\s*[(\x22']",
+        "methods take a colon: %(x)s:%(y)s(...)",
+        r"^call it with a colon|\(local 'self'\)$|^bad argument|^\w+ expects |^attempt to index a (?!nil)"),
     Row(r"\b(?P<at>f)[\x22']", 'Lua has no f"..."; write "text " .. value, or string.format("%%s", value)',
         r"\(global 'f'\)"),
     Row(r"\b(?P<at>move)\s*\|", "Lua writes function(w) return ... end for closures", r"\(global 'move'\)"),
@@ -426,7 +430,7 @@ RUN_TIME: list[Row] = [
         r"^attempt to index a nil value \(global '(?:this|self)'\)"),
     Row("", "no item is there: the list is empty or too short; check is_empty() or for nil first",
         r"^attempt to index a nil value \(field '(?:\?|integer index)'\)"),
-    Row("", "%(path)s is nil when nothing fits; write if not %(path)s then return nil end first",
+    Row("", "%(path)s is nil here; check it first: if not %(path)s then return nil end",
         r"^attempt to index a nil value \((?:local|upvalue) '"),
     Row("", "%(path)s is nil here; check it before you use what is in it", r"^attempt to index a nil value \(field '"),
     Row("", "%(x)s is nil here; check it before you use what is in it",
@@ -459,9 +463,9 @@ RUN_TIME: list[Row] = [
         r"^attempt to get length of a nil value \(.*'\)$"),
     Row("", "%(path)s is a number and has no length; tostring(%(path)s) has",
         r"^attempt to get length of a number value \(.*'\)$"),
-    Row(r"[^&](?P<at>&)[^&]", "Lua writes and; & works on the bits of whole numbers",
+    Row(r"[^&](?P<at>&)[^&]", "Lua writes `and`; & works on the bits of whole numbers",
         r"^attempt to perform bitwise operation on a (?!number)"),
-    Row(r"[^|](?P<at>\|)[^|]", "Lua writes or; | works on the bits of whole numbers",
+    Row(r"[^|](?P<at>\|)[^|]", "Lua writes `or`; | works on the bits of whole numbers",
         r"^attempt to perform bitwise operation on a (?!number)"),
     Row("", "%(path)s is a field, not a function; leave the () out",
         r"^attempt to call a (?:number|string|boolean) value \(field '(?!integer|\?)"),
@@ -471,19 +475,20 @@ RUN_TIME: list[Row] = [
     Row("",
         "write local %(x)s = ... inside of route_request, or declare it above the function to keep it between requests",
         r"^assignment to (?:the |an )?undeclared (?:global|name|variable) '(?P<x>\w+)'"),
-    Row("", "workers and the request are only read; keep values of your own in a local or in state:set(key, value)",
+    Row(r"\b(?P<at>state\.(?P<x>\w+))\s*=", 'write state:set("%(x)s", value)', r"^cannot set '.*read-only"),
+    Row("", "workers, the request and the libraries are only read; keep your own values in a local or in state",
         r"^cannot set '.*read-only"),
     Row(r"(?P<at>\b(?:while|repeat|for)\b)", "this loop may not end, or walks too much for one decision",
-        "^budget exceeded"),
+        "^budget exceeded$"),
     Row("", "a loop does not end, or the work for one decision is too much; keep results between requests",
-        "^budget exceeded"),
+        "^budget exceeded$"),
     Row("", "a table or text grows without end, or a function calls itself without end",
-        "^not enough memory|^stack overflow"),
+        r"^not enough memory$|^stack overflow\b"),
     Row("", "expressions or functions are nested too deep", "^C stack overflow"),
     Row(r"(?P<at>%\s*#(?P<x>" + _PATH + "))", "%(x)s is empty here; check %(x)s:is_empty() first",
         "^attempt to perform 'n%+0'|^attempt to divide by zero"),
     Row("", "the divisor is 0 here; check it first", "^attempt to perform 'n(?:%+|//)0'|^attempt to divide by zero"),
-    Row("", "write math.floor(x) for a whole number", "number has no integer representation"),
+    Row("", "write math.floor(x) for a whole number", r"^(?:bad argument .*)?number has no integer representation\)?$"),
     Row("", "text must become a number first: tonumber(x) or 0",
         r"^bad argument #\d+ to '\w+' \(number expected, got string"),
     Row("", "a value is nil here; give it a default: (x or 0)",
@@ -498,7 +503,11 @@ RUN_TIME: list[Row] = [
     Row("", "a number of for is not set; give it a default: (x or 0)", r"^bad 'for' \w+ .*got nil"),
     Row("", "the key is nil here; check it before t[key] = value", "^(?:table )?index is nil"),
     Row(r"(?P<at>(?P<x>" + _PATH + r"):(?P<y>filter|any|all|map)\()", "write %(x)s:%(y)s(function(w) return ... end)",
-        r"\bexpects a function$|\(function expected"),
+        r"^(?:filter|any|all|map) expects a function\b"),
+    Row("", "what is sorted by must be all numbers or all text; tonumber(x) makes numbers of text",
+        "^cannot compare a (?:number with a string|string with a number)"),
+    Row("", "a worker is workers[n], not n alone", "^route_request returned a number"),
+    Row("", "a function stands there that was not called; call it with ()", "^route_request returned a function"),
     Row("", "write the function route_request(request, workers) at the left margin of the file, without local in front",
         "^the script defines no function route_request"),
     Row("", "no try is there; check values with if before you use them", r"^'(?:pcall|xpcall)' is not available"),
@@ -578,6 +587,7 @@ GLOBALS = _spelled({
     "Error Exception ValueError": 'error("text")',
     "Some Ok": "the value itself",
     "Err": 'error("text")',
+    "fn func lambda fun": "function(w) return ... end",
     "loop": "while true do ... end",
     "hash": "hash_str(text)",
     "sprintf format": "string.format(...)",
@@ -591,6 +601,22 @@ GLOBALS = _spelled({
 })  # fmt: skip
 """Functions and objects that are global elsewhere; `%s` is the name itself."""
 
+FIELDS = {
+    "worker": _spelled({
+        "name worker_id": "id", "state": "status", "queue queued queue_length pending": "waiting",
+        "active running requests": "in_flight", "max_concurrency concurrency slots": "capacity",
+        "cost price": "cost_per_hour", "speed perf throughput": "performance", "latency": "latency_ms",
+        "ttft": "ttft_ms", "memory gpu_memory vram_total": "vram", "device": "backend", "model": "models",
+        "region tier zone": "metadata.%s",
+    }),
+    "request": _spelled({
+        "user": "user_id", "session": "session_id", "size": "model_size", "tokens": "prompt_tokens",
+        "messages body text content input": "prompt", "endpoint url": "path", "kind task": "type",
+        "tier region user_tier": "metadata.%s",
+    }),
+}  # fmt: skip
+"""Names that a field has elsewhere, and its name here."""
+
 
 def explain(message: str, name: str, source: bytes, known: Iterable[str] = ()) -> Problem:
     """What an error text of Lua or of our helpers says about a script, with a hint where there is one.
@@ -599,7 +625,7 @@ def explain(message: str, name: str, source: bytes, known: Iterable[str] = ()) -
         message: as the sandbox gives it, with or without "routing.lua:12: " before it.
         name: the script's name, whole or as `Script` shortens it.
         source: the script as it was written.
-        known: global names that a script may use, for the nearest one to a misspelt name.
+        known: global names that a script may use beside those of the language, for the nearest to a misspelt one.
     """
     file = _safe(name)[:_MOST_MESSAGE]
     line, text = _split(message[:_MOST_MESSAGE], name)
@@ -617,10 +643,6 @@ def explain(message: str, name: str, source: bytes, known: Iterable[str] = ()) -
     source_line, marker = _picture(lines.raw(at), found.start, found.end)
     column = found.start + 1 if found.end and at == line else 0
     return Problem(file, line, column, shown, hint, source_line, at if source_line else 0, marker)
-
-
-_MOST_HINT = 300
-_TABS = 4
 
 
 def _split(message: str, name: str) -> tuple[int, str]:
@@ -914,9 +936,8 @@ class _Walk:
                 self._indent = _indent(lines.code(self._line))
             elif not self._step(word, token.start() - self._begin, lines.code(self._line)):
                 break
-            elif word == "if" and before and before[0] == "else":
-                if not lines.masked[before.end() : token.start()].strip():
-                    self._note_else_if(before.start() - self._begin, token.end() - self._begin)
+            elif word == "if" and before and not lines.masked[before.end() : token.start()].strip():
+                self._note_else_if(before, token.end() - self._begin)
             before = token
 
     def _step(self, word: str, column: int, code: str) -> bool:
@@ -952,11 +973,13 @@ class _Walk:
         self.open.pop()
         return True
 
-    def _note_else_if(self, start: int, end: int) -> None:
-        place = (self._line, start, end)
+    def _note_else_if(self, before: re.Match[str], end: int) -> None:
+        if before[0] != "else":
+            return
+        place = (self._line, before.start() - self._begin, end)
         self.else_ifs.append(place)
         outer = self.open[-2] if len(self.open) > 1 else None
-        if outer and outer.else_if is None and start >= 0:
+        if outer and outer.else_if is None:
             outer.else_if = place
 
 
@@ -1011,12 +1034,12 @@ _ELSE_IF = "Lua writes elseif, in one word; else if begins a block that needs an
 # -------------------------------------------------------------------------------------------------- run-time errors
 
 _NAMED = re.compile(r"\((local|global|upvalue|field|method|constant) '([^']{1,60})'\)\s*\Z")
+_NO_FIELD = re.compile(r"an? (?P<what>worker|request) has no field '(?P<x>\w{1,60})'\Z", re.ASCII)
 _LOST = re.compile(
     r"attempt to (?:call|index) a nil value \((?P<kind>global|method|field) '(?P<x>\w{1,60})'\)"
-    r"|.{0,80}\bhas no (?:field |method )?'(?P<y>\w{1,60})'",
+    r"|(?:an? \w{1,20}|timestamp\(\)|state) has no (?:field |method )?'(?P<y>\w{1,60})'",
     re.ASCII,
 )
-_FUNCTIONS_OF_LISTS = frozenset(_LIST_METHODS.split("|"))
 
 
 def _run_time(error: _Error) -> _Found | None:
@@ -1055,13 +1078,18 @@ def _named(error: _Error) -> tuple[str, int, int]:
 
 def _lost(error: _Error) -> _Found | None:
     """For a function, method or object that is not there: how Lua calls it, or the nearest name."""
+    field = _NO_FIELD.match(error.text)
+    if field and field["x"] in FIELDS[field["what"]]:
+        return _Found(f"write {field['what']}.{FIELDS[field['what']][field['x']].replace('%s', field['x'])}")
     lost = _LOST.match(error.text)
-    if lost is None or "did you mean" in error.text:
+    if lost is None:
         return None
     name, kind = lost["x"] or lost["y"], lost["kind"]
     if kind == "global":
         if name in GLOBALS:
             return _Found(f"instead of {name}, write {GLOBALS[name].replace('%s', name)}")
+        if "did you mean" in error.text:
+            return None
         near = difflib.get_close_matches(name, _names(error), 2, 0.7)
         near = [other for other in near if other != name]
         if near:
@@ -1072,27 +1100,28 @@ def _lost(error: _Error) -> _Found | None:
         return None
     if name in METHODS:
         return _Found(f"instead of {name}, write {METHODS[name]}")
-    if kind == "method" and name == "get":
+    if name == "get":
         return _Found("only metadata and state have get: worker.metadata:get(key, default)")
-    if kind is not None and name in _FUNCTIONS_OF_LISTS:
+    if name in LANGUAGE.methods["list"]:
         return _Found("only workers and the lists they give have methods, your own tables have not")
-    near = difflib.get_close_matches(name, _METHODS.split("|"), 1, 0.75) if kind != "field" else []
-    return _Found(f"the nearest name is {near[0]}") if near and "; it has" not in error.text else None
+    near = difflib.get_close_matches(name, _METHOD_NAMES, 1, 0.75) if kind != "field" else []
+    return _Found(f"the nearest name is {near[0]}") if near and "did you mean" not in error.text else None
 
 
 _DEFINED = re.compile(
-    r"\b(?:local\s+function|local|function|for)\s+([A-Za-z_]\w{0,59})|\bfunction\b[^(\r\n]{0,60}\(([^()]{0,200})\)",
+    r"\bfunction\b\s*(?P<name>\w{0,60})[\w.:]{0,60}\s*\((?P<parameters>[^()]{0,200})\)"
+    r"|\b(?:local|for)\s+(?!function\b)(?P<local>\w{1,60})",
     re.ASCII,
 )
 
 
 def _names(error: _Error) -> list[str]:
-    """Names that a script may use: the known ones and those that it defines itself, at most 500."""
-    names = dict.fromkeys(name for name in error.known if len(name) <= 60)
+    """Names that a script may use: those of the language and those that it defines itself, at most 500."""
+    names = dict.fromkeys(name for name in (*LANGUAGE.globals, *error.known) if len(name) <= 60)
     for found in _DEFINED.finditer(error.lines.masked):
         if len(names) > 500:
             break
-        names |= dict.fromkeys(re.findall(r"\w+", found[2], re.ASCII) if found[2] else [found[1]] if found[1] else [])
+        names |= dict.fromkeys(re.findall(r"\w+", " ".join(part for part in found.groups() if part), re.ASCII))
     return list(names)[:500]
 
 
@@ -1116,14 +1145,14 @@ def _compared(error: _Error) -> _Found | None:
         left, right = (first, second) if place["op"][0] == "<" else (second, first)    # Lua turns a > b into b < a
         if _may_be(place["left"], left) and _may_be(place["right"], right):
             fitting.append((place, left, right))
-    place, left, right = fitting[0] if len(fitting) == 1 else (None, first, second)
+    if len(fitting) != 1:
+        hint, _ = _comparison_hint("", "", "", first, second)
+        return _Found(hint) if hint else None
+    place, left, right = fitting[0]
     raw = error.lines.raw(error.line)
-    x, y = (_clipped(raw[slice(*place.span(side))]) for side in ("left", "right")) if place else ("", "")
-    hint, side = _comparison_hint(x, place["op"] if place else "", y, left, right)
-    if hint is None:
-        return None
-    start, end = place.span(side) if place else (0, 0)
-    return _Found(hint, error.line, start, end)
+    x, y = (_clipped(raw[slice(*place.span(side))]) for side in ("left", "right"))
+    hint, side = _comparison_hint(x, place["op"], y, left, right)
+    return _Found(hint, error.line, *place.span(side)) if hint else None
 
 
 def _may_be(operand: str, kind: str) -> bool:

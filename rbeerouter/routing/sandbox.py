@@ -78,7 +78,9 @@ class Runtime(Protocol):
     """
 
     def load(self, source: bytes, name: str) -> Any: ...
-    def put(self, index: int, fields: dict[str, Any], models: tuple, loras: tuple, metadata: dict[str, Any]) -> None: ...
+    def put(
+        self, index: int, fields: dict[str, Any], models: tuple, loras: tuple, metadata: dict[str, Any]
+    ) -> None: ...
     def finish_puts(self, count: int) -> None: ...
     def touch(self, packed: int) -> None: ...
     def measured(self, index: int, *figures: float | None) -> None: ...
@@ -203,7 +205,7 @@ class Sandbox:
             set_limit(0)
 
 
-class TestSandbox(Sandbox):
+class SuiteSandbox(Sandbox):
     """A Lua state for a file of tests, which has the words of testing.lua in place of what scripts ask and answer."""
 
     def __init__(self, limits: Limits, abilities: Abilities) -> None:

@@ -31,7 +31,7 @@ Choose = Callable[[str, Request, list[Worker]], Worker | None]
 
 _STATUS_CODES = {READY: 0, BUSY: 1, OFFLINE: 2}
 _FIGURES = ("latency_ms", "ttft_ms", "waiting", "kv_usage", "vram_used")
-"""Fields that change while a worker serves and are too many to cross with each decision: only if the script has them."""
+"""Fields that change while a worker serves and are too many to cross with each decision: only if a script has them."""
 _ON_COMPLETE, _ON_FAILURE = 1, 2
 _TEST_MODEL = "self-test"
 _MOST_NAME = 50
@@ -383,7 +383,9 @@ class Script:
 
     def _trials(self, request: Request, fleet: Fleet, choose: Choose | None) -> Any:
         yield self.route(request, fleet, choose)
-        worker_id = fleet.ordered[0].id if fleet.ordered else ""
+        if not fleet.ordered:
+            return
+        worker_id = fleet.ordered[0].id
         if self.has_on_failure:
             attempt = {"worker_id": worker_id, "error": "upstream_connect_failed", "duration_ms": 1.0, "number": 1}
             yield self.after_failure(request, attempt, [worker_id], fleet, choose)

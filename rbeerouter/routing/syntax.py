@@ -65,10 +65,12 @@ class Node:
 
     @property
     def is_statement(self) -> bool:
-        """A call is one only where it stands for itself."""
+        """A call is one only where it stands for itself, and an assignment not inside of its `local`."""
         if self.type not in STATEMENTS:
             return False
-        return self.type != "function_call" or (self.parent is not None and self.parent.type in _BLOCKS)
+        if self.type not in ("function_call", "assignment_statement"):
+            return True
+        return self.parent is not None and self.parent.type in _BLOCKS
 
     def __repr__(self) -> str:
         return f"Node({self.type} {self.start}-{self.end})"
@@ -121,7 +123,11 @@ class Param(NamedTuple):
 
 
 def parse(source: bytes) -> Tree:
-    """The tree of any text, also of one that is no Lua."""
+    """The tree of any text, also of one that is no Lua.
+
+    What Lua accepts takes milliseconds. Of other texts some take the parser's error recovery quadratic time (seconds
+    for 32 KiB of `[`), so ask Lua first.
+    """
     readable = _LONE_RETURN.sub(b"\n", source).replace(b"\0", b" ")       # to Lua a lone \r ends a line; \0 ends none
     parsed = tree_sitter.Parser(_LUA).parse(readable)
     cursor = parsed.walk()
@@ -235,8 +241,8 @@ def _is_number(value: object) -> bool:
 def statement_lines(source: bytes) -> set[int]:
     """The lines at which a statement starts that Lua executes, for line coverage.
 
-    `elseif` counts, as it asks something. What only shapes the text does not: `do`, `repeat`, labels, a `local` without
-    a value, and a loop or an `if` whose condition is constant (Lua makes no code of it).
+    `elseif` counts, as it asks something. What Lua makes no code of does not: `do`, `repeat`, labels, jumps (`break`,
+    `goto`: the condition before them jumps), a `local` without a value, an `if` or a loop with a constant condition.
     """
     tree = parse(source)
     return {tree.line(node) for node in tree.nodes if node.is_statement and _runs(node)}
@@ -253,12 +259,12 @@ def covered(source: bytes, seen: set[int]) -> set[int]:
     for node in tree.nodes:                                    # inner ones come later and take their lines
         if node.is_statement and _runs(node):
             first = tree.line(node)
-            owner |= {line: first for line in range(first, tree.line_at(node.end - 1) + 1)}
+            owner |= dict.fromkeys(range(first, tree.line_at(node.end - 1) + 1), first)
     return {owner[line] for line in seen if line in owner}
 
 
 def _runs(node: Node) -> bool:
-    if node.type in ("do_statement", "repeat_statement", "label_statement"):
+    if node.type in ("do_statement", "repeat_statement", "label_statement", "break_statement", "goto_statement"):
         return False
     if node.type == "variable_declaration":
         return any(child.type == "assignment_statement" for child in node.children)

@@ -20,8 +20,9 @@ from rbeerouter import __version__
 from rbeerouter.config import is_loopback, split_bind
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.types import OFFLINE, Worker
-from rbeerouter.routing.script import script_fields
+from rbeerouter.routing.script import ScriptError, script_fields
 from rbeerouter.server import metrics
+from rbeerouter.server.scripts import set_params
 
 if TYPE_CHECKING:
     from rbeerouter.server.daemon import Daemon
@@ -78,7 +79,8 @@ def build(daemon: Daemon) -> Starlette:
                 return refused
             try:
                 given = _decode_params(await _body(request))
-                daemon.set_params(given)
+                set_params(daemon.decider.script, given)
+                daemon.log.info("params_set", **given)
             except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RouterError) as error:
                 return Json({"ok": False, "error": str(error)}, 422)
         script = daemon.decider.script
@@ -95,9 +97,12 @@ def build(daemon: Daemon) -> Starlette:
         if refused is not None:
             return refused
         try:
-            return Json(daemon.explain(await _body(request)))
+            text = await _body(request)
+            return Json(daemon.scripts.explain(daemon.config, daemon.decider, daemon.fleet, text))
         except RouterError as error:
             return Json({"ok": False, "error": error.message}, error.failure.status)
+        except ScriptError as error:
+            return Json({"ok": False, "error": str(error)}, 500)
 
     return Starlette(
         middleware=[Middleware(OwnNamesOnly, bind=daemon.config.control.bind)],

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-import difflib
 import gc
 import os
 import random
@@ -19,7 +18,7 @@ import zoneinfo
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvloop
 
@@ -33,18 +32,13 @@ from rbeerouter.core.health import HealthRules
 from rbeerouter.core.types import OFFLINE, Env, Report
 from rbeerouter.record import LogFile, Recorder, event_logger, open_log, timestamp
 from rbeerouter.routing.decide import Decider
-from rbeerouter.routing.sandbox import Abilities, Sandbox
-from rbeerouter.routing.sandbox import Limits as ScriptLimits
-from rbeerouter.routing.script import Script, ScriptError, read_source
-from rbeerouter.routing.strategies import STRATEGIES, strategy_name
-from rbeerouter.server import app, gate
+from rbeerouter.routing.script import ScriptError
+from rbeerouter.routing.strategies import STRATEGIES
+from rbeerouter.server import app
 from rbeerouter.server.control_plane import ControlPlane
+from rbeerouter.server.scripts import Scripts
 from rbeerouter.wire.listener import Listener
 from rbeerouter.wire.upstream import Pool, Pools
-from rbeerouter.workbench.explain import explain, read_request
-
-if TYPE_CHECKING:
-    from rbeerouter.control.script_process import ScriptProcesses
 
 _FLUSH_S = 0.25
 _SECOND_SIGNAL_S = 5.0
@@ -64,10 +58,10 @@ class Daemon:
         self.config = self._started_with = config
         self._read_config = read_config
         self.env = Env(time.monotonic, time.time, random.Random(), self._utc_offset_s)
-        self._script_processes: ScriptProcesses | None = None
+        self.scripts = Scripts(self.env)
         self.fleet = Fleet(HealthRules(fall=config.probes.fall))
         self.fleet.configure(config.workers)
-        self.decider = self._build_decider(config, self.fleet, self._read_script(config))
+        self.decider = self.scripts.decider(config, self.fleet, self.scripts.read(config))
         pools = Pools(Pools.prepare(config.workers, config.limits))
         self.log_file = _open_log_file(config)
         self.log = event_logger(self.log_file)
@@ -81,7 +75,6 @@ class Daemon:
         self._show_to_script()
         self.reloads: Counter[str] = Counter(ok=0, rejected=0)
         self._told: dict[str, tuple[str, str | None]] = {}
-        self._told_suspended: Script | None = None
         self.loaded_at = timestamp(time.time())
         self._reloading = asyncio.Lock()
         self._stop = asyncio.Event()
@@ -118,8 +111,7 @@ class Daemon:
         await control.close()
         await self.prober.close()
         self.listener.close()
-        if self._script_processes is not None:
-            self._script_processes.close()
+        self.scripts.close()
         self.recorder.catch_up()
         self.log.info("stopped", requests=sum(self.recorder.outcomes.values()))
         self.log_file.close()
@@ -140,17 +132,12 @@ class Daemon:
             return await self._reload(asked_by)
 
     async def _reload(self, asked_by: str) -> dict[str, Any]:
-        examined = None
         try:
             config = self._read_config()
-            source = self._read_script(config)
-            if source is not None and not self._is_active(source):
-                examined = await self._examine(config)
-                if self._read_script(config) != source:
-                    raise ScriptError(f"{config.script}: was changed while it was examined; reload again")
+            source, examined = await self.scripts.examined(config, self.decider)
             trial = Fleet(HealthRules(fall=config.probes.fall))
             trial.configure(config.workers)
-            decider = self._build_decider(config, trial, source)
+            decider = self.scripts.decider(config, trial, source)
             pools = Pools.prepare(config.workers, config.limits)
         except (ConfigError, ScriptError) as error:
             self.reloads["rejected"] += 1
@@ -166,19 +153,6 @@ class Daemon:
         self.log.info("reload_ok", asked_by=asked_by, workers=workers, script=active["script"], **verdict)
         return {"ok": True, "active": active, "workers": workers, "notes": self._needs_restart(config), **verdict}
 
-    async def _examine(self, config: Config) -> str:
-        """What the gate says of a new script. Raises ScriptError when it must not be loaded."""
-        assert config.script is not None
-        routing = config.routing
-        verdict = await gate.examine(config.script, config.source, routing.reload_gate, routing.gate_s)
-        if not verdict.ok:
-            raise ScriptError(f"{config.script}: {verdict.problem}")
-        return verdict.told
-
-    def _is_active(self, source: bytes) -> bool:
-        script = self.decider.script
-        return script is not None and script.source == source
-
     def _swap(self, config: Config, decider: Decider, pools: dict[str, Pool], reports: list[Report]) -> None:
         """One synchronous step: a request sees all of the old or all of the new."""
         self.fleet.rules = HealthRules(fall=config.probes.fall)
@@ -186,7 +160,7 @@ class Daemon:
         for report in reports:
             self.fleet.apply(report)
         decider.fleet = self.fleet
-        self._hand_over(self.decider, decider)
+        self.scripts.hand_over(self.decider, decider)
         dispatcher = self.listener.dispatcher
         self.decider = dispatcher.decider = decider
         dispatcher.attempts = config.limits.attempts
@@ -195,20 +169,7 @@ class Daemon:
         self.prober.apply(config.probes)
         self.recorder.keep(config.routing.decisions_kept)
         self.config, self.loaded_at = config, timestamp(time.time())
-        self._told_suspended = None
         self._show_to_script()
-
-    @staticmethod
-    def _hand_over(old: Decider, new: Decider) -> None:
-        """What scripts keep goes on, and the one that served until now is there to go back to."""
-        script = new.script
-        before = old.script or (old.suspended[0] if old.suspended else None)
-        if script is not None and before is not None:
-            script.adopt(before)
-        same = script is not None and old.script is not None and script.hash == old.script.hash
-        new.last_good = old.last_good if same else old.script
-        for unused in {old.script, old.last_good, old.suspended[0] if old.suspended else None} - {None, new.last_good}:
-            unused.close()
 
     def _show_to_script(self) -> None:
         """Requests carry headers and prompt only for a script that looks at them."""
@@ -225,36 +186,6 @@ class Daemon:
         offset = datetime.datetime.now(zoneinfo.ZoneInfo(zone)).utcoffset()
         return int(offset.total_seconds()) if offset else 0
 
-    @staticmethod
-    def _read_script(config: Config) -> bytes | None:
-        return read_source(config.script) if config.script is not None else None
-
-    def _build_decider(self, config: Config, fleet: Fleet, source: bytes | None) -> Decider:
-        """Loads the script and tries it on a made-up request; raises ScriptError when it is broken."""
-        script, routing = None, config.routing
-        decider = Decider(
-            fleet, None, strategy_name(routing.strategy) or routing.strategy, self.env, routing.debug,
-            routing.script_faults,
-        )  # fmt: skip
-        if source is not None and config.script is not None:
-            script = self._load(config, source, config.script.name, routing.debug)
-            fault = script.self_test(fleet, decider.choose_for_script)
-            if fault is not None:
-                script.close()
-                raise ScriptError(f"{config.script}: the self-test request failed: {fault}")
-        decider.script = script
-        return decider
-
-    def _load(self, config: Config, source: bytes, name: str, explain: bool) -> Script:
-        runtime: Any = Sandbox
-        if config.routing.isolation == "process":
-            from rbeerouter.control.script_process import ScriptProcesses
-
-            if self._script_processes is None:
-                self._script_processes = ScriptProcesses()
-            runtime = self._script_processes
-        return Script(source, name, self.env, script_limits(config), script_abilities(config, explain), runtime)
-
     # What the control plane asks
 
     def find_decision(self, request_id: str) -> Any:
@@ -266,38 +197,6 @@ class Daemon:
             if job.request.id == request_id:
                 return describe_job(job)
         return None
-
-    def explain(self, text: bytes) -> dict[str, Any]:
-        """Decides a request of JSON text without sending it. Raises RouterError."""
-        config, script = self.config, self.decider.script
-        routing = config.routing
-        prompt_chars = routing.prompt_chars if routing.expose_prompt else 0
-        request = read_request(text, config.limits, routing.request_headers, prompt_chars)
-        copy = None
-        try:
-            if script is not None:
-                copy = self._load(config, script.source, script.name, explain=True)
-                copy.adopt(script)
-            return explain(request, self.fleet.shadow(), copy, self.decider.strategy.name, self.env)
-        finally:
-            if copy is not None:
-                copy.close()
-
-    def set_params(self, given: dict[str, float]) -> None:
-        """Gives params of the script other values: all of them, or none. Raises ValueError."""
-        script = self.decider.script
-        known = script.params() if script is not None else {}
-        for name, value in given.items():
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1, 0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
-                raise ValueError(f"{name}: the script has no such param; {hint}")
-            low, high = known[name]["min"], known[name]["max"]
-            if not low <= value <= high:
-                raise ValueError(f"{name} = {value:g}: expected a number from {low:g} to {high:g}")
-        for name, value in given.items():
-            script.set_param(name, value)
-        self.log.info("params_set", **given)
 
     def _needs_restart(self, config: Config) -> list[str]:
         old = self._started_with
@@ -326,7 +225,10 @@ class Daemon:
             await asyncio.sleep(_FLUSH_S)
             try:
                 self._note_workers()
-                self._note_script()
+                alarm = self.scripts.alarm(self.decider)
+                if alarm is not None:
+                    self.log.error("script_suspended", **alarm)
+                    self._show_to_script()
                 self.recorder.catch_up()
             except Exception as error:                          # a line that cannot be made must not end all others
                 self.log.error("unexpected", message="a log line could not be made", error=repr(error))
@@ -344,19 +246,6 @@ class Daemon:
             if told.get(worker.id) != (state, why):
                 self.log.info("worker_status", worker=worker.id, status=state, **({"why": why} if why else {}))
 
-    def _note_script(self) -> None:
-        """The alarm: a script that failed too often in a row was taken out of service."""
-        suspended = self.decider.suspended
-        if suspended is None or suspended[0] is self._told_suspended:
-            return
-        self._told_suspended, error = suspended
-        script = self.decider.script
-        self.log.error(
-            "script_suspended", script=suspended[0].hash, error=error,
-            now=f"script {script.hash}" if script else f"strategy {self.decider.strategy.name}",
-        )  # fmt: skip
-        self._show_to_script()
-
     def _announce(self, host: str, port: int) -> None:
         script = self.decider.script
         self.log.info(
@@ -370,24 +259,6 @@ class Daemon:
         """Whatever no one caught: one line, never silence."""
         error = context.get("exception")
         self.log.error("unexpected", message=context.get("message"), error=repr(error) if error else None)
-
-
-def script_limits(config: Config) -> ScriptLimits:
-    """What a script may use, as configured."""
-    routing = config.routing
-    return ScriptLimits(
-        routing.script_instructions, routing.script_cpu_s, routing.script_memory_bytes, routing.log_lines,
-        routing.log_line_chars, routing.state_keys, routing.state_bytes, routing.state_value_bytes,
-    )  # fmt: skip
-
-
-def script_abilities(config: Config, explain: bool = False) -> Abilities:
-    """What a script may see and set, as configured."""
-    routing = config.routing
-    return Abilities(
-        tuple(name.lower() for name in routing.request_headers), tuple(name.lower() for name in routing.set_headers),
-        routing.expose_prompt, explain,
-    )  # fmt: skip
 
 
 def describe_job(job: Job) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The gate before a reload: a new script must pass the check and its tests in a process of its own.
 
-`server.daemon` calls `examine`. The commands are those that a person runs, so the verdict is the one they see; a process
-of its own keeps the event loop free and can be killed when tests do not end.
+`server.scripts` calls `examine`. The commands are those that a person runs, so the verdict is the one they see; a
+process of its own keeps the event loop free and can be killed when tests do not end.
 """
 
 from __future__ import annotations
@@ -41,14 +41,13 @@ async def examine(script: Path, config: Path | None, how: str, limit_s: float) -
     """
     if how == "off":
         return Verdict(True, "not examined: reload_gate is off")
-    commands = ["check"]
+    commands = {"check": ["--static"]}
     if how == "test" and tests_of(script).exists():
-        commands.append("test")
+        commands["test"] = ["--config", str(config)] if config else []
     told = []
     deadline = asyncio.get_running_loop().time() + limit_s
-    for command in commands:
-        given = [command, "--script", str(script)] + (["--config", str(config)] if config else [])
-        code, output = await _run(given, deadline)
+    for command, options in commands.items():
+        code, output = await _run([command, "--script", str(script), *options], deadline)
         if code is None:
             return Verdict(False, "", f"routing {command} took longer than {limit_s:g} s ([routing] gate_s)")
         lines = [line for line in output.splitlines() if line.strip()]

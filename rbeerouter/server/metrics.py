@@ -80,7 +80,8 @@ class DaemonCollector(Collector):
         for result, count in daemon.reloads.items():
             reloads.add_metric([result], count)
         yield reloads
-        yield GaugeMetricFamily("rbeerouter_waiting", "Requests that wait for a worker", value=len(listener.dispatcher.waiting))
+        waiting = len(listener.dispatcher.waiting)
+        yield GaugeMetricFamily("rbeerouter_waiting", "Requests that wait for a worker", value=waiting)
         yield GaugeMetricFamily(
             "rbeerouter_script_suspended", "1 while a script is out of service because it failed too often",
             value=int(daemon.decider.suspended is not None),

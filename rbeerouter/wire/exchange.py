@@ -190,7 +190,7 @@ class Exchange:
         """Writes the head and what was held; from here on this worker's answer is the client's."""
         client, job, shape, body = self.client, self.job, self._shape, self._held
         listener, decision = client.listener, job.decision
-        assert shape is not None and decision is not None
+        assert shape is not None and decision is not None and decision.worker is not None
         self._committed = True
         job.first_content = listener.now()
         job.status = upstream.status

@@ -111,12 +111,13 @@ def _runner_up(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
         for step in row.get("steps", ()):
             if row is not chosen and (step["by"], step.get("line")) == (last["by"], last.get("line")):
                 theirs = step.get("read") or {}
-                margin = {key: round(theirs[key] - mine[key], 6) for key in mine if _numbers(mine[key], theirs.get(key))}
+                both = [key for key in mine if _numbers(mine[key], theirs.get(key))]
+                margin = {key: round(theirs[key] - mine[key], 6) for key in both}
                 distance = abs(next(iter(margin.values()), float("inf")))
                 rivals.append((step.get("place") or 0, distance, row["id"], margin))
     if not rivals:
         return None
-    _, _, worker_id, margin = min(rivals)[:4] if all(rival[0] for rival in rivals) else min(rivals, key=lambda r: r[1])
+    _, _, worker_id, margin = min(rivals, key=lambda rival: rival[:2])
     return {"worker": worker_id, "by": last["by"], "line": last.get("line"), "margin": margin}
 
 

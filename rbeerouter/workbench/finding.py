@@ -50,5 +50,7 @@ class Report:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is spelled most like this one; None when none is."""
     plain = {other.lower().replace("_", ""): other for other in sorted(known)}
-    found = difflib.get_close_matches(name.lower().replace("_", ""), plain, 1, 0.65)
+    wanted = name.lower().replace("_", "")[:100]
+    found = difflib.get_close_matches(wanted, plain, 1, 0.65)
+    found = found or [other for other in plain if len(other) > 2 and wanted.startswith(other)]
     return plain[found[0]] if found else None

@@ -53,7 +53,7 @@ def fleet_of(rows: list[Row]) -> Fleet:
             id=row.id, url=f"http://{index}.imagined", engine=row.engine, backend=row.backend, vram=row.vram,
             models=row.models, performance=row.performance, cost_per_hour=row.cost_per_hour,
             max_concurrency=row.capacity or _DEFAULT_CAPACITY, metadata=row.metadata, role=row.role, loras=row.loras,
-        )  # fmt: skip
+        )
         for index, row in enumerate(rows)
     )
     for row in rows:

@@ -119,10 +119,10 @@ class Members:
         )
 
     def _instead(self, name: str, owner: str) -> str | None:
+        if name in METHODS and owner in ("list", "text", "clock"):
+            return f"instead of {name}, write {METHODS[name]}"
         near = nearest(name, self._language.methods[owner])
-        if near:
-            return f"did you mean {near}?"
-        return f"Lua writes {METHODS[name]}" if name in METHODS else None
+        return f"did you mean {near}?" if near else None
 
     def _library(self, field: Node, name: str, library: str, called: bool) -> None:
         known = self._language.libraries[library]
@@ -220,7 +220,7 @@ class Members:
                 continue
             if "function" in kinds and kind.name in _CALLABLE:
                 continue
-            severity = WARNING if (kind.name == "number" and "text" in kinds) else ERROR
+            severity = WARNING if kind.name == "number" and kinds == ["text"] else ERROR
             message = f"{shown} expects {' or '.join(map(_article, kinds))} here, got {_article(kind.name)}"
             self._report.add(argument, severity, "argument", message, _usage(name))
         if name == "sort_by" and not given and owner is not None and (owner.item or owner).name == "worker":

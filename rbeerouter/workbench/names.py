@@ -41,12 +41,11 @@ def _check_unknown(report: Report, variable: Variable, hints: set[str]) -> None:
     name = variable.name
     fails = [_fails(node) for node in variable.reads]
     guarded = not all(fails)
-    near = nearest(name, hints)
-    if near:
-        hint: str | None = f"did you mean {near}?"
-    else:
-        spelling = GLOBALS.get(name)
-        hint = f"Lua writes {spelling.replace('%s', name)}" if spelling else None
+    hint: str | None = None
+    if name in GLOBALS:
+        hint = f"instead of {name}, write {GLOBALS[name].replace('%s', name)}"
+    elif near := nearest(name, hints):
+        hint = f"did you mean {near}?"
     for node in variable.reads:
         severity = WARNING if guarded else ERROR
         report.add(node, severity, "unknown-name", f"'{name}' is defined nowhere", hint)

@@ -87,35 +87,26 @@ class Nils:
         is_given = parent.type == "arguments" and call is not None and called_name(self._tree, call) in (
             "assert", "ipairs", "pairs", "type", "tonumber",
         )  # fmt: skip
-        if is_condition or is_choice or is_length or is_asked or is_given:
+        if is_condition or is_choice or is_length or is_asked or is_given or (node.operator in ("==", "~=") and any(child.type == "nil" for child in node.children)):
             self._test(node.start)
-        elif node.type == "binary_expression" and node.operator in ("==", "~="):
-            if any(child.type == "nil" for child in node.children):
-                self._test(node.start)
-        elif node.type in ("variable_declaration", "assignment_statement"):
-            self._pass_on(node)
 
     def _test(self, start: int) -> None:
         """All that was mentioned from there on is looked at now."""
         while self._seen and self._seen[-1][0] >= start:
             self._tested.add(self._seen.pop()[1])
 
-    def _pass_on(self, node: Node) -> None:
-        """`local w = list[1]` is as sure as what it takes."""
-        assignment = node.children[0] if node.type == "variable_declaration" and node.children else node
-        if assignment.type != "assignment_statement" or len(assignment.children) < 2:
-            return
-        names, values = assignment.children[0].having("name"), assignment.children[1].children
-        for name, value in zip(names, values, strict=False):
-            variable = self._scopes.variable(name)
-            if variable is not None and len(variable.writes) == 1 and self._is_tested(value):
-                self._tested.add(_Place(variable, ""))
-
     def _is_tested(self, node: Node) -> bool:
-        if self._place(node) in self._tested:
+        if self._is_sure(node):
             return True
+        variable = self._scopes.variable(node) if node.type == "identifier" else None
+        if variable is None or variable.sort != "local":
+            return False
+        values = [write.value for write in variable.writes]    # `local w = list[1]` is as sure as what it takes
+        return all(value is not None and (not self._kinds.of(value).maybe or self._is_sure(value)) for value in values)
+
+    def _is_sure(self, node: Node) -> bool:
         source = self._list_behind(node)
-        return source is not None and self._place(source) in self._tested
+        return self._place(node) in self._tested or (source is not None and self._place(source) in self._tested)
 
     def _list_behind(self, node: Node) -> Node | None:
         """The list whose emptiness decides whether this item of it is nil."""

@@ -19,10 +19,14 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
     made.configure(read_config(text, tmp_path, monkeypatch).workers)
     states = {name: cells for name, *cells in SCRIPTS.rows("The examples on this page")}
     assert list(states) == list(made.workers)
-    for name, (status, in_flight) in states.items():
+    for name, (status, in_flight, latency_ms, ttft_ms) in states.items():
+        worker = made.workers[name]
         if status != "offline":
             made.apply(Report(name, True, None, 0.0))
+        if latency_ms != "nil":
+            made.sent(worker, 0.0)
+            made.finished(worker, None, float(latency_ms) / 1000, 0.0, float(ttft_ms) / 1000)
         for _ in range(int(in_flight)):
-            made.sent(made.workers[name], 0.0)
-        assert made.workers[name].status == status
+            made.sent(worker, 0.0)
+        assert worker.status == status
     return made

@@ -8,13 +8,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
+import tomli
 
 from rbeerouter import config
 from rbeerouter.config import Config
 from rbeerouter.core.types import Request
 from rbeerouter.dialects import openai
 from rbeerouter.routing.decide import STRATEGIES
+from rbeerouter.routing.sandbox import Abilities
 from tests.docs.pages import read
 
 SCRIPTS = read("docs/routing-scripts.md")
@@ -32,10 +35,23 @@ def read_config(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Con
     return config.load(folder / "config.toml", strategies=tuple(STRATEGIES))
 
 
+def _routing() -> config.Routing:
+    """The section [routing] of the page's example."""
+    text = next(block.text for block in SCRIPTS.blocks if block.language == "toml")
+    return msgspec.convert(tomli.loads(text)["routing"], config.Routing)
+
+
+ROUTING = _routing()
+ABILITIES = Abilities(ROUTING.request_headers, ROUTING.set_headers, ROUTING.expose_prompt)
+
+
 def asked() -> Request:
     """The request of docs/routing-scripts.md."""
     body = next(block.text for block in SCRIPTS.blocks if block.language == "json").encode()
     method, path = re.findall(r"`(POST) (\S+)`", SCRIPTS.prose)[0]
-    headers = {name.encode(): value.encode() for name, value in re.findall(r"`(x-rbee-\S+): (\w+)`", SCRIPTS.prose)[:1]}
-    assert method == "POST" and headers
-    return openai.parse("r-1", path.encode(), headers, body, config.Limits())
+    headers = dict(re.findall(r"`([\w-]+): ([^`]+)`", SCRIPTS.section("The examples on this page")))
+    assert method == "POST" and len(headers) == 3
+    return openai.parse(
+        "r-1", path.encode(), {name.encode(): value.encode() for name, value in headers.items()}, body, config.Limits(),
+        {name: value for name, value in headers.items() if name in ROUTING.request_headers}, ROUTING.prompt_chars,
+    )  # fmt: skip

@@ -1,7 +1,8 @@
 """The Lua of the documentation does what it tells, and docs/routing-scripts.md tells all that a script can use.
 
 An arrow in an example, `--> value`, tells what its line gives; here it is compared. See "The examples on this page" in
-docs/routing-scripts.md, which also holds the workers and the request that all examples run on (given.py).
+docs/routing-scripts.md, which also holds the workers and the request that all examples run on (given.py). What a script
+can use is told by `routing.language`, which its own tests hold against the sandbox.
 """
 
 from __future__ import annotations
@@ -13,64 +14,121 @@ import msgspec
 import pytest
 
 from rbeerouter import config
+from rbeerouter.core.errors import refusal
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import WorkerSpec
+from rbeerouter.core.types import Request
 from rbeerouter.record import Line
 from rbeerouter.routing.decide import Decider
+from rbeerouter.routing.language import LANGUAGE
 from rbeerouter.routing.sandbox import Limits as ScriptLimits
-from rbeerouter.routing.script import MAX_SOURCE_BYTES, Script, script_fields
-from tests.docs.given import NAME, SCRIPTS, asked
+from rbeerouter.routing.script import MAX_SOURCE_BYTES, TRIAL_OUTCOME, Choice, Script
+from tests.docs.given import ABILITIES, NAME, SCRIPTS, asked
 from tests.docs.pages import REPOSITORY, Block, blocks, code, read
 from tests.support.builders import env
 
 README = read("README.md")
-FOLDER = REPOSITORY / "rbeerouter" / "routing"
-PRELUDE, SANDBOX = ((FOLDER / name).read_text() for name in ("prelude.lua", "sandbox.lua"))
-FRAGMENT = "-- in route_request"
+ELSEWHERE = {"docs/testing-scripts.md"}
+"""Pages whose Lua is no routing script and has tests of its own."""
+SHOWN = [block for block in blocks("lua") if block.page not in ELSEWHERE]
+FRAGMENTS = {
+    "-- in route_request": "function route_request(request, workers)",
+    "-- in on_failure": "function route_request() end function on_failure(request, attempt, workers)",
+    "-- in on_complete": "function route_request() end function on_complete(request, outcome)",
+}
+ATTEMPT = {"worker_id": "gpu1", "error": "upstream_disconnected", "duration_ms": 12.5, "number": 1}
+OUTCOME = TRIAL_OUTCOME | {"worker_id": "gpu1", "outcome": "done", "ttft_ms": 151.0, "total_ms": 803.0}
 _ARROW = re.compile(r"^(?P<code>.*?)\s*--> (?P<value>.+)$")
 
 
-def as_script(text: str) -> tuple[str, tuple[int, str] | None]:
-    """A whole script of an example, its lines where they were, and the arrow that tells how it ends: (line, value)."""
-    fragment = text.startswith(FRAGMENT + "\n")
-    if fragment:
-        text = text.replace(FRAGMENT, "function route_request(request, workers)", 1) + "end\n"
-    lines, end = [], None
+class Told(msgspec.Struct):
+    """What the arrows of an example tell: the lines of its log, and how it ends: (line, value)."""
+
+    logs: list[str]
+    end: tuple[int, str] | None = None
+
+
+def as_script(text: str) -> tuple[str, Told]:
+    """A whole script of an example, its lines where they were."""
+    first = text.partition("\n")[0]
+    if first in FRAGMENTS:
+        text = text.replace(first, FRAGMENTS[first], 1) + "end\n"
+    lines, told = [], Told([])
     for number, line in enumerate(text.splitlines(), 1):
         if found := _ARROW.match(line):
-            given = re.match(r"\s*local (\w+) =", found["code"])
-            if given and not found["value"].startswith("error: "):
-                name, value = given[1], found["value"]
+            given, value = re.match(r"\s*local (\w+) =", found["code"]), found["value"].strip()
+            line = found["code"]
+            if value.startswith("log: "):
+                told.logs.append(value.removeprefix("log: "))
+            elif given and not value.startswith("error: "):
+                name = given[1]
                 lie = f"error('{name} is ' .. tostring({name}), 0)"
-                line = f"{found['code']} if tostring({name}) ~= [=[{value}]=] then {lie} end"
+                line = f"{line} if tostring({name}) ~= [=[{value}]=] then {lie} end"
             else:
-                assert end is None, f"two ends: {line}"
-                line, end = found["code"], (number, found["value"].strip())
+                assert told.end is None, f"two ends: {line}"
+                told.end = (number, value)
         lines.append(line)
-    return "\n".join(lines) + "\n", end
+    return "\n".join(lines) + "\n", told
+
+
+def ask(text: str, fleet: Fleet, request: Request | None = None) -> tuple[Choice, Told]:
+    """Runs an example: route_request, or the hook that its first line names."""
+    source, told = as_script(text)
+    limits = ScriptLimits(cpu_s=5.0)                              # a busy machine must not spend the budget
+    script = Script(source.encode(), NAME, env(), limits, ABILITIES)
+    given = request or asked()
+    if text.startswith("-- in on_failure"):
+        return script.after_failure(given, dict(ATTEMPT), [ATTEMPT["worker_id"]], fleet), told
+    if text.startswith("-- in on_complete"):
+        return script.completed(given, dict(OUTCOME), fleet), told
+    choose = Decider(fleet, None, "least-request", env()).choose_for_script
+    return script.route(given, fleet, choose), told
+
+
+def in_words(choice: Choice) -> str:
+    """An answer as the arrows spell it."""
+    answer = choice.answer
+    names = ", then ".join(worker.id for worker in choice.workers or (choice.worker,) if worker is not None)
+    if answer is None:
+        return names or "nil"
+    words = {
+        "wait": f"wait for {names or 'any worker'}", "give_up": "give up",
+        "reject": f"reject with {answer.status or 403}: {answer.message}", None: names or "nil",
+    }[answer.action]  # fmt: skip
+    also = [
+        (" for at most {:g} s", answer.timeout_s), (" with priority {}", answer.priority), (" as {}", answer.model),
+        (", retry after {:g} s", answer.retry_after), (" because {}", answer.reason),
+    ]  # fmt: skip
+    words += "".join(text.format(value) for text, value in also if value is not None)
+    return words + "".join(f" and {name}: {value}" for name, value in answer.headers)
+
+
+def same_error(told: str, error: str, line: int) -> bool:
+    """Is this the error that an arrow tells? It may leave out the place and the hint, and may end in "..."."""
+    for text in (error, error.partition(" (hint: ")[0]):
+        for place in ("", f"{NAME}:{line}: ", f"{NAME}: "):
+            whole = place + told
+            if text == whole or (whole.endswith("...") and text.startswith(whole.removesuffix("..."))):
+                return True
+    return False
 
 
 def check_example(text: str, fleet: Fleet) -> None:
     """Runs an example; fails where it does something else than its arrows tell."""
-    source, end = as_script(text)
-    limits = ScriptLimits(cpu_s=5.0)                              # a busy machine must not spend the budget
-    choice = Script(source.encode(), NAME, env(), limits).route(asked(), fleet)
-    if end is None:
-        assert choice.error is None, choice.error
-        return
-    line, value = end
+    choice, told = ask(text, fleet)
+    line, value = told.end or (0, "")
     if value.startswith("error: "):
-        message = value.removeprefix("error: ")
         assert choice.error is not None, "it should have failed"
-        assert choice.error in (message, f"{NAME}:{line}: {message}", f"{NAME}: {message}"), choice.error
+        assert same_error(value.removeprefix("error: "), choice.error, line), choice.error
         if not choice.error.startswith(f"{NAME}:{line}: "):
-            assert message == "not enough memory", f"without its line: {choice.error}"
+            assert value == "error: not enough memory", f"without its line: {choice.error}"
         return
     assert choice.error is None, choice.error
-    assert (choice.worker.id if choice.worker else "nil", choice.line) == (value, line)
+    assert told.logs == list(choice.log) or not told.logs
+    if told.end is not None:
+        assert (in_words(choice), choice.line) == (value, line)
 
 
-@pytest.mark.parametrize("block", blocks("lua"), ids=str)
+@pytest.mark.parametrize("block", SHOWN, ids=str)
 def test_each_lua_example_does_what_its_arrows_tell(block: Block, fleet: Fleet) -> None:
     check_example(block.text, fleet)
 
@@ -84,8 +142,15 @@ def test_each_lua_example_does_what_its_arrows_tell(block: Block, fleet: Fleet) 
         "-- in route_request\nreturn 5\n",
         "-- in route_request\nlocal x = nothing.there\n",
         "-- in route_request\nreturn workers[0]  --> error: something else\n",
+        "-- in route_request\nreturn workers[0]  --> error: lists start at [1] in\n",
         "-- in route_request\nreturn workers[1]  --> error: anything\n",
         "-- in route_request\nlocal x = 1\nreturn x.y.z  --> nil\n",
+        "-- in route_request\nlog(1)  --> log: 2\n",
+        "-- in route_request\nreturn workers[1]  --> log: 2\n",
+        "-- in route_request\nreturn queue(nil)  --> nil\n",
+        "-- in route_request\nreturn reject{ status = 400 }  --> reject with 403: None\n",
+        "-- in on_failure\nreturn false  --> nil\n",
+        "-- in on_complete\nlocal x = outcome.status  --> 201\n",
     ],
 )
 def test_an_example_whose_arrow_lies_is_found(wrong: str, fleet: Fleet) -> None:
@@ -94,7 +159,7 @@ def test_an_example_whose_arrow_lies_is_found(wrong: str, fleet: Fleet) -> None:
 
 
 def test_there_are_examples_with_arrows() -> None:
-    assert sum(block.text.count("--> ") for block in SCRIPTS.blocks if block.language == "lua") > 60
+    assert sum(block.text.count("--> ") for block in SCRIPTS.blocks if block.language == "lua") > 150
 
 
 def test_the_log_line_of_the_readme_is_what_its_script_leads_to(fleet: Fleet) -> None:
@@ -102,82 +167,77 @@ def test_the_log_line_of_the_readme_is_what_its_script_leads_to(fleet: Fleet) ->
     line = msgspec.json.decode(shown.text, type=Line)
     assert set(json.loads(shown.text)) <= {field.name for field in msgspec.structs.fields(Line)}
     decision = Decider(fleet, Script(script.text.encode(), NAME, env()), "least-request", env()).decide(asked())
+    assert decision.worker is not None
     assert (line.worker, line.by, line.reason) == (decision.worker.id, decision.by, decision.reason)
 
 
-def script_values(expression: str, fleet: Fleet) -> set[str]:
-    """What a Lua expression that builds a text of names gives."""
-    source = f"function route_request(request, workers) error({expression}, 0) end"
-    choice = Script(source.encode(), NAME, env()).route(asked(), fleet)
-    assert choice.error is not None
-    return set(choice.error.removeprefix(f"{NAME}: ").split())
+def test_the_attempt_and_the_outcome_of_the_page_are_those_of_the_examples() -> None:
+    assert f"`{ATTEMPT['worker_id']}` broke its connection" in SCRIPTS.section("on_failure")
+    assert set(ATTEMPT) | {"tried"} == set(LANGUAGE.records["attempt"])
+    assert set(OUTCOME) == set(LANGUAGE.records["outcome"])
 
 
-def keys_of(table: str) -> str:
-    return f"(function() local t = '' for k in pairs({table}) do t = t .. ' ' .. k end return t end)()"
+# Each name has a row and an example.
 
 
 def used_in_examples(pattern: str) -> set[str]:
     return {name for block in SCRIPTS.blocks if block.language == "lua" for name in re.findall(pattern, block.text)}
 
 
-def test_every_field_of_the_request_has_its_row_and_its_example(fleet: Fleet) -> None:
-    fields = script_values(keys_of("request"), fleet)
-    assert {"model", "metadata", "user_id"} <= fields
-    assert {f"request.{field}" for field in fields} == set(SCRIPTS.table("The request")) - {
-        "metadata:get(name)", "metadata:get(name, default)",
-    }  # fmt: skip
-    assert fields <= used_in_examples(r"request\.(\w+)")
+def names_in(title: str, prefix: str = "") -> set[str]:
+    """What the first column of a section's tables names behind a prefix, without arguments."""
+    found = [re.fullmatch(rf"{re.escape(prefix)}(\w+)(?:\(.*\))?", name) for name in SCRIPTS.table(title)]
+    return {name[1] for name in found if name is not None}
 
 
-def test_every_field_of_a_worker_has_its_row_and_its_example() -> None:
-    made = Fleet()
-    made.configure([WorkerSpec("w", "http://w")])
-    fields = set(script_fields(made.ordered[0]))
-    rows = {name for name in SCRIPTS.table("Workers") if "(" not in name}
-    assert rows == {f"worker.{field}" for field in fields}
-    assert fields <= used_in_examples(r"\bworker\.(\w+)")
+RECORDS = {"request": "The request", "worker": "Workers", "attempt": "on_failure", "outcome": "on_complete"}
+METHODS = {
+    "list": ("Lists", "list:"), "metadata": ("The request", "metadata:"), "text": ("Text", "s:"),
+    "clock": ("Time, chance and hashes", "timestamp():"), "state": ("State", "state:"),
+}  # fmt: skip
+FUNCTIONS = [
+    "Time, chance and hashes", "Log", "Params", "Strategies in a script", "Waiting for a worker", "Refusing a request",
+]  # fmt: skip
 
 
-def defined(pattern: str, source: str = PRELUDE) -> set[str]:
-    found = set(re.findall(pattern, source))
-    assert found, f"the source has no {pattern} any more"
-    return found
+@pytest.mark.parametrize("record", LANGUAGE.records)
+def test_every_field_has_its_row_and_its_example(record: str) -> None:
+    fields = set(LANGUAGE.records[record])
+    assert names_in(RECORDS[record], f"{record}.") == fields
+    assert fields <= used_in_examples(rf"\b{record}\.(\w+)")
 
 
-def calls(title: str, prefix: str) -> set[str]:
-    return {found[1] for name in SCRIPTS.table(title) if (found := re.match(rf"{re.escape(prefix)}(\w+)\(", name))}
+@pytest.mark.parametrize("owner", LANGUAGE.methods)
+def test_every_method_has_its_row_and_its_example(owner: str) -> None:
+    title, prefix = METHODS[owner]
+    methods = set(LANGUAGE.methods[owner])
+    if owner == "text":
+        methods -= standard_rows()["string"]
+    assert names_in(title, prefix) == methods
+    assert methods <= used_in_examples(r":(\w+)\(")
 
 
-@pytest.mark.parametrize(
-    ("title", "prefix", "functions"),
-    [
-        ("Lists", "list:", r"function (?:list_)?methods:(\w+)"),
-        ("Workers", "worker.models:", r"function list_methods:(\w+)"),
-        ("The request", "metadata:", r"function metadata_methods:(\w+)"),
-        ("Time, chance and hashes", "timestamp():", r"function clock_methods:(\w+)"),
-    ],
-)
-def test_every_function_for_scripts_has_its_row_and_its_example(title: str, prefix: str, functions: str) -> None:
-    names = defined(functions)
-    assert calls(title, prefix) == names
-    assert names <= used_in_examples(r":(\w+)\(")
+def test_every_function_has_its_row_and_its_example() -> None:
+    ours = {name for title in FUNCTIONS for name in names_in(title)}
+    assert ours | standard_rows()["functions"] == set(LANGUAGE.functions) | {"timestamp"}
+    assert ours <= used_in_examples(r"\b(\w+)[({]")
 
 
-def test_every_global_function_for_scripts_is_explained() -> None:
-    ours = defined(r"(?m)^(?:function )?globals\.(\w+)")
-    assert {"rand", "hash_str", "timestamp"} <= ours
-    mine = {re.match(r"\w+", name)[0] for name in SCRIPTS.table("Time, chance and hashes")}  # type: ignore[index]
-    standard = standard_rows()["functions"]
-    assert (ours | theirs_of_lua()) - {"string", "table", "math", "utf8"} <= mine | standard
-    assert mine <= ours
-    assert mine <= used_in_examples(r"\b(\w+)\(")
+def test_every_hook_is_told_with_what_it_is_given() -> None:
+    for name, given in LANGUAGE.hooks.items():
+        assert f"`{name}({', '.join(given)})`" in SCRIPTS.prose
 
 
-def theirs_of_lua() -> set[str]:
-    """The names of Lua's own that sandbox.lua leaves in place."""
-    (table,) = re.findall(r"^local globals = \{(.*?)^\}", SANDBOX, re.MULTILINE | re.DOTALL)
-    return set(re.findall(r"(\w+) = ", table))
+@pytest.mark.parametrize(("function", "title"), [("queue", "Waiting for a worker"), ("reject", "Refusing a request")])
+def test_every_option_has_its_row_and_its_example(function: str, title: str) -> None:
+    options = set(LANGUAGE.options[function])
+    assert names_in(title) - {function} == options
+    assert options <= used_in_examples(r"\b(\w+) = ")
+
+
+def test_every_status_and_every_strategy_is_named() -> None:
+    assert set(LANGUAGE.statuses) <= set(SCRIPTS.spans)
+    assert set(LANGUAGE.strategies) <= set(re.findall(r"`([\w-]+)`", SCRIPTS.section("Strategies in a script")))
 
 
 def standard_rows() -> dict[str, set[str]]:
@@ -186,26 +246,25 @@ def standard_rows() -> dict[str, set[str]]:
     return {first.strip("`"): set(re.findall(r"`(\w+)`", second)) for first, second in rows}
 
 
-def test_the_rows_of_standard_lua_are_what_is_there(fleet: Fleet) -> None:
+def test_the_rows_of_standard_lua_are_what_is_there() -> None:
     rows = standard_rows()
-    text = {re.match(r"s:(\w+)", name)[1] for name in SCRIPTS.table("Text")}  # type: ignore[index]
-    assert rows["functions"] == theirs_of_lua() - {"string", "table", "math", "utf8"} | {"tostring"}
-    assert rows["string"] | text == script_values(keys_of("string"), fleet)
-    assert rows["table"] == script_values(keys_of("table"), fleet)
-    assert rows["utf8"] == script_values(keys_of("utf8"), fleet)
-    assert rows["math"] == {"randomseed"}
-    assert "random" in script_values(keys_of("math"), fleet)
-    assert "randomseed" not in script_values(keys_of("math"), fleet)
-    assert text <= used_in_examples(r":(\w+)\(")
+    assert rows["string"] | names_in("Text", "s:") == set(LANGUAGE.libraries["string"])
+    assert rows["table"] == set(LANGUAGE.libraries["table"])
+    assert rows["utf8"] == set(LANGUAGE.libraries["utf8"])
+    assert rows["math"] == {"randomseed"} and "randomseed" not in LANGUAGE.libraries["math"]
+    assert {*rows, "functions"} == {*LANGUAGE.libraries, "functions"}
 
 
 def test_what_is_told_to_be_missing_is_missing(fleet: Fleet) -> None:
     (told,) = re.findall(r"^Not there, because .*?: (.*?)\. Using", SCRIPTS.prose, re.MULTILINE | re.DOTALL)
-    names = re.findall(r"`(\w+)`", told)
-    assert len(names) > 10
+    names = set(re.findall(r"`(\w+)`", told))
+    assert names == LANGUAGE.unavailable - {"_G", "_VERSION", "warn"}
     for name in names:
-        choice = Script(f"function route_request() {name}() end".encode(), NAME, env()).route(asked(), fleet)
-        assert choice.error == f"{NAME}:1: '{name}' is not available in routing scripts"
+        choice, _ = ask(f"-- in route_request\n{name}()\n", fleet)
+        assert same_error(f"'{name}' is not available in routing scripts", choice.error or "", 2)
+
+
+# Numbers in sentences.
 
 
 def test_the_budget_of_the_page_is_the_default() -> None:
@@ -218,5 +277,30 @@ def test_the_budget_of_the_page_is_the_default() -> None:
     }
 
 
+def test_the_limits_that_the_page_tells_are_the_defaults() -> None:
+    routing = config.Routing()
+    state = SCRIPTS.section("State")
+    assert f"`state_keys`, {routing.state_keys:,} entries" in state
+    assert f"`state_bytes`, {routing.state_bytes >> 20} MiB" in state
+    assert f"`state_value_bytes`, {routing.state_value_bytes >> 10} KiB" in state
+    assert f"`log_lines`, {routing.log_lines} lines" in SCRIPTS.section("Log")
+    assert f"`log_line_chars`, {routing.log_line_chars} characters" in SCRIPTS.section("Log")
+    assert f"{routing.script_faults} decisions in a row" in SCRIPTS.section("Faults in a row")
+
+
 def test_the_longest_script_of_the_page_is_the_longest() -> None:
     assert f"is at most {MAX_SOURCE_BYTES >> 10} KiB long" in SCRIPTS.prose
+
+
+def test_a_refusal_without_a_status_is_what_the_page_tells() -> None:
+    assert refusal(403, "no").failure.code == "script_rejected"
+    assert "| `status` | whole number | 403 |" in SCRIPTS.section("Refusing a request")
+
+
+# The policies of docs/examples.
+
+
+def test_every_policy_is_linked() -> None:
+    files = {f"examples/{path.name}" for path in (REPOSITORY / "docs" / "examples").glob("*.lua")}
+    linked = {link for link in SCRIPTS.links if link.startswith("examples/")}
+    assert linked == {name for name in files if not name.endswith("_test.lua")}

@@ -3,22 +3,49 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
-from rbeerouter.core.errors import RouterError
+from rbeerouter.core.errors import FAILURES, Refusal, RouterError
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import Decision, Request
-from rbeerouter.routing.decide import STRATEGIES, Decider, strategy_name
-from tests.support.builders import down, env, fill, fleet, request, script, worker
+from rbeerouter.core.types import REJECT, Attempt, Decision, Request
+from rbeerouter.routing.decide import Decider
+from rbeerouter.routing.strategies import STRATEGIES, strategy_name
+from tests.support.builders import FULL_WORKER, down, env, fill, fleet, job, request, script, worker
+
+REFUSED = FAILURES["upstream_connect_failed"]
 
 
 def decider(
-    made: Fleet, source: str | None = None, strategy: str = "least-request", *, debug: bool = False, seed: int = 7
+    made: Fleet,
+    source: str | bytes | None = None,
+    strategy: str = "least-request",
+    *,
+    debug: bool = False,
+    seed: int = 7,
+    **faults: Any,
 ) -> Decider:
-    """A decider over a fleet; `source` is the body of route_request, None for no script."""
+    """A decider over a fleet; `source` is the body of route_request or a whole file, None for no script."""
     loaded = None if source is None else script(source, explain=debug, seed=seed)
-    return Decider(made, loaded, strategy, env(seed=seed), debug)
+    return Decider(made, loaded, strategy, env(seed=seed), debug, **faults)
+
+
+def failed(both: Decider, tried: list[str], first: Decision | None = None, **changes: Any) -> Decision | None:
+    """What comes after these workers have failed with a request."""
+    one = job(**changes)
+    one.decision = first or Decision(both.fleet.workers[tried[0]], "script", "routing.lua:2")
+    one.tried = list(tried)
+    one.attempts = [Attempt(name, REFUSED.code, 12.5) for name in tried]
+    return both.another(one, REFUSED)
+
+
+def without_hint(decision: Decision) -> str | None:
+    return None if decision.error is None else decision.error.partition(" (hint: ")[0]
+
+
+def who(decision: Decision | None) -> str | None:
+    return decision.worker.id if decision is not None and decision.worker is not None else None
 
 
 def one_up(made: Fleet, name: str) -> Fleet:
@@ -34,6 +61,11 @@ def refusal(made: Fleet, asked: Request, source: str | None = None) -> tuple[str
         decider(made, source).decide(asked)
     return raised.value.failure.code, raised.value.message, raised.value.param
 
+
+EXPECTED = (
+    "expected a worker, a worker id, a list of them, nil, queue(...), reject{...} or "
+    "{worker = ..., model = ..., headers = ..., reason = ...}"
+)
 
 # The script decides.
 
@@ -97,19 +129,24 @@ def test_a_script_that_ends_without_a_return_leaves_the_choice_too() -> None:
     ("source", "error"),
     [
         ("\nerror('No workers available')", "routing.lua:3: No workers available"),
-        ("local gpu = workers[1].gpu\nreturn gpu.name", "routing.lua:3: attempt to index a nil value (local 'gpu')"),
-        ("return 'w9'", "routing.lua:2: route_request returned the unknown worker id 'w9'"),
-        ("return 5", "routing.lua:2: route_request returned a number, expected a worker, a worker id or nil"),
+        ("local role = workers[1].role\nreturn role.name", "routing.lua:3: attempt to index a nil value (local 'role')"),
+        ("return 'w9'", f"routing.lua:2: route_request returned the unknown worker id 'w9'; {EXPECTED}"),
+        ("return 5", f"routing.lua:2: route_request returned a number; {EXPECTED}"),
+        ("return false", "routing.lua:2: route_request returned false, expected a worker, nil or reject{...}"),
+        ("return {workers[1], 'w3'}", "routing.lua:2: the script chose w1, w3, which is offline"),
         ("\nreturn workers[1]", "routing.lua:3: the script chose w1, which is offline"),
         ("while true do end", "routing.lua:2: budget exceeded"),
     ],
-    ids=["raises", "indexes nil", "an unknown id", "a number", "an offline worker", "never ends"],
+    ids=[
+        "raises", "indexes nil", "an unknown id", "a number", "false", "offline workers", "an offline worker",
+        "never ends",
+    ],
 )
 def test_a_script_that_fails_is_replaced_by_the_strategy_and_the_fault_is_told(source: str, error: str) -> None:
     made = one_up(fleet(), "w2")
-    assert decider(made, source).decide(request()) == Decision(
-        made.workers["w2"], "fallback", "least-request", None, error
-    )
+    decision = decider(made, source).decide(request())
+    assert (who(decision), decision.by, decision.reason) == ("w2", "fallback", "least-request")
+    assert without_hint(decision) == error
 
 
 def test_the_decision_after_a_failed_one_is_the_scripts_again() -> None:
@@ -141,12 +178,21 @@ def test_when_nobody_is_ready_the_busy_ones_queue() -> None:
     assert decider(made).decide(request()).worker.id == "w2"
 
 
-@pytest.mark.parametrize("source", [None, "return nil", "error('x')"])
+@pytest.mark.parametrize("source", [None, "return nil"])
 def test_a_model_that_no_worker_serves_is_not_found(source: str | None) -> None:
     made = fleet()
     assert refusal(made, request(model="gpt-4"), source) == (
         "model_not_found", "the model 'gpt-4' does not exist on any worker", "model",
     )  # fmt: skip
+
+
+def test_what_the_script_said_is_not_lost_when_the_strategy_finds_nobody_after_it() -> None:
+    decision = decider(fleet(), "log('looked') error('No workers available')").decide(request(model="gpt-4"))
+    assert (decision.worker, decision.by, decision.action) == (None, "fallback", REJECT)
+    assert (decision.error, decision.log) == ("routing.lua:2: No workers available", ("looked",))
+    assert decision.refusal == Refusal(
+        FAILURES["model_not_found"], "the model 'gpt-4' does not exist on any worker"
+    )
 
 
 def test_a_long_model_name_is_shortened_in_the_refusal() -> None:
@@ -181,19 +227,19 @@ def test_the_next_worker_is_never_one_that_was_tried() -> None:
     both = decider(made, "return workers[1]")
     tried = [both.decide(request()).worker.id]
     for _ in range(2):
-        decision = both.another(request(), tried, "m")
+        decision = failed(both, tried)
         assert decision is not None and decision.model is None
         assert (decision.by, decision.reason) == ("failover", f"least-request after {tried[-1]} failed")
         tried.append(decision.worker.id)
     assert sorted(tried) == ["w1", "w2", "w3"]
-    assert both.another(request(), tried, "m") is None
+    assert failed(both, tried) is None
 
 
 def test_the_next_worker_is_the_least_loaded_of_those_left() -> None:
     made = fleet()
     fill(made, "w2", 2)
     fill(made, "w3", 1)
-    decision = decider(made).another(request(), ["w1"], "m")
+    decision = failed(decider(made), ["w1"])
     assert decision is not None and decision.worker.id == "w3"
 
 
@@ -201,26 +247,27 @@ def test_a_busy_worker_takes_over_when_the_ready_ones_were_tried() -> None:
     made = fleet("w1", "w2")
     fill(made, "w2", 4)
     down(made, "w1")
-    decision = decider(made).another(request(), ["w1"], "m")
+    decision = failed(decider(made), ["w1"])
     assert decision is not None and decision.worker.id == "w2"
 
 
 def test_a_busy_worker_takes_over_also_while_the_failed_one_still_counts_as_ready() -> None:
     made = fleet("w1", "w2")
     fill(made, "w2", 4)
-    decision = decider(made).another(request(), ["w1"], "m")
+    decision = failed(decider(made), ["w1"])
     assert decision is not None and decision.worker.id == "w2"
 
 
 def test_no_worker_takes_over_that_is_down_or_serves_another_model() -> None:
     made = fleet("w1", "w2", worker("w3", models=("x",)))
     down(made, "w2")
-    assert decider(made).another(request(), ["w1"], "m") is None
+    assert failed(decider(made), ["w1"]) is None
 
 
 def test_the_model_that_the_script_chose_is_what_the_next_worker_must_serve() -> None:
     made = fleet("w1", worker("w2", models=("tiny",)), worker("w3", models=("tiny",)))
-    assert decider(made).another(request(), ["w2"], "tiny") == Decision(
+    first = Decision(made.workers["w2"], "script", "routing.lua:2", "tiny")
+    assert failed(decider(made), ["w2"], first) == Decision(
         made.workers["w3"], "failover", "least-request after w2 failed", "tiny"
     )
 
@@ -228,7 +275,30 @@ def test_the_model_that_the_script_chose_is_what_the_next_worker_must_serve() ->
 # Why not the others.
 
 
-def test_debug_names_the_line_of_the_filter_that_left_a_worker_out() -> None:
+def steps(decision: Decision) -> dict[str, list[dict[str, Any]]]:
+    """What became of each worker that has something to tell."""
+    assert decision.explanation is not None
+    return {row["id"]: row["steps"] for row in decision.explanation if "steps" in row}
+
+
+def chosen(decision: Decision) -> list[str]:
+    assert decision.explanation is not None
+    return [row["id"] for row in decision.explanation if row.get("chosen")]
+
+
+def test_debug_tells_each_workers_status_and_load_and_who_was_chosen() -> None:
+    made = fleet()
+    fill(made, "w1", 1)
+    down(made, "w3")
+    decision = decider(made, "return workers[2]", debug=True).decide(request())
+    assert decision.explanation == [
+        {"id": "w1", "status": "ready", "load": 0.25},
+        {"id": "w2", "status": "ready", "load": 0.0, "chosen": True},
+        {"id": "w3", "status": "offline", "load": 0.0},
+    ]
+
+
+def test_debug_names_the_line_of_the_filter_that_left_a_worker_out_and_what_it_read() -> None:
     made = fleet()
     fill(made, "w1", 4)
     fill(made, "w3", 1)
@@ -238,9 +308,11 @@ def test_debug_names_the_line_of_the_filter_that_left_a_worker_out() -> None:
     local quiet = ready:filter(function(w) return w.load == 0 end)
     return quiet[1]"""
     decision = decider(made, source, debug=True).decide(request())
-    assert (decision.worker.id, decision.reason, decision.excluded) == (
-        "w2", "routing.lua:6", {"w1": "filter at line 2", "w3": "filter at line 5"},
-    )  # fmt: skip
+    assert (who(decision), decision.reason, chosen(decision)) == ("w2", "routing.lua:6", ["w2"])
+    assert steps(decision) == {
+        "w1": [{"by": "filter", "line": 2, "read": {"status": "busy"}}],
+        "w3": [{"by": "filter", "line": 5, "read": {"load": 0.25}}],
+    }
 
 
 def test_debug_names_the_line_of_the_sort_that_put_another_first() -> None:
@@ -248,20 +320,62 @@ def test_debug_names_the_line_of_the_sort_that_put_another_first() -> None:
     fill(made, "w1", 1)
     fill(made, "w2", 2)
     decision = decider(made, "local sorted = workers:sort_by('load')\nreturn sorted[1]", debug=True).decide(request())
-    assert decision.excluded == dict.fromkeys(["w1", "w2"], "sort_by at line 2 put worker(w3) first")
+    assert steps(decision) == {
+        name: [{"by": "sort_by", "line": 2, "taken": "w3", "read": {"load": load}}]
+        for name, load in (("w1", 0.25), ("w2", 0.5), ("w3", 0))
+    }
 
 
-@pytest.mark.parametrize("helper", ["min_by", "max_by"])
-def test_debug_names_the_line_of_the_min_or_max_that_took_another(helper: str) -> None:
-    made = fleet("w1", "w2")
-    decision = decider(made, f"local best = workers:{helper}('load')\nreturn best", debug=True).decide(request())
-    assert decision.excluded == {"w2": f"{helper} at line 2 took worker(w1)"}
-
-
-def test_debug_names_the_return_where_nothing_else_excluded_a_worker() -> None:
+def test_debug_tells_the_place_in_a_list_that_was_sorted_whole() -> None:
     made = fleet()
-    decision = decider(made, "return workers[2]", debug=True).decide(request())
-    assert decision.excluded == dict.fromkeys(["w1", "w3"], "routing.lua:2 returned w2")
+    fill(made, "w1", 1)
+    body = "local sorted = workers:sort_by('load')\nlocal last = sorted[3]\nreturn sorted[1]"
+    told = steps(decider(made, body, debug=True).decide(request()))
+    assert {name: (rows[0]["place"], rows[0]["taken"]) for name, rows in told.items()} == {
+        "w2": (1, "w2"), "w3": (2, "w2"), "w1": (3, "w2"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("helper", ["min_by('load')", "max_by('load')", "weighted('capacity')", "pick_by_hash('k')",
+                                    "sample()"])  # fmt: skip
+def test_debug_names_the_line_of_the_helper_that_took_another(helper: str) -> None:
+    made = fleet("w1", "w2")
+    decision = decider(made, f"local best = workers:{helper}\nreturn best", debug=True).decide(request())
+    name = helper.partition("(")[0]
+    assert {worker: [(row["by"], row["line"], row["taken"]) for row in rows] for worker, rows in steps(decision).items()} == {
+        worker: [(name, 2, who(decision))] for worker in ("w1", "w2")
+    }
+
+
+def test_debug_tells_of_a_strategy_that_the_script_asked() -> None:
+    made = one_up(fleet("w1", "w2"), "w2")
+    body = "local one = strategy('least-request')(request, workers)\nreturn one"
+    decision = decider(made, body, debug=True).decide(request())
+    assert steps(decision) == {
+        name: [{"by": 'strategy "least-request"', "line": 2, "taken": "w2"}] for name in ("w1", "w2")
+    }
+
+
+@pytest.mark.parametrize(
+    ("condition", "read"),
+    [
+        ("w.models:contains('x')", {"models:contains(x)": False}),
+        ("w.metadata.region == 'us'", {"metadata.region": "eu"}),
+        ("w.metadata:get('tier', 0) > 9", {"metadata.tier": 2}),
+        ("w.role == 'prefill'", {"role": "nil"}),
+        ("w.cost_per_hour < 0.1 and w.status == 'busy'", {"cost_per_hour": 0.75}),
+    ],
+)
+def test_debug_tells_what_a_filter_looked_at(condition: str, read: dict[str, object]) -> None:
+    made = fleet(FULL_WORKER)
+    decision = decider(made, f"local one = workers:filter(function(w) return {condition} end)[1]", debug=True)
+    assert steps(decision.decide(request(model="a")))["gpu-1"][0]["read"] == read
+
+
+def test_debug_keeps_a_bounded_number_of_steps() -> None:
+    body = "for i = 1, 50 do workers:filter(function(w) return w.load > 1 end) end return workers[1]"
+    told = steps(decider(fleet(), body, debug=True).decide(request()))
+    assert {name: len(rows) for name, rows in told.items()} == {"w1": 16, "w2": 16, "w3": 16}
 
 
 def test_debug_forgets_the_reasons_of_the_decision_before() -> None:
@@ -270,10 +384,8 @@ def test_debug_forgets_the_reasons_of_the_decision_before() -> None:
         "if request.stream then return workers:filter(function(w) return w.id == 'w2' end)[1] end return workers[1]"
     )
     both = decider(made, source, debug=True)
-    seen = [both.decide(request(stream=stream)).excluded for stream in (True, False)]
-    assert seen == [
-        dict.fromkeys(["w1", "w3"], "filter at line 2"), dict.fromkeys(["w2", "w3"], "routing.lua:2 returned w1"),
-    ]  # fmt: skip
+    seen = [set(steps(both.decide(request(stream=stream)))) for stream in (True, False)]
+    assert seen == [{"w1", "w3"}, set()]
 
 
 def test_debug_says_why_the_strategy_did_not_take_a_worker() -> None:
@@ -281,25 +393,36 @@ def test_debug_says_why_the_strategy_did_not_take_a_worker() -> None:
     fill(made, "w2", 4)
     down(made, "w3")
     fill(made, "w4", 2)
-    assert decider(made, debug=True).decide(request()).excluded == {
-        "w2": "busy",
-        "w3": "offline",
-        "w4": "least-request chose w1 (load 0.50 against 0.00)",
-        "w5": "does not serve 'm'",
-    }
+    decision = decider(made, debug=True).decide(request())
+    assert chosen(decision) == ["w1"]
+    assert steps(decision) == {
+        name: [{"by": "least-request", "why": why}]
+        for name, why in (
+            ("w2", "busy"), ("w3", "offline"), ("w4", "least-request chose w1 (load 0.50 against 0.00)"),
+            ("w5", "does not serve 'm'"),
+        )
+    }  # fmt: skip
 
 
 def test_debug_among_busy_workers_compares_their_loads() -> None:
     made = fleet("w1", "w2")
     fill(made, "w1", 4)
     fill(made, "w2", 6)
-    assert decider(made, debug=True).decide(request()).excluded == {
-        "w2": "least-request chose w1 (load 1.50 against 1.00)"
+    assert steps(decider(made, debug=True).decide(request())) == {
+        "w2": [{"by": "least-request", "why": "least-request chose w1 (load 1.50 against 1.00)"}]
     }
 
 
+def test_debug_tells_both_what_the_script_did_and_what_the_strategy_did() -> None:
+    made = one_up(fleet("w1", "w2"), "w2")
+    body = "local x = workers:filter(function(w) return w.load > 1 end)[1]\nreturn x"
+    told = steps(decider(made, body, debug=True).decide(request()))
+    assert [row["by"] for row in told["w1"]] == ["filter", "least-request"]
+    assert [row["by"] for row in told["w2"]] == ["filter"]
+
+
 def test_without_debug_nothing_is_noted() -> None:
-    assert decider(fleet(), "return workers[1]").decide(request()).excluded is None
+    assert decider(fleet(), "return workers[1]").decide(request()).explanation is None
 
 
 # Names.

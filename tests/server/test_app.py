@@ -43,17 +43,19 @@ async def test_every_page_says_what_is_true(tmp_path: Path) -> None:
                 200, {"status": "ok", "version": __version__, "workers": 2, "usable": 2},
             )  # fmt: skip
             assert (await router.page("/api/v1/health")).json() == health.json()
+            unknown = dict.fromkeys(("waiting", "kv_usage", "latency_ms", "ttft_ms", "role")) | {"loras": []}
             assert await router.workers() == {
                 "a": {
                     "id": "a", "status": "ready", "backend": "cuda", "vram": 24.0, "vram_used": None, "load": 0.25,
                     "models": ["tiny", "small"], "performance": 0.9, "cost_per_hour": 0.5, "engine": "openai",
                     "metadata": {"region": "eu", "spot": True}, "capacity": 4, "in_flight": 1, "url": a.url,
-                    "served": 0, "failed": 0,
+                    "served": 0, "failed": 0, **unknown,
                 },
                 "b": {
                     "id": "b", "status": "ready", "backend": None, "vram": None, "vram_used": None, "load": 0.0,
                     "models": ["listed"], "performance": None, "cost_per_hour": None, "engine": "openai",
                     "metadata": {}, "capacity": 16, "in_flight": 0, "url": b.url, "served": 0, "failed": 0,
+                    **unknown,
                 },
             }  # fmt: skip
             models = (await router.page("/v1/models")).json()
@@ -62,8 +64,8 @@ async def test_every_page_says_what_is_true(tmp_path: Path) -> None:
             assert routing.pop("loaded_at").endswith("Z")
             assert len(routing["script"].pop("hash")) == 12
             assert routing == {
-                "script": {"file": str(router.script_path)}, "strategy": "least-request", "debug": False,
-                "weights": {"a": 1.0, "b": 1.0},
+                "script": {"file": str(router.script_path)}, "suspended": None, "strategy": "least-request",
+                "debug": False, "weights": {"a": 1.0, "b": 1.0},
             }  # fmt: skip
             client.abort()
             await router.wait_requests(1)

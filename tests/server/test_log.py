@@ -96,9 +96,13 @@ async def test_under_debug_it_says_why_each_other_worker_was_not_taken(tmp_path:
         async with daemon(tmp_path, *entries, script=script, routing={"debug": True}) as router:
             assert (await router.post(CHAT, PROMPT)).headers["x-rbee-worker"] == "one"
             (line,) = await router.wait_requests(1)
-            assert line["excluded"] == {
-                "far": "filter at line 3", "two": "sort_by at line 4 put worker(one) first",
-            }  # fmt: skip
+            state = {"status": "ready", "load": 0.0}
+            order = {"by": "sort_by", "line": 4, "taken": "one", "read": {"load": 0.0}}
+            assert line["explanation"] == [
+                {"id": "far", **state, "steps": [{"by": "filter", "line": 3, "read": {"metadata.near": False}}]},
+                {"id": "one", **state, "chosen": True, "steps": [order]},
+                {"id": "two", **state, "steps": [order]},
+            ]  # fmt: skip
             assert (await router.page("/routing")).json()["debug"] is True
 
 

@@ -668,3 +668,43 @@ async def test_requests_that_are_cut_anywhere_are_read_alike(tmp_path: Path) -> 
         assert {(request.path, request.header("x-session-id")) for request in worker.requests} == {
             (CHAT, b"s"), ("/v1/embeddings", None),
         }  # fmt: skip
+
+
+# What the script sees of a request.
+
+TELL = """
+function route_request(request, workers)
+  local agent = request.headers["user-agent"] or "-"
+  local prompt = EXPOSED and request.prompt or "-"
+  return reject{message = agent .. "|" .. (request.session_id or "-") .. "|" .. prompt .. "|" .. request.prompt_tokens}
+end
+"""
+
+
+@pytest.mark.parametrize("exposed", [False, True])
+@story
+async def test_a_script_sees_the_headers_that_are_listed_and_the_prompt_only_when_it_is_exposed(
+    exposed: bool, tmp_path: Path
+) -> None:
+    routing = {"expose_prompt": exposed, "prompt_chars": 5}
+    script = TELL.replace("EXPOSED", str(exposed).lower())
+    async with FaultWorker() as worker, router(tmp_path, worker, script=script, routing=routing) as under_test:
+        headers = [("User-Agent", "curl"), ("Accept", "text/html"), ("X-Session-Id", "s-1")]
+        told = [(await under_test.post(CHAT, PROMPT, given)).json()["error"]["message"] for given in (headers, [])]
+        prompt = "hello" if exposed else "-"
+        tokens = len(json.dumps(PROMPT, separators=(",", ":"))) // 4
+        assert [text.rpartition("|")[0] for text in told] == [f"curl|s-1|{prompt}", f"-|-|{prompt}"]
+        assert all(abs(int(text.rpartition("|")[2]) - tokens) <= 3 for text in told)
+
+
+@story
+async def test_a_script_that_looks_at_no_headers_costs_no_reading_of_them(tmp_path: Path) -> None:
+    script = "function route_request(request, workers)\n  return workers[1]\nend\n"
+    async with FaultWorker() as worker, router(tmp_path, worker, script=script) as under_test:
+        listener = under_test.daemon.listener
+        assert (listener.shown_headers, listener.prompt_chars) == ((), 0)
+        listener.show(("X-Tier",), 10)
+        raw = {b"x-TIER": b"1", b"User-Agent": b"curl"}
+        assert listener.request_shapes.of(raw).texts(raw) == {"x-tier": "1"}
+        listener.apply(under_test.daemon.config.server, under_test.daemon.config.limits)
+        assert listener.request_shapes.of(raw).texts(raw) == {"x-tier": "1"}, "other settings leave it as it is"

@@ -148,7 +148,7 @@ local function headers_of(given)
     headers[#headers + 1] = { name, value }
     if #headers > 32 then error("headers: at most 32 are accepted", 0) end
   end
-  return headers
+  return headers[1] and headers
 end
 
 local function is_send_table(answer)

@@ -144,7 +144,7 @@ function kit.take_log()
   if line_count == 0 then return nil end
   local taken = lines
   lines, line_count, kit.logged = {}, 0, false
-  return taken
+  return taken[1] and taken                              -- a line that failed is counted, but is not there
 end
 
 ----------------------------------------------------------------------------------------------------------- state

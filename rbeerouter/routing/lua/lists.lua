@@ -228,6 +228,7 @@ function methods:sample(count)
   if math_type(count) ~= "integer" or count < 0 then
     error("sample expects a whole number that is not negative, got " .. kit.shown(count), 2)
   end
+  charge(n)
   local items = move(self, 1, n, 1, {})
   if count > n then count = n end
   for i = 1, count do
@@ -361,6 +362,7 @@ local lazy_meta = {}
 
 local function sort_now(self)
   local items, n, first = self[ITEMS], self[LENGTH], rawget(self, FIRST)
+  charge(n)                                      -- also what the script itself may have made of it, by way of next()
   local from = 0
   if first ~= nil then                           -- what was given out as the first stays the first
     for i = 1, n do
@@ -414,6 +416,7 @@ function lazy_meta.__pairs(self) return next, sort_now(self), nil end
 function methods:sort_by(order)
   need_list(self, "sort_by")
   local n = #self
+  charge(n)                                      -- a table of the script's own can claim any length
   return setmetatable({
     [ITEMS] = move(self, 1, n, 1, {}), [ORDER] = as_less(order, "sort_by"), [LENGTH] = n,
     [LINE] = EXPLAIN and kit.script_line(2) or nil,

@@ -1,0 +1,161 @@
+"""What the daemon does with routing scripts: loads them, lets new ones through the gate, and keeps the one before.
+
+`server.daemon` owns one `Scripts`; the control plane asks it for explanations and params.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rbeerouter.config import Config
+from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.types import Env
+from rbeerouter.routing.decide import Decider
+from rbeerouter.routing.sandbox import Abilities, Limits, Runtime, Sandbox
+from rbeerouter.routing.script import Script, ScriptError, read_source
+from rbeerouter.routing.strategies import strategy_name
+from rbeerouter.server import gate
+from rbeerouter.workbench.explain import explain, read_request
+
+if TYPE_CHECKING:
+    from rbeerouter.control.script_process import ScriptProcesses
+
+_MOST_LOOKS = 5
+
+
+class Scripts:
+    """Loads scripts as the configuration says."""
+
+    def __init__(self, env: Env) -> None:
+        self._env = env
+        self._processes: ScriptProcesses | None = None
+        self._told: Script | None = None
+
+    def close(self) -> None:
+        if self._processes is not None:
+            self._processes.close()
+
+    @staticmethod
+    def read(config: Config) -> bytes | None:
+        """The configured script's text, None when there is none. Raises ScriptError."""
+        return read_source(config.script) if config.script is not None else None
+
+    async def examined(self, config: Config, decider: Decider) -> tuple[bytes | None, str | None]:
+        """The configured script's text, and what the gate says of it when it is another one than what decides now.
+
+        Raises:
+            ScriptError: it cannot be read, or must not be loaded.
+        """
+        for _ in range(_MOST_LOOKS):
+            source = self.read(config)
+            if source is None or config.script is None or (decider.script and decider.script.source == source):
+                return source, None
+            routing = config.routing
+            verdict = await gate.examine(config.script, config.source, routing.reload_gate, routing.gate_s)
+            if self.read(config) != source:
+                continue                                       # it was saved again meanwhile
+            if not verdict.ok:
+                raise ScriptError(f"{config.script}: {verdict.problem}")
+            return source, verdict.told
+        raise ScriptError(f"{config.script}: changes faster than it can be examined; reload again when it is complete")
+
+    def decider(self, config: Config, fleet: Fleet, source: bytes | None) -> Decider:
+        """Loads the script and tries it on a made-up request. Raises ScriptError when it is broken."""
+        routing = config.routing
+        decider = Decider(
+            fleet, None, strategy_name(routing.strategy) or routing.strategy, self._env, routing.debug,
+            routing.script_faults,
+        )  # fmt: skip
+        if source is not None and config.script is not None:
+            script = self._load(config, source, config.script.name, routing.debug)
+            fault = script.self_test(fleet, decider.choose_for_script)
+            if fault is not None:
+                script.close()
+                raise ScriptError(f"{config.script}: the self-test request failed: {fault}")
+            decider.script = script
+        return decider
+
+    def _load(self, config: Config, source: bytes, name: str, explained: bool) -> Script:
+        return Script(source, name, self._env, limits(config), abilities(config, explained), self._runtime(config))
+
+    def _runtime(self, config: Config) -> Callable[[Limits, Abilities], Runtime]:
+        if config.routing.isolation != "process":
+            return Sandbox
+        if self._processes is None:
+            from rbeerouter.control.script_process import ScriptProcesses
+
+            self._processes = ScriptProcesses()
+        return self._processes
+
+    @staticmethod
+    def hand_over(old: Decider, new: Decider) -> None:
+        """What scripts keep goes on, and the one that served until now is there to go back to."""
+        script = new.script
+        suspended = old.suspended[0] if old.suspended else None
+        before = old.script or suspended
+        if script is not None and before is not None:
+            script.adopt(before)
+        same = script is not None and old.script is not None and script.hash == old.script.hash
+        new.last_good = old.last_good if same else old.script
+        for unused in {old.script, old.last_good, suspended} - {None, new.last_good}:
+            unused.close()
+
+    def alarm(self, decider: Decider) -> dict[str, str] | None:
+        """What to tell, once, when a script was taken out of service because it failed too often in a row."""
+        if decider.suspended is None or decider.suspended[0] is self._told:
+            return None
+        self._told, error = decider.suspended
+        script = decider.script
+        now = f"script {script.hash}" if script is not None else f"strategy {decider.strategy.name}"
+        return {"script": self._told.hash, "error": error, "now": now}
+
+    def explain(self, config: Config, decider: Decider, fleet: Fleet, text: bytes) -> dict[str, Any]:
+        """Decides a request of JSON text on the live fleet without sending it. Raises RouterError, ScriptError."""
+        script, routing = decider.script, config.routing
+        prompt_chars = routing.prompt_chars if routing.expose_prompt else 0
+        request = read_request(text, config.limits, routing.request_headers, prompt_chars)
+        copy = None
+        try:
+            if script is not None:
+                copy = self._load(config, script.source, script.name, explained=True)
+                copy.adopt(script)
+            return explain(request, fleet.shadow(), copy, decider.strategy.name, self._env)
+        finally:
+            if copy is not None:
+                copy.close()
+
+
+def set_params(script: Script | None, given: dict[str, float]) -> None:
+    """Gives params other values: all of them, or none. Raises ValueError."""
+    known = script.params() if script is not None else {}
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+            raise ValueError(f"{name}: the script has no such param; {hint}")
+        low, high = known[name]["min"], known[name]["max"]
+        if not low <= value <= high:
+            raise ValueError(f"{name} = {value:g}: expected a number from {low:g} to {high:g}")
+    for name, value in given.items():
+        if script is not None:
+            script.set_param(name, value)
+
+
+def limits(config: Config) -> Limits:
+    """What a script may use, as configured."""
+    routing = config.routing
+    return Limits(
+        routing.script_instructions, routing.script_cpu_s, routing.script_memory_bytes, routing.log_lines,
+        routing.log_line_chars, routing.state_keys, routing.state_bytes, routing.state_value_bytes,
+    )  # fmt: skip
+
+
+def abilities(config: Config, explained: bool = False) -> Abilities:
+    """What a script may see and set, as configured."""
+    routing = config.routing
+    return Abilities(
+        tuple(name.lower() for name in routing.request_headers), tuple(name.lower() for name in routing.set_headers),
+        routing.expose_prompt, explained,
+    )  # fmt: skip

@@ -1,0 +1,252 @@
+"""One script on a made-up fleet, asked through the real decider and the real dispatcher: nothing is sent to anybody.
+
+`properties` and `suite` call it. The fleet is as it was set before each request: what a request does to it (a failed
+worker goes offline, times are measured) is undone. What the script keeps in `state` stays.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import msgspec
+
+from rbeerouter.config import Config
+from rbeerouter.core.dispatch import Dispatcher, Fail, Job, Send, Wait
+from rbeerouter.core.errors import FAILURES
+from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.types import OFFLINE, READY, REJECT, Env, Outcome, Report, Request, Worker, WorkerSpec
+from rbeerouter.routing.decide import Decider
+from rbeerouter.routing.sandbox import Abilities, Limits
+from rbeerouter.routing.script import Choice, Script
+
+NOON = 1_772_452_800.0
+"""2026-03-02 12:00 UTC, a Monday: when tests play unless they say otherwise."""
+
+_FIGURES = ("waiting", "kv_usage", "vram_used", "latency_ms", "ttft_ms")
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """A worker and the state that it is in; a busy one has as much in flight as it can hold, or more."""
+
+    spec: WorkerSpec
+    status: str = READY
+    in_flight: int = 0
+    waiting: int | None = None
+    kv_usage: float | None = None
+    vram_used: float | None = None
+    latency_ms: float | None = None
+    ttft_ms: float | None = None
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What became of one request, as a test reads it; docs/testing-scripts.md tells each field."""
+
+    action: str
+    by: str
+    reason: str
+    worker: str | None = None
+    line: int | None = None
+    error: str | None = None
+    status: int | None = None
+    message: str | None = None
+    model: str | None = None
+    headers: dict[str, str] = {}
+    order: list[str] | None = None
+    log: list[str] = []
+    tried: list[str] = []
+    retry_after: float | None = None
+    timeout_s: float | None = None
+
+    def known(self) -> dict[str, Any]:
+        """The fields that have a value."""
+        return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """One call of a hook: what it answered, and what that took.
+
+    offline: the workers that it named, when all of them were offline at that time
+    """
+
+    hook: str
+    choice: Choice
+    seconds: float
+    instructions: int
+    offline: tuple[str, ...] = ()
+
+
+class Recorded(Script):
+    """A script that notes each call of its hooks in `asked`."""
+
+    asked: list[Asked]
+
+    def route(self, *arguments: Any) -> Choice:
+        return self._noted("route_request", super().route, *arguments)
+
+    def after_failure(self, *arguments: Any) -> Choice:
+        return self._noted("on_failure", super().after_failure, *arguments)
+
+    def completed(self, *arguments: Any) -> Choice:
+        return self._noted("on_complete", super().completed, *arguments)
+
+    def _noted(self, hook: str, call: Any, *arguments: Any) -> Choice:
+        started = time.perf_counter()
+        choice: Choice = call(*arguments)
+        seconds = time.perf_counter() - started
+        named = choice.workers or ((choice.worker,) if choice.worker else ())
+        offline = tuple(worker.id for worker in named) if all(one.status == OFFLINE for one in named) else ()
+        self.asked.append(Asked(hook, choice, seconds, self._runtime.ask("spent"), offline))
+        return choice
+
+    def look_at(self, fleet: Fleet) -> None:
+        """Takes in another fleet now, so that the next decision is not charged with it."""
+        self._seen_version = -1
+        self._bring_up_to_date(fleet)
+
+    def reseed(self, seed: int) -> None:
+        """What rand() gives from now on."""
+        self._runtime.seed(seed)
+
+
+class Play(msgspec.Struct, frozen=True):
+    """The rules under which a script is tried: the configuration's, or those of a daemon that has none."""
+
+    limits: Limits = Limits()
+    abilities: Abilities = Abilities()
+    strategy: str = "least-request"
+    attempts: int = 3
+
+
+class Stage:
+    """A freshly loaded script.
+
+    Attributes:
+        wall: Unix seconds of its clock, which stands still until somebody sets it.
+
+    Raises:
+        ScriptError: it cannot be used.
+    """
+
+    def __init__(self, source: bytes, name: str, play: Play, seed: int = 1, coverage: bool = False) -> None:
+        abilities, limits = play.abilities, play.limits
+        if coverage:                                           # counting the lines takes a multiple of the time
+            abilities = msgspec.structs.replace(abilities, coverage=True)
+            limits = msgspec.structs.replace(limits, cpu_s=limits.cpu_s * 20)
+        self.wall = NOON
+        self._rng = random.Random(seed)
+        self._env = Env(lambda: 0.0, lambda: self.wall, self._rng)
+        self.script = Recorded(source, name, self._env, limits, abilities)
+        self.script.asked = []
+        self._attempts = play.attempts
+        self._placed: tuple[Placed, ...] = ()
+        self._fleet = Fleet()
+        self._decider = Decider(self._fleet, self.script, play.strategy, self._env)
+
+    @property
+    def fleet(self) -> Fleet:
+        """To be read only."""
+        return self._fleet
+
+    def place(self, placed: tuple[Placed, ...]) -> None:
+        """Puts other workers in place of those that are there."""
+        self._placed = placed
+        self._fleet = self._decider.fleet = make_fleet(placed)
+        self.script.look_at(self._fleet)
+
+    def seed(self, seed: int) -> None:
+        """Chance from now on: the script's, and that of strategies which break ties."""
+        self._rng.seed(seed)
+        self.script.reseed(seed & 0x7FFFFFFF)
+
+    def serve(
+        self, request: Request, failing: frozenset[str] = frozenset(), code: str = "upstream_connect_failed"
+    ) -> Result:
+        """Lets a request live its life. Those of the workers in `failing` that it is sent to fail it, with `code`."""
+        self.script.asked.clear()
+        dispatcher = Dispatcher(self._fleet, self._decider, self._env, self._attempts)
+        job = Job(request, 0.0, self.wall)
+        effect = dispatcher.on_request(job)
+        while isinstance(effect, Send) and effect.worker.id in failing:
+            effect = dispatcher.on_outcome(job, Outcome(FAILURES[code]))
+        if isinstance(effect, Send):
+            job.tokens_in, job.tokens_out = request.prompt_tokens, 16
+            if request.stream:
+                job.first_content = 0.0
+            dispatcher.on_outcome(job, Outcome(None, 200, True, True))
+            _take_figures(effect.worker, self._placed[effect.worker.index])
+        if len(job.attempts) > isinstance(effect, Send):
+            self.place(self._placed)
+        return self._result(job, effect)
+
+    def _result(self, job: Job, effect: Any) -> Result:
+        decision, tried = job.decision, list(job.tried)
+        choice = next(asked.choice for asked in reversed(self.script.asked) if asked.hook != "on_complete")
+        if decision is None:
+            return Result(
+                "fail", "strategy" if choice.error is None else "fallback", effect.message, error=choice.error,
+                status=effect.failure.status, message=effect.message, log=list(choice.log),
+            )  # fmt: skip
+        result = Result(
+            "send", decision.by, decision.reason, line=choice.line or None, error=decision.error,
+            headers=dict(decision.headers), log=list(decision.log), tried=tried,
+            order=[worker.id for worker in (decision.worker, *decision.then) if worker] if decision.then else None,
+        )  # fmt: skip
+        change = msgspec.structs.replace
+        if isinstance(effect, Send):
+            model = effect.model or job.request.model
+            return change(result, worker=effect.worker.id, status=200, model=model)
+        if isinstance(effect, Wait):
+            patience, worker = decision.patience, decision.worker
+            return change(
+                result, action="wait", worker=worker.id if worker else None,
+                timeout_s=patience.timeout_s if patience else None,
+            )  # fmt: skip
+        assert isinstance(effect, Fail)
+        failure = effect.failure
+        return change(
+            result, action="reject" if decision.action == REJECT else "fail", status=failure.status,
+            message=effect.message, retry_after=failure.retry_after or None,
+        )  # fmt: skip
+
+
+def make_fleet(placed: tuple[Placed, ...]) -> Fleet:
+    """A fleet in the state that is told."""
+    made = Fleet()
+    made.configure([one.spec for one in placed])
+    for worker, one in zip(made.ordered, placed, strict=True):
+        if one.status != OFFLINE:
+            made.apply(Report(worker.id, True, None, 0.0))
+        for _ in range(one.in_flight):
+            made.sent(worker, 0.0)
+        _take_figures(worker, one)
+    return made
+
+
+def _take_figures(worker: Worker, placed: Placed) -> None:
+    """Only traffic could measure these, and here is none: so, against the rule, a worker is changed by hand."""
+    for name in _FIGURES:
+        setattr(worker, name, getattr(placed, name))
+
+
+def rules_of(config: Config | None, texts: set[str] = frozenset()) -> Play:
+    """What a script may use and see, as configured. Without a configuration it may see whatever it asks for.
+
+    Args:
+        texts: those of the script, among which are the names of the headers that it reads.
+    """
+    if config is None:
+        names = {text.lower() for text in texts if text.isascii() and text.replace("-", "").isalnum()}
+        headers = tuple(sorted({"user-agent", "x-session-id", "accept-language", "x-priority"} | names))
+        return Play(abilities=Abilities(headers, headers, True))
+    routing = config.routing
+    limits = Limits(
+        routing.script_instructions, routing.script_cpu_s, routing.script_memory_bytes, routing.log_lines,
+        routing.log_line_chars, routing.state_keys, routing.state_bytes, routing.state_value_bytes,
+    )  # fmt: skip
+    abilities = Abilities(
+        tuple(name.lower() for name in routing.request_headers), tuple(name.lower() for name in routing.set_headers),
+        routing.expose_prompt,
+    )  # fmt: skip
+    return Play(limits, abilities, routing.strategy, config.limits.attempts)
