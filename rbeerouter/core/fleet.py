@@ -6,12 +6,14 @@ synchronous step, so whoever reads between two awaits sees one consistent fleet.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 from rbeerouter.core.errors import Failure
 from rbeerouter.core.health import HealthRules
 from rbeerouter.core.types import BUSY, OFFLINE, READY, Report, Worker, WorkerSpec
 
+_versions = itertools.count()
 _NEVER = float("inf")
 _NEWEST = 0.2
 """What the newest answer weighs in a moving average: after ten others, a tenth of an old one is left."""
@@ -20,15 +22,16 @@ _NEWEST = 0.2
 class Fleet:
     """The workers by id, in configuration order.
 
-    `version` grows when the set of workers or anything but load and status changes; `touched` holds the workers whose
-    load or status changed since its reader (the script's mirror of the fleet) last emptied it.
+    `version`, which no two fleets ever have in common, grows when the set of workers or anything but load and status
+    changes; `touched` holds the workers whose load or status changed since its reader (the script's mirror of the
+    fleet) last emptied it.
     """
 
     def __init__(self, rules: HealthRules | None = None) -> None:
         self.rules = rules or HealthRules()
         self.workers: dict[str, Worker] = {}
         self.ordered: list[Worker] = []
-        self.version = 0
+        self.version = next(_versions)
         self.touched: set[Worker] = set()
         self._ejected: set[Worker] = set()
 
@@ -55,7 +58,7 @@ class Fleet:
         self.ordered = list(self.workers.values())
         for index, worker in enumerate(self.ordered):
             worker.index = index
-        self.version += 1
+        self.version = next(_versions)
 
     def apply(self, report: Report) -> None:
         """Takes what a probe showed. Models that the operator listed are not overwritten."""
@@ -68,7 +71,7 @@ class Fleet:
         worker.health.probed(report.reachable, self.rules)
         if report.models is not None and not worker.spec.models and report.models != worker.models:
             worker.learn_models(report.models)
-            self.version += 1
+            self.version = next(_versions)
         self._refresh(worker, report.taken_at)
 
     def sent(self, worker: Worker, now: float) -> None:

@@ -278,7 +278,8 @@ class Decider:
             nobody = self._nobody(wanted)
             if error is None and not log:
                 raise nobody
-            told = Refusal(nobody.failure, nobody.message)     # what the script said must not be lost with it
+            # What the script said must not be lost with the request.
+            told = Refusal(nobody.failure, nobody.message, nobody.param)
             return Decision(None, by, reason, None, error, action=REJECT, refusal=told, log=log)
         worker = self.strategy.choose(request, eligible)
         explanation = self._strategy_explained(wanted, worker) if self.debug else None

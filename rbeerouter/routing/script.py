@@ -51,11 +51,15 @@ class ScriptError(Exception):
 
 
 class Answer(msgspec.Struct, gc=False):
-    """A rich answer as answers.lua writes it. `action` None: `workers` by index, or nil when there are none."""
+    """A rich answer as answers.lua writes it. `action` None: `workers` by index, or nil when there are none.
+
+    `is_list`: the workers are a failover order, be it of one, rather than one worker.
+    """
 
     line: int
     action: str | None = None
     workers: list[int] = []
+    is_list: bool = False
     reason: str | None = None
     model: str | None = None
     headers: list[tuple[str, str]] = []
@@ -239,7 +243,7 @@ class Script:
             return Choice(None, 0, self._told(problem), code == DELIBERATE, log=log)
         rich = _decode_answer(answer)
         workers = tuple(fleet.ordered[index - 1] for index in rich.workers)
-        order = workers if len(workers) > 1 else None
+        order = workers if rich.is_list and workers else None
         return Choice(workers[0] if workers else None, rich.line, None, False, order, rich, tuple(rich.log))
 
     def _chosen(self, question: str, request: Request, fleet: Fleet, choose: Choose | None) -> int | None:

@@ -72,6 +72,24 @@ def build(daemon: Daemon) -> Starlette:
         verdict = await daemon.reload("control plane")
         return Json(verdict, 200 if verdict["ok"] else 422)
 
+    return Starlette(
+        middleware=[Middleware(OwnNamesOnly, bind=daemon.config.control.bind)],
+        routes=[
+            Route("/health", health),
+            Route("/api/v1/health", health),
+            Route("/api/v1/workers", workers),
+            Route("/v1/models", models),
+            Route("/routing", routing),
+            Route("/metrics", metrics_page),
+            Route("/api/v1/reload", reload, methods=["POST"]),
+            *_script_routes(daemon),
+        ]
+    )
+
+
+def _script_routes(daemon: Daemon) -> list[Route]:
+    """What the control plane has to say of the script and its decisions."""
+
     async def params(request: Request) -> Json:
         if request.method == "POST":
             refused = _not_for_web_pages(request)
@@ -104,21 +122,11 @@ def build(daemon: Daemon) -> Starlette:
         except ScriptError as error:
             return Json({"ok": False, "error": str(error)}, 500)
 
-    return Starlette(
-        middleware=[Middleware(OwnNamesOnly, bind=daemon.config.control.bind)],
-        routes=[
-            Route("/health", health),
-            Route("/api/v1/health", health),
-            Route("/api/v1/workers", workers),
-            Route("/v1/models", models),
-            Route("/routing", routing),
-            Route("/metrics", metrics_page),
-            Route("/api/v1/reload", reload, methods=["POST"]),
-            Route("/api/v1/params", params, methods=["GET", "POST"]),
-            Route("/api/v1/decisions/{request_id}", decision),
-            Route("/api/v1/explain", explained, methods=["POST"]),
-        ]
-    )
+    return [
+        Route("/api/v1/params", params, methods=["GET", "POST"]),
+        Route("/api/v1/decisions/{request_id}", decision),
+        Route("/api/v1/explain", explained, methods=["POST"]),
+    ]
 
 
 def _not_for_web_pages(request: Request) -> Json | None:

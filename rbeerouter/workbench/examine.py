@@ -14,6 +14,7 @@ from rbeerouter.routing.script import read_source
 from rbeerouter.workbench.check import check, render
 from rbeerouter.workbench.cost import decision_us
 from rbeerouter.workbench.finding import ERROR, WARNING, Finding
+from rbeerouter.workbench.reach import never_chosen
 
 
 def run(script: Path, config: Config | None, out: TextIO, as_json: bool = False, static: bool = False) -> bool:
@@ -33,8 +34,6 @@ def run(script: Path, config: Config | None, out: TextIO, as_json: bool = False,
     if not errors and not static:
         abilities = _abilities(config)
         if config is not None and config.workers:
-            from rbeerouter.workbench.reach import never_chosen
-
             findings += [
                 Finding(WARNING, "never-chosen", 1, 1, f"no request that was tried goes to the worker {worker}")
                 for worker in never_chosen(source, script.name, config.workers, abilities)

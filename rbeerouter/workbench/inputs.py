@@ -15,11 +15,12 @@ from typing import Any
 
 import msgspec
 
-from rbeerouter.core.types import BUSY, OFFLINE, READY, Request, WorkerSpec
+from rbeerouter.core.types import BUSY, OFFLINE, READY, Request
 from rbeerouter.dialects import openai
 from rbeerouter.routing.sandbox import Abilities
+from rbeerouter.workbench.fleets import Row
 from rbeerouter.workbench.literals import Literal, literals
-from rbeerouter.workbench.stage import NOON, Placed
+from rbeerouter.workbench.stage import NOON
 
 KINDS = (
     "none", "one", "offline", "busy", "few", "few", "bare", "same", "few", "given", "many", "few", "odd", "few",
@@ -36,13 +37,13 @@ ODD_NUMBERS = (0, -1, 1, 2**31, 2**53, 2**63 - 1, -(2**63), 0.5, 1e300, -0.0)
 PATHS = {kind: path.decode() for path, kind in reversed(openai.ENDPOINTS.items())}
 """One path for each type of request."""
 
-PROMPT_TOKENS = 10
-"""Of a request that does not say."""
+CAPACITY, PROMPT_TOKENS = 4, 10
+"""Of a worker and a request that do not say."""
 
 _METADATA = re.compile(rb"metadata\s*(?:\.\s*|:\s*get\s*\(\s*[\"']|\[\s*[\"'])([A-Za-z_]\w*)")
 _KEYWORDS = {
-    "and", "break", "do", "else", "elseif", "end", "false", "for", "function", "goto", "if", "in", "local", "nil", "not",
-    "or", "repeat", "return", "then", "true", "until", "while",
+    "and", "break", "do", "else", "elseif", "end", "false", "for", "function", "goto", "if", "in", "local", "nil",
+    "not", "or", "repeat", "return", "then", "true", "until", "while",
 }  # fmt: skip
 _CHAT = "/v1/chat/completions"
 _STREAM_ENDS = ("upstream_connect_failed", "upstream_disconnected")
@@ -52,7 +53,7 @@ class Case(msgspec.Struct, frozen=True):
     """One request on one fleet. `failing` are the workers that fail it, with `code`."""
 
     seed: int
-    workers: tuple[Placed, ...]
+    workers: tuple[Row, ...]
     request: Request
     wall: float = NOON
     failing: tuple[str, ...] = ()
@@ -66,7 +67,7 @@ class Inputs:
         given: fleets that the operator knows; they come up among the others.
     """
 
-    def __init__(self, source: bytes, abilities: Abilities, given: Sequence[tuple[Placed, ...]] = ()) -> None:
+    def __init__(self, source: bytes, abilities: Abilities, given: Sequence[tuple[Row, ...]] = ()) -> None:
         found = literals(source)
         self.texts = sorted(found.texts)
         self._numbers = sorted(found.numbers)
@@ -97,12 +98,12 @@ class Inputs:
         request = self._make_request(dice, workers, odd=kind == "odd")
         failing: tuple[str, ...] = ()
         if workers and dice.random() < 0.3:
-            failing = tuple(one.spec.id for one in workers if dice.random() < 0.7)
+            failing = tuple(one.id for one in workers if dice.random() < 0.7)
         return Case(seed, workers, request, self._wall(dice), failing, dice.choice(_STREAM_ENDS))
 
     # Workers
 
-    def _fleet(self, dice: random.Random, kind: str) -> tuple[Placed, ...]:
+    def _fleet(self, dice: random.Random, kind: str) -> tuple[Row, ...]:
         if kind == "none":
             return ()
         number = 1 if kind == "one" else dice.randint(13, 40) if kind == "many" else dice.randint(2, 8)
@@ -110,18 +111,16 @@ class Inputs:
         if dice.random() < 0.3 and self.texts:
             models.append(dice.choice(self.texts))
         prefixes = [self._prefix(dice) for _ in range(2)]
-        made: dict[str, Placed] = {}
+        made: dict[str, Row] = {}
         for place in range(number):
             name = f"{dice.choice(prefixes)}{place + 1}"
             if kind == "bare":
-                made[name] = Placed(WorkerSpec(name, f"http://w{place + 1}", max_concurrency=4))
+                made[name] = Row(name)
             elif kind == "same" and made:
-                first = next(iter(made.values()))
-                spec = msgspec.structs.replace(first.spec, id=name, url=f"http://w{place + 1}")
-                made[name] = msgspec.structs.replace(first, spec=spec)
+                made[name] = msgspec.structs.replace(next(iter(made.values())), id=name)
             else:
                 status = {"offline": OFFLINE, "busy": BUSY}.get(kind)
-                made[name] = self._make_worker(dice, name, place, models, status, kind == "odd")
+                made[name] = self._make_worker(dice, name, models, status, kind == "odd")
         return tuple(made.values())
 
     def _prefix(self, dice: random.Random) -> str:
@@ -134,42 +133,41 @@ class Inputs:
         return dice.choice(["gpu", "cpu", "w"])
 
     def _make_worker(
-        self, dice: random.Random, name: str, place: int, models: list[str], status: str | None, odd: bool
-    ) -> Placed:
+        self, dice: random.Random, name: str, models: list[str], status: str | None, odd: bool
+    ) -> Row:
         listed = tuple(dice.sample(models, dice.randint(0, len(models))))
         if odd and dice.random() < 0.5:
             listed = (*listed, dice.choice(ODD_TEXTS))
         capacity = dice.choice([1, 1, 2, 4, 4, 16, 100, 10**6])
         status = status or dice.choice([READY, READY, READY, BUSY, OFFLINE])
-        if capacity > 100 and status != OFFLINE:
-            status = READY
         in_flight = {READY: dice.randrange(min(capacity, 8)), BUSY: capacity, OFFLINE: dice.choice([0, 0, 1])}[status]
         if status == BUSY and dice.random() < 0.3:
             in_flight = capacity + dice.randint(1, capacity)
-        spec = WorkerSpec(
-            id=name, url=f"http://w{place + 1}", engine=dice.choice(["openai", "vllm", "llamacpp"]),
+        row = Row(
+            id=name, status=status, in_flight=in_flight, capacity=capacity,
+            engine=dice.choice(["openai", "vllm", "llamacpp"]),
             backend=self._text(dice, "backend", ["cuda", "rocm", "metal", "cpu"]),
             vram=self._number(dice, "vram", [8.0, 24.0, 80.0]), models=tuple(dict.fromkeys(listed)),
             performance=self._number(dice, "performance", [10.0, 50.0, 100.0, 150.0]),
-            cost_per_hour=self._number(dice, "cost_per_hour", [0.0, 0.4, 2.5]), max_concurrency=capacity,
+            cost_per_hour=self._number(dice, "cost_per_hour", [0.0, 0.4, 2.5]),
             metadata=self._metadata(dice, odd), role=self._text(dice, "role", ["prefill", "decode"]),
             loras=tuple(dice.sample(models, 1)) if dice.random() < 0.2 else (),
         )  # fmt: skip
         if dice.random() < 0.4:
-            return Placed(spec, status, in_flight)
-        return Placed(
-            spec, status, in_flight, dice.choice([None, 0, 1, 50, *self._whole("waiting")]),
-            self._number(dice, "kv_usage", [0.0, 0.5, 1.0], odd=False),
-            self._number(dice, "vram_used", [0.0, 20.0], odd=False),
-            self._number(dice, "latency_ms", [1.0, 900.0], odd=False),
-            self._number(dice, "ttft_ms", [1.0, 300.0], odd=False),
+            return row
+        return msgspec.structs.replace(
+            row, waiting=dice.choice([None, 0, 1, 50, *self._whole("waiting")]),
+            kv_usage=self._number(dice, "kv_usage", [0.0, 0.5, 1.0], odd=False),
+            vram_used=self._number(dice, "vram_used", [0.0, 20.0], odd=False),
+            latency_ms=self._number(dice, "latency_ms", [1.0, 900.0], odd=False),
+            ttft_ms=self._number(dice, "ttft_ms", [1.0, 300.0], odd=False),
         )  # fmt: skip
 
-    def _restless(self, dice: random.Random, one: Placed) -> Placed:
+    def _restless(self, dice: random.Random, one: Row) -> Row:
         """A worker that the operator knows, in some state."""
-        capacity = one.spec.max_concurrency
-        status = dice.choice([one.status, READY, READY, OFFLINE, BUSY if capacity <= 200 else READY])
-        in_flight = {READY: dice.randrange(min(capacity, 8)), BUSY: min(capacity, 200), OFFLINE: 0}[status]
+        capacity = one.capacity or CAPACITY
+        status = dice.choice([one.status, READY, READY, OFFLINE, BUSY])
+        in_flight = {READY: dice.randrange(min(capacity, 8)), BUSY: capacity, OFFLINE: 0}[status]
         return msgspec.structs.replace(one, status=status, in_flight=in_flight)
 
     # Values
@@ -225,8 +223,8 @@ class Inputs:
 
     # Requests
 
-    def _make_request(self, dice: random.Random, workers: Sequence[Placed], odd: bool) -> Request:
-        listed = sorted({model for one in workers for model in one.spec.models})
+    def _make_request(self, dice: random.Random, workers: Sequence[Row], odd: bool) -> Request:
+        listed = sorted({model for one in workers for model in one.models})
         roll = dice.random()
         model = dice.choice(self._models) if not listed or roll < 0.2 else dice.choice(listed)
         if odd or roll > 0.95:
@@ -292,20 +290,14 @@ def as_lua(case: Case) -> str:
     return "\n".join(lines)
 
 
-def _worker_fields(one: Placed) -> dict[str, Any]:
-    spec, busy = one.spec, one.status == BUSY
-    fields: dict[str, Any] = {"id": spec.id, "status": one.status if one.status != READY else None}
-    fields |= {
-        "models": list(spec.models) or None, "backend": spec.backend, "performance": spec.performance,
-        "cost_per_hour": spec.cost_per_hour, "vram": spec.vram, "metadata": spec.metadata or None,
-        "engine": spec.engine if spec.engine != "openai" else None, "role": spec.role,
-        "loras": list(spec.loras) or None,
-        "capacity": spec.max_concurrency if spec.max_concurrency != 4 else None,
-        "in_flight": one.in_flight if one.in_flight != (spec.max_concurrency if busy else 0) else None,
-        "waiting": one.waiting, "kv_usage": one.kv_usage, "vram_used": one.vram_used, "latency_ms": one.latency_ms,
-        "ttft_ms": one.ttft_ms,
+def _worker_fields(one: Row) -> dict[str, Any]:
+    capacity = one.capacity or CAPACITY
+    usual = {
+        "status": READY, "capacity": CAPACITY, "in_flight": capacity if one.status == BUSY else 0, "engine": "openai",
+        "models": (), "loras": (), "metadata": {},
     }  # fmt: skip
-    return {name: value for name, value in fields.items() if value is not None}
+    fields = msgspec.structs.asdict(one)
+    return {name: value for name, value in fields.items() if value is not None and value != usual.get(name)}
 
 
 def _request_fields(request: Request) -> dict[str, Any]:

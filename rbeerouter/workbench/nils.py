@@ -87,7 +87,8 @@ class Nils:
         is_given = parent.type == "arguments" and call is not None and called_name(self._tree, call) in (
             "assert", "ipairs", "pairs", "type", "tonumber",
         )  # fmt: skip
-        if is_condition or is_choice or is_length or is_asked or is_given or (node.operator in ("==", "~=") and any(child.type == "nil" for child in node.children)):
+        is_compared = node.operator in ("==", "~=") and any(child.type == "nil" for child in node.children)
+        if is_condition or is_choice or is_length or is_asked or is_given or is_compared:
             self._test(node.start)
 
     def _test(self, start: int) -> None:

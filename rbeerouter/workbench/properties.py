@@ -14,9 +14,10 @@ import msgspec
 from rbeerouter.core.types import READY
 from rbeerouter.routing.problem import explain
 from rbeerouter.routing.script import Script
+from rbeerouter.workbench.fleets import Row
 from rbeerouter.workbench.inputs import Case, Inputs, as_lua
 from rbeerouter.workbench.shrink import shrink
-from rbeerouter.workbench.stage import Asked, Placed, Play, Result, Stage
+from rbeerouter.workbench.stage import Asked, Play, Result, Stage
 
 NO_FAULT = "it never fails by mistake"
 LISTED = "it names workers that can be used"
@@ -35,15 +36,15 @@ class Broken(msgspec.Struct, frozen=True):
     """One way in which the script fails.
 
     case: the smallest case that was found, in the words of a file of tests
-    seed: gives that case, before it was made small, as the first one
-    alone: it fails by itself; otherwise only after the cases before it, as something is kept in `state` or variables
+    seed, cases: lead to it again; more than one case is needed when the case fails only after those before it, as the
+        script keeps something in `state` or in variables
     """
 
     property: str
     message: str
     case: str
     seed: int
-    alone: bool = True
+    cases: int = 1
 
 
 class Properties(msgspec.Struct, frozen=True):
@@ -80,7 +81,7 @@ def check_properties(
     *,
     seed: int,
     cases: int,
-    given: tuple[tuple[Placed, ...], ...] = (),
+    given: tuple[tuple[Row, ...], ...] = (),
     most_s: float = 30.0,
 ) -> Properties:
     """Plays cases, the first of which is that of `seed`.
@@ -115,7 +116,7 @@ def check_properties(
     slowest_s = _slowest(plain, [inputs.case(number) for _, number in sorted(times, reverse=True)[:5]])
     return Properties(
         seed, played, list(search.broken.values()), counted.script.covered(), slowest_s, instructions, len(mismatches),
-        as_lua(mismatches[0]) if mismatches else None,
+        search.mismatch(mismatches[0]) if mismatches else None,
     )  # fmt: skip
 
 
@@ -158,7 +159,7 @@ class _Search:
         find = self._twice if trouble[0] == SAME else self._once
         alone = find(case)
         if alone is None or _key(alone, self._script[1]) != key:
-            self.broken[key] = Broken(*trouble, as_lua(case), first_seed, False)
+            self.broken[key] = Broken(*trouble, as_lua(case), first_seed, case.seed - first_seed + 1)
             return
 
         def fails(smaller: Case) -> bool:
@@ -167,6 +168,16 @@ class _Search:
 
         smallest = shrink(case, fails, _TRIES.get(trouble[0], 250))
         self.broken[key] = Broken(*(find(smallest) or trouble), as_lua(smallest), case.seed)
+
+    def mismatch(self, case: Case) -> str:
+        """The smallest case that is like this one."""
+
+        def alike(smaller: Case) -> bool:
+            stage = Stage(*self._script)
+            perform(stage, smaller)
+            return _mismatches(stage.script.asked[0], smaller)
+
+        return as_lua(shrink(case, alike, _TRIES[SAME]) if alike(case) else case)
 
     def _once(self, case: Case) -> _Trouble | None:
         stage = Stage(*self._script)
@@ -224,4 +235,4 @@ def _mismatches(asked: Asked, case: Case) -> bool:
         return False
     if choice.worker.serves(model):
         return False
-    return any(one.status == READY and model in one.spec.models for one in case.workers)
+    return any(one.status == READY and model in one.models for one in case.workers)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
+
+import msgspec
 
 from rbeerouter.core.types import Env, WorkerSpec
 from rbeerouter.routing.sandbox import Abilities
@@ -11,7 +14,7 @@ from rbeerouter.routing.script import Script
 from rbeerouter.workbench.fleets import Row, fleet_of
 from rbeerouter.workbench.inputs import Inputs
 
-_TRIES = 3000
+_TRIES, _LONGEST_S = 3000, 2.0
 _SEED = 1
 
 
@@ -21,20 +24,24 @@ def never_chosen(source: bytes, name: str, specs: Sequence[WorkerSpec], abilitie
     Requests are made of the constants that the script compares with, on the fleet with changing loads and states, at
     all hours. A script that leaves every choice to the strategy is no news: then the list is empty.
     """
-    made = Inputs(source, random.Random(_SEED), specs)
+    made, dice = Inputs(source, abilities), random.Random(_SEED)
+    models = sorted({model for spec in specs for model in spec.models}) or [""]
     clock = {"wall": 0.0}
     env = Env(lambda: clock["wall"], lambda: clock["wall"], random.Random(_SEED))
     script = Script(source, name, env, None, abilities)
     wanted = {spec.id for spec in specs}
-    left = set(wanted)
+    left, until = set(wanted), time.monotonic() + _LONGEST_S
     for number in range(_TRIES):
-        request, clock["wall"] = made.request(), made.wall()
+        case = made.case(number)
+        clock["wall"] = case.wall
+        model = dice.choice(models) if number % 4 else case.request.model
+        request = msgspec.structs.replace(case.request, model=model or case.request.model)
         # Now and then all but one are offline: whoever can be chosen is then chosen.
         alone = number % len(specs) if number % 2 else None
-        fleet = fleet_of([_row(spec, made.rng, alone is None or index == alone) for index, spec in enumerate(specs)])
-        choice = script.route(request, fleet, lambda _strategy, _request, workers: made.rng.choice(workers))
+        fleet = fleet_of([_row(spec, dice, alone is None or index == alone) for index, spec in enumerate(specs)])
+        choice = script.route(request, fleet, lambda _strategy, _request, workers: dice.choice(workers))
         left -= {worker.id for worker in choice.workers or (choice.worker,) if worker is not None}
-        if not left:
+        if not left or time.monotonic() > until:
             break
     script.close()
     return [] if left == wanted else [spec.id for spec in specs if spec.id in left]

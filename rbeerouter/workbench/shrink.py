@@ -11,9 +11,10 @@ from typing import Any
 
 import msgspec
 
-from rbeerouter.core.types import OFFLINE, READY
-from rbeerouter.workbench.inputs import PROMPT_TOKENS, Case
-from rbeerouter.workbench.stage import NOON, Placed
+from rbeerouter.core.types import BUSY, READY
+from rbeerouter.workbench.fleets import Row
+from rbeerouter.workbench.inputs import CAPACITY, PROMPT_TOKENS, Case
+from rbeerouter.workbench.stage import NOON
 
 MOST_TRIES = 250
 
@@ -21,11 +22,10 @@ _REQUEST = {
     "path": "/v1/chat/completions", "user_id": None, "session_id": None, "priority": None, "max_tokens": None,
     "stream": False, "headers": {}, "prompt": None, "prompt_tokens": PROMPT_TOKENS, "model_size": None,
 }  # fmt: skip
-_SPEC = {
+_WORKER = {
     "engine": "openai", "backend": None, "vram": None, "performance": None, "cost_per_hour": None, "role": None,
-    "loras": (), "models": (), "max_concurrency": 4,
+    "loras": (), "waiting": None, "kv_usage": None, "vram_used": None, "latency_ms": None, "ttft_ms": None,
 }  # fmt: skip
-_STATE = dict.fromkeys(("waiting", "kv_usage", "vram_used", "latency_ms", "ttft_ms"))
 _change = msgspec.structs.replace
 
 
@@ -72,28 +72,28 @@ def _smaller(case: Case) -> Iterator[Case]:
             yield _change(case, workers=(*workers[:place], smaller, *workers[place + 1 :]))
 
 
-def _smaller_worker(one: Placed) -> Iterator[Placed]:
+def _smaller_worker(one: Row) -> Iterator[Row]:
     plain = _plain(one)
     if plain != one:
         yield plain
     if one.status != READY:
         yield _change(one, status=READY, in_flight=0)
-    if one.in_flight and one.status in (READY, OFFLINE):
+    if one.capacity != CAPACITY:
+        yield _change(one, capacity=CAPACITY, in_flight=CAPACITY if one.status == BUSY else 0)
+    if one.in_flight and one.status != BUSY:
         yield _change(one, in_flight=0)
-    yield from _plainer(one, _STATE)
-    for spec in _plainer(one.spec, _SPEC):
-        same_room = spec.max_concurrency == one.spec.max_concurrency
-        if same_room or (one.status == READY and one.in_flight < spec.max_concurrency):
-            yield _change(one, spec=spec)
-    if len(one.spec.models) > 1:
-        for model in one.spec.models:
-            yield _change(one, spec=_change(one.spec, models=(model,)))
+    if one.models:
+        yield _change(one, models=())
+    yield from _plainer(one, _WORKER)
+    if len(one.models) > 1:
+        for model in one.models:
+            yield _change(one, models=(model,))
 
 
-def _plain(one: Placed) -> Placed:
+def _plain(one: Row) -> Row:
     """The worker with nothing but its name, its models and whether it has room."""
-    spec = _change(one.spec, metadata={}, **{name: value for name, value in _SPEC.items() if name != "models"})
-    return Placed(spec, one.status, {READY: 0, OFFLINE: 0}.get(one.status, spec.max_concurrency))
+    in_flight = CAPACITY if one.status == BUSY else 0
+    return Row(one.id, one.status, in_flight, CAPACITY, models=one.models)
 
 
 def _plainer(thing: Any, plain: dict[str, Any]) -> Iterator[Any]:
@@ -117,9 +117,8 @@ def _plainer(thing: Any, plain: dict[str, Any]) -> Iterator[Any]:
 
 
 def _rename_model(case: Case, old: str, new: str) -> Case:
-    def renamed(one: Placed) -> Placed:
-        models = tuple(dict.fromkeys(new if model == old else model for model in one.spec.models))
-        return _change(one, spec=_change(one.spec, models=models))
+    def renamed(one: Row) -> Row:
+        return _change(one, models=tuple(dict.fromkeys(new if model == old else model for model in one.models)))
 
     request = _change(case.request, model=new, model_size=None)
     return _change(case, request=request, workers=tuple(renamed(one) for one in case.workers))

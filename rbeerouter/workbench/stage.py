@@ -16,29 +16,14 @@ from rbeerouter.config import Config
 from rbeerouter.core.dispatch import Dispatcher, Fail, Job, Send, Wait
 from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import OFFLINE, READY, REJECT, Env, Outcome, Report, Request, Worker, WorkerSpec
+from rbeerouter.core.types import OFFLINE, Env, Outcome, Request
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.sandbox import Abilities, Limits
 from rbeerouter.routing.script import Choice, Script
+from rbeerouter.workbench.fleets import Row, fleet_of
 
 NOON = 1_772_452_800.0
 """2026-03-02 12:00 UTC, a Monday: when tests play unless they say otherwise."""
-
-_FIGURES = ("waiting", "kv_usage", "vram_used", "latency_ms", "ttft_ms")
-
-
-class Placed(msgspec.Struct, frozen=True):
-    """A worker and the state that it is in; a busy one has as much in flight as it can hold, or more."""
-
-    spec: WorkerSpec
-    status: str = READY
-    in_flight: int = 0
-    waiting: int | None = None
-    kv_usage: float | None = None
-    vram_used: float | None = None
-    latency_ms: float | None = None
-    ttft_ms: float | None = None
-
 
 class Result(msgspec.Struct, frozen=True):
     """What became of one request, as a test reads it; docs/testing-scripts.md tells each field."""
@@ -140,7 +125,7 @@ class Stage:
         self.script = Recorded(source, name, self._env, limits, abilities)
         self.script.asked = []
         self._attempts = play.attempts
-        self._placed: tuple[Placed, ...] = ()
+        self._placed: tuple[Row, ...] = ()
         self._fleet = Fleet()
         self._decider = Decider(self._fleet, self.script, play.strategy, self._env)
 
@@ -149,10 +134,10 @@ class Stage:
         """To be read only."""
         return self._fleet
 
-    def place(self, placed: tuple[Placed, ...]) -> None:
+    def place(self, placed: tuple[Row, ...]) -> None:
         """Puts other workers in place of those that are there."""
         self._placed = placed
-        self._fleet = self._decider.fleet = make_fleet(placed)
+        self._fleet = self._decider.fleet = fleet_of(list(placed))
         self.script.look_at(self._fleet)
 
     def seed(self, seed: int) -> None:
@@ -175,7 +160,8 @@ class Stage:
             if request.stream:
                 job.first_content = 0.0
             dispatcher.on_outcome(job, Outcome(None, 200, True, True))
-            _take_figures(effect.worker, self._placed[effect.worker.index])
+            before = self._placed[effect.worker.index]
+            effect.worker.latency_ms, effect.worker.ttft_ms = before.latency_ms, before.ttft_ms
         if len(job.attempts) > isinstance(effect, Send):
             self.place(self._placed)
         return self._result(job, effect)
@@ -206,28 +192,9 @@ class Stage:
         assert isinstance(effect, Fail)
         failure = effect.failure
         return change(
-            result, action="reject" if decision.action == REJECT else "fail", status=failure.status,
+            result, action="reject" if failure.code == "script_rejected" else "fail", status=failure.status,
             message=effect.message, retry_after=failure.retry_after or None,
         )  # fmt: skip
-
-
-def make_fleet(placed: tuple[Placed, ...]) -> Fleet:
-    """A fleet in the state that is told."""
-    made = Fleet()
-    made.configure([one.spec for one in placed])
-    for worker, one in zip(made.ordered, placed, strict=True):
-        if one.status != OFFLINE:
-            made.apply(Report(worker.id, True, None, 0.0))
-        for _ in range(one.in_flight):
-            made.sent(worker, 0.0)
-        _take_figures(worker, one)
-    return made
-
-
-def _take_figures(worker: Worker, placed: Placed) -> None:
-    """Only traffic could measure these, and here is none: so, against the rule, a worker is changed by hand."""
-    for name in _FIGURES:
-        setattr(worker, name, getattr(placed, name))
 
 
 def rules_of(config: Config | None, texts: set[str] = frozenset()) -> Play:

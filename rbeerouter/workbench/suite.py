@@ -16,16 +16,17 @@ from typing import Any
 import msgspec
 
 from rbeerouter.config import Config
-from rbeerouter.core.types import BUSY, READY, Request, WorkerSpec
+from rbeerouter.core.types import Request
 from rbeerouter.dialects import openai
 from rbeerouter.routing.problem import Problem, explain
 from rbeerouter.routing.sandbox import DELIBERATE, Abilities, Limits, SuiteSandbox
-from rbeerouter.routing.script import REQUEST_FIELDS, WORKER_FIELDS, ScriptError, read_source, script_fields
+from rbeerouter.routing.script import REQUEST_FIELDS, WORKER_FIELDS, read_source, script_fields
+from rbeerouter.workbench.fleets import Row
 from rbeerouter.workbench.inputs import PATHS, PROMPT_TOKENS, Case, Inputs, as_lua
 from rbeerouter.workbench.literals import literals
 from rbeerouter.workbench.properties import perform
 from rbeerouter.workbench.shrink import shrink
-from rbeerouter.workbench.stage import NOON, Placed, Play, Stage, rules_of
+from rbeerouter.workbench.stage import NOON, Play, Stage, rules_of
 
 LIMITS = Limits(instructions=100_000_000, cpu_s=20.0, memory_bytes=64 << 20, log_lines=200)
 """What one test may use, the work of the script that it asks included in the time."""
@@ -58,10 +59,12 @@ class Suite(msgspec.Struct, frozen=True):
     """What became of a file of tests. `problem` tells why it could not be read to its end; true when all passed.
 
     covered: {line of the script: how often it ran}
+    workers: the fleet that is set outside of tests
     """
 
     file: str
     tests: list[Tested] = []
+    workers: tuple[Row, ...] = ()
     covered: dict[int, int] = {}
     problem: Problem | None = None
 
@@ -69,10 +72,9 @@ class Suite(msgspec.Struct, frozen=True):
         return self.problem is None and all(test.problem is None for test in self.tests)
 
 
-def test_beside(script: Path) -> Path | None:
-    """NAME_test.lua in the folder of NAME.lua, if it is there."""
-    path = script.with_name(f"{script.stem}_test.lua")
-    return path if path.is_file() else None
+def tests_path(script: Path) -> Path:
+    """Where the tests of NAME.lua are looked for: NAME_test.lua in its folder."""
+    return script.with_name(f"{script.stem}_test.lua")
 
 
 def run(script: Path, test: Path, *, seed: int = 1, cases: int = 200, config: Config | None = None) -> Suite:
@@ -111,44 +113,10 @@ class _Asked(msgspec.Struct):
     prompt: str | None = None
 
 
-class _Built(msgspec.Struct):
-    """worker{...}, likewise. Empty tables of Lua come as objects."""
-
-    id: str
-    status: str | None = None
-    backend: str | None = None
-    vram: float | None = None
-    vram_used: float | None = None
-    models: list[str] | dict[str, Any] = []
-    performance: float | None = None
-    cost_per_hour: float | None = None
-    metadata: dict[str, Any] = {}
-    engine: str = "openai"
-    capacity: int = 4
-    in_flight: int = 0
-    waiting: int | None = None
-    kv_usage: float | None = None
-    latency_ms: float | None = None
-    ttft_ms: float | None = None
-    role: str | None = None
-    loras: list[str] | dict[str, Any] = []
-
-    def placed(self) -> Placed:
-        spec = WorkerSpec(
-            id=self.id, url="http://test", engine=self.engine, backend=self.backend, vram=self.vram,
-            models=tuple(self.models), performance=self.performance, cost_per_hour=self.cost_per_hour,
-            max_concurrency=self.capacity, metadata=self.metadata, role=self.role, loras=tuple(self.loras),
-        )  # fmt: skip
-        status = self.status or (READY if self.in_flight < self.capacity else BUSY)
-        return Placed(
-            spec, status, self.in_flight, self.waiting, self.kv_usage, self.vram_used, self.latency_ms, self.ttft_ms
-        )
-
-
 class _Setting(msgspec.Struct, frozen=True):
     """What a test plays on."""
 
-    workers: tuple[Placed, ...] = ()
+    workers: tuple[Row, ...] = ()
     wall: float = NOON
     seed: int = _DEFAULT_SEED
     failing: frozenset[str] = frozenset()
@@ -163,14 +131,13 @@ class _Run:
         self._test = test
         self._name = test_name if len(test_name.encode()) <= _KEPT_NAME else "..." + test_name[-20:]
         self._lua = SuiteSandbox(LIMITS, _ABILITIES)
+        self._loaded = Stage(*self._script)                    # to be asked what the script has; no test plays on it
         self._stage: Stage | None = None
         self._setting = _Setting()
         self._covered: dict[int, int] = {}
         self._requests = 0
 
     def all(self, seed: int, cases: int) -> Suite:
-        self._fresh_stage(_Setting())
-        self._stage = None                                     # the script loads; no test has begun
         answer = self._settled(
             self._lua.perform("load_tests", self._test, self._name, LIMITS.instructions, NOON)
         )
@@ -189,7 +156,7 @@ class _Run:
             seconds = time.perf_counter() - started
             tests.append(Tested(one["name"], one["line"], seconds, problem, case, case_seed, log))
         self._leave_stage()
-        return Suite(self._name, tests, self._covered)
+        return Suite(self._name, tests, defaults.workers, self._covered)
 
     # One test
 
@@ -220,24 +187,24 @@ class _Run:
         source, _, play = self._script
         inputs = Inputs(source, play.abilities, (self._setting.workers,))
         stage = self._fresh_stage(self._setting)
-        for case in map(inputs.case, range(seed, seed + cases)):
+        for case_seed in range(seed, seed + cases):
+            # No worker fails here: a rule is about who was chosen.
+            case = msgspec.structs.replace(inputs.case(case_seed), failing=())
             answer = self._rule(number, stage, case)
-            if answer == 1:
+            if answer == 0:
                 continue
-            alone = self._alone(number, case) != 1
+            alone = self._alone(number, case) != 0
             if alone:
-                case = shrink(case, lambda smaller: self._alone(number, smaller) != 1)
+                case = shrink(case, lambda smaller: self._alone(number, smaller) != 0)
                 answer = self._alone(number, case)
-            problem = self._problem(answer) if type(answer) is tuple else self._broken_rule(number)
-            return problem, as_lua(case), case.seed if alone else seed
+            return self._problem(answer), as_lua(case), case.seed if alone else seed
         return None, None, None
 
     def _alone(self, number: int, case: Case) -> Any:
         return self._rule(number, self._fresh_stage(self._setting), case)
 
     def _rule(self, number: int, stage: Stage, case: Case) -> Any:
-        """Plays a case and asks the rule: 1 when it holds."""
-        self._setting = msgspec.structs.replace(self._setting, failing=frozenset(case.failing))
+        """Plays a case and asks the rule: 0 when it holds."""
         result = perform(stage, case)
         lua, request = self._lua, case.request
         for index, worker in enumerate(stage.fleet.ordered, 1):
@@ -253,10 +220,6 @@ class _Run:
             *chain.from_iterable(request.headers.items()),
         )  # fmt: skip
         return self._settled(lua.perform("run_always", number, case.wall, result.known(), *flat))
-
-    def _broken_rule(self, number: int) -> Problem:
-        line = msgspec.json.decode(self._lua.ask("tests"))[number - 1]["line"]
-        return self._told(f"{self._name}:{line}: the rule does not hold")
 
     # What a test asks
 
@@ -274,7 +237,7 @@ class _Run:
         """A dict, a text that tells what is wrong, or None. Outside of a test it sets what each test begins with."""
         change, stage = msgspec.structs.replace, self._stage
         if kind == "fleet":
-            workers = tuple(built.placed() for built in _list(text, _Built))
+            workers = () if text == "{}" else msgspec.json.decode(text, type=tuple[Row, ...])
             self._setting = change(self._setting, workers=workers)
             if stage is not None:
                 stage.place(workers)
@@ -297,27 +260,28 @@ class _Run:
         return None
 
     def _fails(self, ids: list[str]) -> None:
-        known = {one.spec.id for one in self._setting.workers}
+        known = {one.id for one in self._setting.workers}
         unknown = [name for name in ids if name not in known]
         if unknown:
-            raise ValueError(f"fails: the fleet has no worker {unknown[0]}; it has {', '.join(sorted(known)) or 'none'}")
+            names = ", ".join(sorted(known)) or "none"
+            raise ValueError(f"fails: the fleet has no worker {unknown[0]}; it has {names}")
         failing = self._setting.failing.union(ids) if ids else frozenset()
         self._setting = msgspec.structs.replace(self._setting, failing=failing)
 
     def _set_param(self, name: str, value: float) -> None:
+        params = self._loaded.script.params()
+        if name not in params:
+            raise ValueError(f"param_set: the script has no param {name!r}; it has {', '.join(params) or 'none'}")
+        self._loaded.script.set_param(name, value)
         if self._stage is not None:
-            script = self._stage.script
-            if name not in script.params():
-                names = ", ".join(script.params()) or "none"
-                raise ValueError(f"param_set: the script has no param {name!r}; it has {names}")
-            script.set_param(name, value)
+            self._stage.script.set_param(name, value)
         self._setting = msgspec.structs.replace(self._setting, params=(*self._setting.params, (name, value)))
 
     def _route(self, asked: _Asked) -> Any:
         stage = self._stage
         if stage is None:
             raise ValueError("route{...} stands inside of test(...)")
-        listed = (model for one in self._setting.workers for model in one.spec.models)
+        listed = (model for one in self._setting.workers for model in one.models)
         model = asked.model if asked.model is not None else next(listed, "m")
         kind = asked.type or asked.metadata.get("type")
         path = asked.path or (PATHS.get(kind) if isinstance(kind, str) else None) or PATHS["llm"]
@@ -351,12 +315,10 @@ class _Run:
 
     def _told(self, message: str, expectation: bool = False) -> Problem:
         problem = explain(message, self._name, self._test)
-        return msgspec.structs.replace(problem, hint=None) if expectation else problem
-
-
-def _list(text: str, kind: type) -> list[Any]:
-    """A list of Lua's; an empty one comes as an object."""
-    return [] if text == "{}" else msgspec.json.decode(text, type=list[kind])
+        if not expectation:
+            return problem
+        before, found, _ = problem.source_line.partition("expect(")
+        return msgspec.structs.replace(problem, hint=None, marker=" " * len(before) + "^" if found else "")
 
 
 def _whole(value: float | None) -> int | None:
@@ -366,9 +328,7 @@ def _whole(value: float | None) -> int | None:
 def _wall(text: str) -> float:
     """Unix seconds of a time of day, in UTC."""
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+        time_of_day = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(f'at: expected a time such as "2026-03-01 14:00", got "{text}"') from None
-
-
-__all__ = ["LIMITS", "ScriptError", "Suite", "Tested", "run", "run_suite", "test_beside"]
+    return (time_of_day if time_of_day.tzinfo else time_of_day.replace(tzinfo=UTC)).timestamp()

@@ -115,10 +115,10 @@ local function expected(got)
     .. "reject{...} or {worker = ..., model = ..., headers = ..., reason = ...}", 0)
 end
 
--- Indexes of a worker, an id, or a list of these.
+-- Indexes of a worker, an id, or a list of these; and whether it was a list.
 local function indexes_of(value)
   local index = kit.index_or_id(value)
-  if index then return { index } end
+  if index then return { index }, false end
   if type(value) ~= "table" then expected(describe(value)) end
   local indexes = {}
   local n = #value
@@ -127,7 +127,7 @@ local function indexes_of(value)
     if not index then expected("a list whose item " .. i .. " is " .. describe(value[i])) end
     indexes[i] = index
   end
-  return indexes
+  return indexes, n > 0
 end
 
 local function headers_of(given)
@@ -165,7 +165,7 @@ local function read_table(answer, rich)
     rich.action, rich.status, rich.message, rich.retry_after = "reject", answer.status, answer.message, answer.retry_after
   elseif kind == "queue" then
     rich.action, rich.timeout_s, rich.priority = "wait", answer.timeout_s, answer.priority
-    rich.workers = answer.worker ~= nil and indexes_of(answer.worker) or nil
+    if answer.worker ~= nil then rich.workers = indexes_of(answer.worker) end
   elseif meta == nil and rawget(answer, 1) == nil and is_send_table(answer) then
     for key in next, answer do
       if not SEND_KEYS[key] then
@@ -174,7 +174,7 @@ local function read_table(answer, rich)
     end
     local inner = answer.worker
     if type(inner) == "table" and rawget(inner, KIND) then expected("{worker = " .. inner[KIND] .. "(...)}") end
-    rich.workers = inner ~= nil and indexes_of(inner) or nil
+    if inner ~= nil then rich.workers, rich.is_list = indexes_of(inner) end
     rich.model = answer.model
     if rich.model ~= nil and (type(rich.model) ~= "string" or rich.model == "" or #rich.model > 512) then
       error("model: expected a name of at most 512 bytes, got " .. shown(rich.model), 0)
@@ -184,11 +184,11 @@ local function read_table(answer, rich)
   elseif meta == nil and next(answer) ~= nil and #answer == 0 then
     expected("a table")
   else
-    rich.workers = indexes_of(answer)
+    rich.workers, rich.is_list = indexes_of(answer)
   end
 end
 
--- An integer, or JSON text: {action, workers, line, reason, model, headers, status, message, retry_after, timeout_s,
+-- An integer, or JSON text: {action, workers, is_list, line, reason, model, headers, status, message, retry_after, timeout_s,
 -- priority, log}; without an action the script names workers, without workers it leaves the choice to the strategy.
 function kit.read_answer(line, answer, reason)
   local log = kit.take_log()

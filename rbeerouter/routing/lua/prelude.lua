@@ -479,7 +479,7 @@ function host.spent() return budget.spent() end
 -- What testing.lua builds on: a file of tests is compiled like a script, and each test runs as a decision does.
 kit.compile, kit.request_of, kit.workers_list = compile, request_of, workers_list
 function kit.perform(instructions, task, ...)
-  deliberate = false
+  deliberate, asks = false, true
   budget.start(instructions)
   return settle(run(task, ...))
 end

@@ -107,6 +107,7 @@ local function fill_load(made)
   elseif made.status == "ready" and (made.in_flight or 0) >= made.capacity then
     error("worker: a ready worker has room: in_flight " .. made.in_flight .. " is not below capacity " .. made.capacity, 0)
   end
+  made.status = made.status or (made.in_flight or 0) < made.capacity and "ready" or "busy"
 end
 
 function globals.worker(given)
@@ -124,6 +125,8 @@ function globals.worker(given)
   need_names(made.models, "worker: models")
   need_names(made.loras, "worker: loras")
   need_entries(made.metadata, "worker: metadata", PLAIN)
+  if made.models and #made.models == 0 then made.models = nil end        -- in JSON it would be no list
+  if made.loras and #made.loras == 0 then made.loras = nil end
   fill_load(made)
   is_worker[made] = true
   return made
@@ -184,7 +187,9 @@ function globals.route(given)
   for _, name in ipairs { "model", "user_id", "session_id", "path", "type", "prompt" } do
     need(given[name], "string", "route: " .. name)
   end
-  for _, name in ipairs { "model_size", "max_tokens", "prompt_tokens" } do need(given[name], "number", "route: " .. name) end
+  need(given.model_size, "number", "route: model_size")
+  need_whole(given.max_tokens, math.mininteger, "route: max_tokens")
+  need_whole(given.prompt_tokens, 0, "route: prompt_tokens")
   need(given.stream, "boolean", "route: stream")
   local priority = given.priority
   if priority ~= nil and type(priority) ~= "string" and math_type(priority) ~= "integer" then
@@ -340,9 +345,12 @@ function matchers:to_fail(text)
   end
 end
 
+local MATCHERS = "to_be, not_to_be, to_be_one_of, to_be_close, to_be_rejected, to_wait, to_fail"
+
 local expectation_meta = { __index = function(_, key)
   if matchers[key] then return matchers[key] end
-  error("expect(...) has no '" .. kit.shown(key) .. "'" .. suggestion(key, matchers), 0)
+  local near = suggestion(key, matchers)
+  error("expect(...) has no '" .. kit.shown(key) .. "'" .. (near ~= "" and near or "; it has " .. MATCHERS), 0)
 end }
 
 function globals.expect(...)
@@ -404,13 +412,16 @@ function host.run_test(index, wall)
   end)
 end
 
--- Asks a rule about one decision: 1 when it holds, 0 when it returned false.
+-- Asks a rule about one decision: 0 when it holds.
 function host.run_always(index, wall, choice, ...)
   running, failure = true, nil
   kit.set_clock(wall, 0)
   return kit.perform(settings.test, function(...)
-    local holds = tests[index].f(kit.request_of(...), kit.workers_list(), as_result(choice))
-    return (holds == nil or holds) and 1 or 0
+    local one = tests[index]
+    local result = as_result(choice)
+    local holds = one.f(kit.request_of(...), kit.workers_list(), result)
+    if holds == nil or holds then return 0 end
+    error(host.chunk_name .. ":" .. one.line .. ": the rule does not hold; the choice: " .. told(result), 0)
   end, ...)
 end
 

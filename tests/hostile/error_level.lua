@@ -1,0 +1,4 @@
+-- expect: error ; a level from nowhere
+function route_request(request, workers)
+  error("x", math.maxinteger)
+end

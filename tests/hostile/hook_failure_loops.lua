@@ -1,0 +1,9 @@
+-- expect: pick:w1 ; on_failure has no end
+-- on_failure: timeout
+function route_request(request, workers)
+  return workers[1]
+end
+
+function on_failure(request, attempt, workers)
+  while true do end
+end
