@@ -54,9 +54,8 @@ def main(descriptor: int) -> None:
         control(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         control(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     child = Child(_address_space())
-    _lower(resource.RLIMIT_NOFILE, _SOCKET_FD + 1)           # all that there may be are open
-    for kind in ("RLIMIT_NPROC", "RLIMIT_FSIZE", "RLIMIT_CORE"):
-        _lower(getattr(resource, kind), 0)
+    for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
+        _lower(kind, 0)                                     # what is open stays so; nothing more can be
     gc.collect()
     gc.freeze()
     with contextlib.suppress(OSError):                      # the daemon is gone, or done with us

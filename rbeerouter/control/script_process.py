@@ -124,6 +124,7 @@ class ScriptProcess:
         self._calls = 0
         self._room_s = 0.0                                     # for the calls that were gathered
         self._swollen = False
+        self._gone = "the script's process is gone"
 
     def begin(self, limits: Limits, abilities: Abilities) -> None:
         """Says what the script may use; comes before all else."""
@@ -170,7 +171,7 @@ class ScriptProcess:
     def swollen(self) -> bool:
         """As it was at the last answer."""
         if not self._end.alive:
-            raise RuntimeLost("the script's process is gone")
+            raise RuntimeLost(self._gone)
         return self._swollen
 
     def close(self) -> None:
@@ -221,7 +222,7 @@ class ScriptProcess:
     def _ask(self, name: str, *arguments: Any) -> Any:
         """Sends what was gathered, this last; returns the checked answer."""
         if not self._end.alive:
-            raise RuntimeLost("the script's process is gone")
+            raise RuntimeLost(self._gone)
         try:
             self._gather(name, *arguments)
         except (UnicodeError, OverflowError) as error:         # what Lua cannot take either, in the sandbox's words
@@ -277,7 +278,8 @@ class ScriptProcess:
 
     def _lose(self, why: str) -> NoReturn:
         self._end()
-        raise RuntimeLost(f"the script's process {why}") from None
+        self._gone = f"the script's process {why}"
+        raise RuntimeLost(self._gone) from None
 
 
 def _start(program: tuple[str, ...], descriptor: int) -> subprocess.Popen[bytes]:

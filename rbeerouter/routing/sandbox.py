@@ -25,7 +25,7 @@ _SANDBOX, *_OTHERS, _PRELUDE = (
 
 _TESTING = ("=testing.lua", (_FOLDER / "testing.lua").read_text())
 
-MEMORY, CRASH, DELIBERATE = -4, -3, -7
+SYNTAX, CRASH, MEMORY, DELIBERATE = -1, -3, -4, -7
 """Codes of answers that are none; prelude.lua tells them all."""
 
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import msgspec
 
+from rbeerouter.config import Routing
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import BUSY, OFFLINE, READY, Env, Request, Worker
 from rbeerouter.routing.language import LANGUAGE
 from rbeerouter.routing.problem import Problem, explain
 from rbeerouter.routing.returns import mark_returns
-from rbeerouter.routing.sandbox import DELIBERATE, Abilities, Limits, Runtime, RuntimeLost, Sandbox
+from rbeerouter.routing.sandbox import DELIBERATE, SYNTAX, Abilities, Limits, Runtime, RuntimeLost, Sandbox
 from rbeerouter.routing.strategies import STRATEGIES
 from rbeerouter.routing.syntax import params as literal_params
 
@@ -33,6 +34,8 @@ _STATUS_CODES = {READY: 0, BUSY: 1, OFFLINE: 2}
 _FIGURES = ("latency_ms", "ttft_ms", "waiting", "kv_usage", "vram_used")
 """Fields that change while a worker serves and are too many to cross with each decision: only if a script has them."""
 _ON_COMPLETE, _ON_FAILURE = 1, 2
+_NOT_RUN = b"do return end "
+"""Before a script: it is compiled whole, with its lines where they are, and does nothing."""
 _TEST_MODEL = "self-test"
 _MOST_NAME = 50
 """Lua cuts names of chunks at 60 bytes, and messages must begin with the whole name."""
@@ -42,12 +45,14 @@ _MOST_PROBLEMS = 64
 class ScriptError(Exception):
     """A script that cannot be used. The message begins with file and line where they are known.
 
-    `problem` has the same in parts, with the source line and a hint; None when there is no line to show.
+    `problem` has the same in parts, with the source line and a hint; None when it is about no text of the script.
+    `compiles`: Lua accepts the text, and something else is wrong.
     """
 
-    def __init__(self, message: str, problem: Problem | None = None) -> None:
+    def __init__(self, message: str, problem: Problem | None = None, compiles: bool = True) -> None:
         super().__init__(message)
         self.problem = problem
+        self.compiles = compiles
 
 
 class Answer(msgspec.Struct, gc=False):
@@ -138,7 +143,7 @@ class Script:
         self._wall_minute = -1.0
         self._utc_offset_s = 0
         self._figures = any(field.encode() in source for field in _FIGURES)
-        self._marked = mark_returns(source)
+        self._marked: bytes | None = None
         self._runtime = self._build()
         hooks = self._runtime.ask("hooks")
         self.has_on_complete, self.has_on_failure = bool(hooks & _ON_COMPLETE), bool(hooks & _ON_FAILURE)
@@ -150,15 +155,19 @@ class Script:
         runtime.seed(self._env.rng.getrandbits(31))
         for name, value in self._overrides.items():
             runtime.set_param(name, value)
+        if self._marked is None:
+            # Lua is asked first: text that it does not accept can keep the parser of the marks for seconds.
+            compiles = runtime.load(_NOT_RUN + self.source, self.name)[0] != SYNTAX
+            self._marked = mark_returns(self.source) if compiles else self.source
         answer = runtime.load(self._marked, self.name)
-        if answer[0] == -1 and self._marked is not self.source:
+        if answer[0] == SYNTAX and self._marked is not self.source:
             # An error in the file as it was written is told in its own words; the marks must never be to blame.
             self._marked = self.source
             answer = runtime.load(self.source, self.name)
         if answer[0]:
             runtime.close()
             problem = explain(self._named(answer[1]), self.name, self.source)
-            raise ScriptError(str(problem), problem)
+            raise ScriptError(str(problem), problem, answer[0] != SYNTAX)
         self.notes = _decode_lines(runtime.ask("log"))
         return runtime
 
@@ -313,13 +322,13 @@ class Script:
         return self._runtime
 
     def state(self) -> list[list[Any]]:
-        """The entries of `state`: [key, value] or [key, value, Unix time at which it expires]."""
+        """The entries of `state`: [key, value, Unix time at which it expires or False]."""
         entries = msgspec.json.decode(self._runtime.ask("state"))
         return entries or []                                   # Lua cannot tell an empty list from an empty object
 
     def _restore(self, entries: list[list[Any]]) -> None:
-        for key, value, *expiry in entries:
-            self._runtime.restore(key, value, expiry[0] if expiry else None)
+        for key, value, expiry in entries:
+            self._runtime.restore(key, value, expiry or None)
         self._runtime.settle()
 
     def adopt(self, other: Script) -> None:
@@ -411,6 +420,22 @@ class Script:
 
     def _named(self, problem: str) -> str:
         return problem if problem.startswith(self.name) else f"{self.name}: {problem}"
+
+
+def configured_limits(routing: Routing) -> Limits:
+    """What a script may use."""
+    return Limits(
+        routing.script_instructions, routing.script_cpu_s, routing.script_memory_bytes, routing.log_lines,
+        routing.log_line_chars, routing.state_keys, routing.state_bytes, routing.state_value_bytes,
+    )  # fmt: skip
+
+
+def configured_abilities(routing: Routing, explain: bool = False) -> Abilities:
+    """What a script may see and set."""
+    return Abilities(
+        tuple(name.lower() for name in routing.request_headers), tuple(name.lower() for name in routing.set_headers),
+        routing.expose_prompt, explain,
+    )  # fmt: skip
 
 
 def read_source(path: Path) -> bytes:

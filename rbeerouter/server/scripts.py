@@ -14,7 +14,7 @@ from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import Env
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.sandbox import Abilities, Limits, Runtime, Sandbox
-from rbeerouter.routing.script import Script, ScriptError, read_source
+from rbeerouter.routing.script import Script, ScriptError, configured_abilities, configured_limits, read_source
 from rbeerouter.routing.strategies import strategy_name
 from rbeerouter.server import gate
 from rbeerouter.workbench.explain import explain, read_request
@@ -78,7 +78,9 @@ class Scripts:
         return decider
 
     def _load(self, config: Config, source: bytes, name: str, explained: bool) -> Script:
-        return Script(source, name, self._env, limits(config), abilities(config, explained), self._runtime(config))
+        routing = config.routing
+        abilities = configured_abilities(routing, explained)
+        return Script(source, name, self._env, configured_limits(routing), abilities, self._runtime(config))
 
     def _runtime(self, config: Config) -> Callable[[Limits, Abilities], Runtime]:
         if config.routing.isolation != "process":
@@ -141,21 +143,3 @@ def set_params(script: Script | None, given: dict[str, float]) -> None:
     for name, value in given.items():
         if script is not None:
             script.set_param(name, value)
-
-
-def limits(config: Config) -> Limits:
-    """What a script may use, as configured."""
-    routing = config.routing
-    return Limits(
-        routing.script_instructions, routing.script_cpu_s, routing.script_memory_bytes, routing.log_lines,
-        routing.log_line_chars, routing.state_keys, routing.state_bytes, routing.state_value_bytes,
-    )  # fmt: skip
-
-
-def abilities(config: Config, explained: bool = False) -> Abilities:
-    """What a script may see and set, as configured."""
-    routing = config.routing
-    return Abilities(
-        tuple(name.lower() for name in routing.request_headers), tuple(name.lower() for name in routing.set_headers),
-        routing.expose_prompt, explained,
-    )  # fmt: skip

@@ -16,8 +16,7 @@ from rbeerouter import config as configuration
 from rbeerouter.config import ConfigError
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.types import Env
-from rbeerouter.routing.sandbox import Abilities
-from rbeerouter.routing.script import Script, read_source
+from rbeerouter.routing.script import Script, configured_abilities, read_source
 from rbeerouter.workbench.explain import explain, read_request, render
 from rbeerouter.workbench.fleets import read_fleet
 
@@ -56,7 +55,7 @@ def offline(
     limits = settings.limits if settings is not None else configuration.Limits()
     path = script or (settings.script if settings is not None else None)
     env = Env(time.monotonic, time.time, random.Random(), _local_offset_s)
-    abilities = Abilities(routing.request_headers, routing.set_headers, routing.expose_prompt, explain=True)
+    abilities = configured_abilities(routing, explain=True)
     source = read_source(path) if path is not None else None
     loaded = Script(source, path.name, env, None, abilities) if source is not None and path is not None else None
     prompt_chars = routing.prompt_chars if routing.expose_prompt else 0

@@ -15,7 +15,7 @@ import msgspec
 from rbeerouter.core.types import Env
 from rbeerouter.routing.language import LANGUAGE, Language
 from rbeerouter.routing.problem import Problem, explain
-from rbeerouter.routing.script import MAX_SOURCE_BYTES, Script, ScriptError
+from rbeerouter.routing.script import Script, ScriptError
 from rbeerouter.routing.syntax import parse
 from rbeerouter.workbench.finding import ERROR, WARNING, Finding, Report
 from rbeerouter.workbench.flow import check_flow, endings
@@ -25,8 +25,6 @@ from rbeerouter.workbench.names import check_names
 from rbeerouter.workbench.nils import Nils
 from rbeerouter.workbench.scopes import Scopes
 
-_NOT_RUN = b"do return end "
-"""Before a script: it is compiled whole and does nothing."""
 _NO_ENTRY = "defines no function"
 _SHOWN_COLUMNS = 100
 _LINE_END = re.compile(r"\r\n|\n\r|\r|\n")
@@ -38,7 +36,7 @@ def check(source: bytes, name: str, language: Language = LANGUAGE) -> list[Findi
     problem = _load_problem(source, name)
     if problem is not None and problem.problem is None:
         return [Finding(ERROR, "not-loaded", 1, 1, str(problem).removeprefix(f"{name}: "))]
-    if problem is not None and not _compiles(source, name):
+    if problem is not None and not problem.compiles:
         return [_told(problem, "syntax")]
     tree = parse(source)
     report = Report(tree)
@@ -68,11 +66,6 @@ def _load_problem(source: bytes, name: str) -> ScriptError | None:
     except ScriptError as error:
         return error
     return None
-
-
-def _compiles(source: bytes, name: str) -> bool:
-    problem = _load_problem(_NOT_RUN + source[: MAX_SOURCE_BYTES - len(_NOT_RUN)], name)
-    return problem is not None and _NO_ENTRY in str(problem)
 
 
 def _told(error: ScriptError, code: str) -> Finding:

@@ -10,7 +10,7 @@ import msgspec
 
 from rbeerouter.config import Config
 from rbeerouter.routing.sandbox import Abilities
-from rbeerouter.routing.script import read_source
+from rbeerouter.routing.script import configured_abilities, read_source
 from rbeerouter.workbench.check import check, render
 from rbeerouter.workbench.cost import decision_us
 from rbeerouter.workbench.finding import ERROR, WARNING, Finding
@@ -32,7 +32,7 @@ def run(script: Path, config: Config | None, out: TextIO, as_json: bool = False,
     errors = [finding for finding in findings if finding.severity == ERROR]
     cost: dict[int, float] = {}
     if not errors and not static:
-        abilities = _abilities(config)
+        abilities = configured_abilities(config.routing) if config is not None else Abilities()
         if config is not None and config.workers:
             findings += [
                 Finding(WARNING, "never-chosen", 1, 1, f"no request that was tried goes to the worker {worker}")
@@ -49,13 +49,6 @@ def run(script: Path, config: Config | None, out: TextIO, as_json: bool = False,
         print(f"a decision takes {told} workers", file=out)
     print(f"{script.name}: {_count(len(errors), 'error')}, {_count(len(findings) - len(errors), 'warning')}", file=out)
     return not errors
-
-
-def _abilities(config: Config | None) -> Abilities:
-    if config is None:
-        return Abilities()
-    routing = config.routing
-    return Abilities(routing.request_headers, routing.set_headers, routing.expose_prompt)
 
 
 def _as_json(source: bytes, script: Path, findings: list[Finding], cost: dict[int, float]) -> str:

@@ -126,8 +126,8 @@ def _told(
         lines.append(_summary(name, found, play))
     if found.mismatch is not None:
         lines.append(
-            f"warning: in {_count(found.mismatches, 'case')} a worker was chosen that does not list the model, while one was "
-            "ready that does; the first:"
+            f"warning: in {_count(found.mismatches, 'case')} a worker was chosen that does not list the model, while "
+            "one was ready that does; the first:"
         )
         lines += _indented(found.mismatch)
     failed = 0
@@ -147,10 +147,8 @@ def _told(
 def _summary(name: str, found: Properties, play: Play) -> str:
     verdict = f"failed in {_count(len(found.broken), 'way')}" if found.broken else "passed"
     spent = f"the slowest call took {found.slowest_s * 1e6:.0f} us, the longest {found.instructions:,} of "
-    return (
-        f"{name}: {_count(found.cases, 'generated case')}, seed {found.seed}: {verdict} ({spent}{play.limits.instructions:,} "
-        "instructions)"
-    )
+    cases = _count(found.cases, "generated case")
+    return f"{name}: {cases}, seed {found.seed}: {verdict} ({spent}{play.limits.instructions:,} instructions)"
 
 
 def _broken(source: bytes, name: str, broken: Broken, command: str) -> list[str]:

@@ -17,7 +17,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from rbeerouter.routing.sandbox import Abilities, Limits
+from rbeerouter.control.script_child import CALLS
+from rbeerouter.control.script_process import ScriptProcess
+from rbeerouter.routing.sandbox import Abilities, Limits, Runtime
 
 START_S = 10.0
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +72,11 @@ def child() -> Iterator[Started]:
     one.socket.close()
     one.process.kill()
     one.process.wait()
+
+
+def test_all_that_a_runtime_does_is_done_on_both_sides() -> None:
+    methods = {name for name in vars(Runtime) if not name.startswith("_")}
+    assert set(CALLS) | {"swollen", "close"} == methods <= set(dir(ScriptProcess))
 
 
 def test_of_several_calls_only_the_last_one_is_answered(child: Started) -> None:
@@ -126,7 +133,7 @@ def test_it_can_open_start_and_write_nothing_and_its_memory_is_bounded(child: St
     limits = {kind: resource.prlimit(child.process.pid, kind) for kind in (
         resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE,
     )}  # fmt: skip
-    assert list(limits.values()) == [(4, 4), (0, 0), (0, 0), (0, 0)]
+    assert list(limits.values()) == [(0, 0)] * 4
     soft, hard = resource.prlimit(child.process.pid, resource.RLIMIT_AS)
     assert soft == hard < 1 << 30
     assert "NoNewPrivs:\t1" in child.told("status")

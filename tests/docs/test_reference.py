@@ -22,8 +22,9 @@ from rbeerouter.core.health import HealthRules
 from rbeerouter.dialects import openai
 from rbeerouter.record import Line, Recorder
 from rbeerouter.routing.decide import STRATEGIES, Decider
-from rbeerouter.routing.script import Script
+from rbeerouter.routing.script import Script, read_source
 from rbeerouter.server import app, metrics
+from rbeerouter.server.scripts import Scripts
 from rbeerouter.server.daemon import _SECOND_SIGNAL_S
 from rbeerouter.wire.relay import PUBLIC_PATHS
 from tests.docs.given import NAME, asked, read_config
@@ -146,36 +147,52 @@ def test_the_paths_for_clients_are_those_of_the_page() -> None:
     assert {path.encode() for path in rows if path.startswith("/")} == openai.ENDPOINTS.keys() | PUBLIC_PATHS
 
 
+CONTROLLED = b"""
+function route_request(request, workers)
+  param("canary_percent", 25, 0, 100)
+  local ready = workers:filter(function(w) return w.status == "ready" end)
+  return ready:max_by("performance"), "premium"
+end
+"""
+
+
 class Control:
     """The control plane of a daemon that does not run."""
 
     def __init__(self, fleet: Fleet) -> None:
-        decider = Decider(fleet, Script(b"function route_request() end", NAME, env()), "least-request", env())
+        decider = Decider(fleet, Script(CONTROLLED, NAME, env()), "least-request", env())
+        recorder = Recorder(SimpleNamespace(lost=0, msg=lambda line: None))  # type: ignore[arg-type]
         pools = SimpleNamespace(idle_count=lambda: 0)
         log = SimpleNamespace(lost=0, msg=lambda line: None)
         self.daemon: Any = SimpleNamespace(
             fleet=fleet, decider=decider, config=SimpleNamespace(
-                script="/etc/rbeerouter/routing.lua", control=config.Control()
+                script="/etc/rbeerouter/routing.lua", control=config.Control(), routing=config.Routing(),
+                limits=config.Limits(),
             ),
-            loaded_at="2026-11-21T07:12:22.630Z", recorder=Recorder(log), log_file=log,  # type: ignore[arg-type]
-            reloads=Counter(ok=1), listener=SimpleNamespace(
-                draining=False, connections=set(), pools=pools, counts=Counter(refused_bad_request=1)
+            loaded_at="2026-11-21T07:12:22.630Z", recorder=recorder, log_file=log, scripts=Scripts(env()),
+            reloads=Counter(ok=1), find_decision=recorder.find, log=SimpleNamespace(info=lambda *_, **fields: None),
+            listener=SimpleNamespace(
+                draining=False, connections=set(), pools=pools, counts=Counter(refused_bad_request=1),
+                dispatcher=SimpleNamespace(waiting={}),
             ),
         )  # fmt: skip
         self.app = app.build(cast(Any, self.daemon))
 
     def get(self, path: str) -> Any:
+        return self.call("GET", path)
+
+    def call(self, method: str, path: str, body: bytes = b"") -> Any:
         sent: list[Any] = []
 
         async def ask() -> None:
             async def receive() -> dict[str, Any]:
-                return {"type": "http.request", "body": b"", "more_body": False}
+                return {"type": "http.request", "body": body, "more_body": False}
 
             async def send(message: Any) -> None:
                 sent.append(message)
 
             scope: dict[str, Any] = {
-                "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"",
+                "type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"",
                 "headers": [], "client": None, "root_path": "", "scheme": "http", "http_version": "1.1",
             }  # fmt: skip
             await self.app(scope, receive, send)
@@ -206,21 +223,42 @@ def test_every_page_of_the_control_plane_has_its_heading(fleet: Fleet) -> None:
     assert {tuple(title.split()) for title in re.findall(r"^### (.+)$", API.text, re.MULTILINE)} == routes
 
 
-@pytest.mark.parametrize("path", ["/health", "/api/v1/workers", "/v1/models", "/routing"])
+@pytest.mark.parametrize("path", ["/health", "/api/v1/workers", "/v1/models", "/routing", "/api/v1/params"])
 def test_the_answers_that_are_shown_have_the_form_of_the_true_ones(path: str, fleet: Fleet) -> None:
     (shown,) = example(f"GET {path}")
-    true = Control(fleet).get(path)
-    if path == "/api/v1/workers":
-        shown["workers"][0]["cost_per_hour"] = 0.5
-    assert form(shown) == form(true)
+    assert form(shown) == form(Control(fleet).get(path))
 
 
 def test_the_verdicts_that_are_shown_name_what_is_active(fleet: Fleet) -> None:
     taken, refused = example("POST /api/v1/reload")
     active = form(app.describe_routing(Control(fleet).daemon))
-    assert form(taken) == {"ok": "bool", "active": active, "workers": "int", "notes": []}
+    assert form(taken) == {"ok": "bool", "active": active, "workers": "int", "notes": [], "examined": "str"}
     assert form(refused) == {"ok": "bool", "error": "str", "active": active}
     assert (taken["ok"], refused["ok"]) == (True, False)
+
+
+def test_a_param_is_set_and_refused_as_the_page_shows(fleet: Fleet) -> None:
+    control = Control(fleet)
+    (refused,) = example("POST /api/v1/params")
+    assert control.call("POST", "/api/v1/params", b'{"canary_percent": 500}') == refused
+    assert control.call("POST", "/api/v1/params", b'{"canary_percent": 50}')["params"]["canary_percent"]["value"] == 50
+
+
+def test_the_decision_that_is_shown_is_a_line_of_the_log() -> None:
+    (shown,) = example("GET /api/v1/decisions/{request_id}")
+    line = msgspec.convert(shown, Line)
+    assert json.loads(msgspec.json.encode(line)) == shown
+
+
+def test_the_explanation_that_is_shown_has_the_form_of_a_true_one(fleet: Fleet) -> None:
+    request, shown = example("POST /api/v1/explain")
+    true = Control(fleet).call("POST", "/api/v1/explain", json.dumps(request).encode())
+    assert shown["worker"] == true["worker"]
+    assert set(shown) == set(true) and set(shown["workers"][1]) == set(true["workers"][1])
+    for row in (0, 1):
+        assert [set(step) for step in shown["workers"][row]["steps"]] == [
+            set(step) for step in true["workers"][row]["steps"]
+        ]
 
 
 def test_every_metric_has_its_row_and_no_rule_asks_for_another(fleet: Fleet) -> None:
@@ -272,7 +310,7 @@ def test_the_example_configuration_shows_the_defaults(tmp_path: Path, monkeypatc
 
 
 def test_the_example_script_passes_its_trial_and_chooses_the_least_loaded(fleet: Fleet) -> None:
-    script = Script.read(REPOSITORY / "routing.example.lua", env())
+    script = Script(read_source(REPOSITORY / "routing.example.lua"), "routing.example.lua", env())
     assert script.self_test(fleet) is None
     chosen = script.route(msgspec.structs.replace(asked(), metadata={"type": "llm"}), fleet)
     assert (chosen.error, chosen.worker) == (None, fleet.workers["cpu1"])

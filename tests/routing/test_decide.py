@@ -191,7 +191,7 @@ def test_what_the_script_said_is_not_lost_when_the_strategy_finds_nobody_after_i
     assert (decision.worker, decision.by, decision.action) == (None, "fallback", REJECT)
     assert (decision.error, decision.log) == ("routing.lua:2: No workers available", ("looked",))
     assert decision.refusal == Refusal(
-        FAILURES["model_not_found"], "the model 'gpt-4' does not exist on any worker"
+        FAILURES["model_not_found"], "the model 'gpt-4' does not exist on any worker", "model"
     )
 
 

@@ -29,9 +29,11 @@ local function json(value)
   if kind == "string" then return quoted(value) end
   if kind == "number" then
     if value ~= value or value == huge or value == -huge then return quoted(tostring(value)) end
-    return math_type(value) == "integer" and tostring(value) or format("%.17g", value)
+    if math_type(value) == "integer" then return tostring(value) end
+    local text = format("%.17g", value)
+    return find(text, "[.e]") and text or text .. ".0"     -- it comes back as what it was
   end
-  if kind ~= "table" then return tostring(value) == "nil" and "null" or kind == "boolean" and tostring(value) or '"?"' end
+  if kind ~= "table" then return kind == "boolean" and tostring(value) or kind == "nil" and "null" or '"?"' end
   local parts = {}
   if value[1] ~= nil then
     for i = 1, #value do parts[i] = json(value[i]) end

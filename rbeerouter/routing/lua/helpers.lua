@@ -6,7 +6,7 @@ local kit = ...
 
 local type, next, error, tostring, select, setmetatable = type, next, error, tostring, select, setmetatable
 local byte, format, gsub, lower, sub = string.byte, string.format, string.gsub, string.lower, string.sub
-local concat, floor, random, math_type = table.concat, math.floor, math.random, math.type
+local concat, floor, random, math_type, huge = table.concat, math.floor, math.random, math.type, math.huge
 local isyieldable = coroutine.isyieldable
 local charge, frozen, suggestion, clean = kit.charge, kit.frozen, kit.suggestion, kit.clean
 local as_string, options, globals = kit.as_string, kit.options, kit.globals
@@ -151,48 +151,58 @@ end
 
 -- What a script keeps from one request to the next. Bounded: past state_keys or state_bytes, entries that have expired
 -- go first, then those that were written longest ago.
-local values, expires, written = {}, {}, {}
+local entries = {}               -- by key: { value, expiry or false, when it was written }
 local keys, bytes, clock = 0, 0, 0
 
 local function size_of(key, value) return #key + (type(value) == "string" and #value or 8) + 64 end
 
 local function forget(key)
-  local value = values[key]
-  if value == nil then return end
-  keys, bytes = keys - 1, bytes - size_of(key, value)
-  values[key], expires[key], written[key] = nil, nil, nil
+  local entry = entries[key]
+  if entry == nil then return end
+  keys, bytes = keys - 1, bytes - size_of(key, entry[1])
+  entries[key] = nil
+end
+
+local function in_order()
+  local order, n = {}, 0
+  for key, entry in next, entries do
+    if entry[2] and entry[2] <= now then
+      forget(key)
+    else
+      n = n + 1
+      order[n] = key
+    end
+  end
+  charge(n * 20)
+  kit.tables.sort(order, function(a, b) return entries[a][3] < entries[b][3] end)
+  return order, n
 end
 
 local function make_room()
-  local order, n = {}, 0
-  for key, time in next, expires do if time <= now then forget(key) end end
-  if keys <= options.state_keys * 0.9 and bytes <= options.state_bytes * 0.9 then return end
-  for key in next, values do
-    n = n + 1
-    order[n] = key
-  end
-  charge(n * 20)
-  kit.tables.sort(order, function(a, b) return written[a] < written[b] end)
+  local order, n = in_order()
   for i = 1, n do
     if keys <= options.state_keys * 0.9 and bytes <= options.state_bytes * 0.9 then return end
     forget(order[i])
   end
 end
 
+-- In this order, so that want of memory in the middle leaves the counts right.
 local function put(key, value, expiry)
+  local entry = { value, expiry or false, clock + 1 }
   forget(key)
+  entries[key] = entry
   keys, bytes, clock = keys + 1, bytes + size_of(key, value), clock + 1
-  values[key], expires[key], written[key] = value, expiry, clock
   if keys > options.state_keys or bytes > options.state_bytes then make_room() end
 end
 
 local function live(key)
-  local expiry = expires[key]
-  if expiry and expiry <= now then
+  local entry = entries[key]
+  if entry == nil then return nil end
+  if entry[2] and entry[2] <= now then
     forget(key)
     return nil
   end
-  return values[key]
+  return entry[1]
 end
 
 local function state_key(self, key, name)
@@ -209,6 +219,8 @@ local function state_expiry(ttl_s, name)
   end
   return now + ttl_s
 end
+
+local function is_finite(value) return value == value and value ~= huge and value ~= -huge end
 
 local state = {}
 
@@ -229,6 +241,9 @@ function state:set(key, value, ttl_s)
   if kind ~= "string" and kind ~= "number" and kind ~= "boolean" then
     error("state:set keeps texts, numbers and booleans, not a " .. kind, 2)
   end
+  if kind == "number" and not is_finite(value) then
+    error("state:set keeps finite numbers, not " .. tostring(value), 2)
+  end
   if kind == "string" and #value > options.state_value_bytes then
     error("state:set: a text has at most " .. options.state_value_bytes .. " bytes, this one has " .. #value, 2)
   end
@@ -244,24 +259,28 @@ function state:incr(key, by, ttl_s)
   if value ~= nil and type(value) ~= "number" then
     error("state:incr: '" .. key .. "' holds a " .. type(value) .. ", not a number", 2)
   end
-  if value ~= nil then expiry = expires[key] end
-  put(key, (value or 0) + by, expiry)
-  return values[key]
+  if value ~= nil then expiry = entries[key][2] end
+  value = (value or 0) + by
+  if not is_finite(value) then
+    error("state:incr: '" .. key .. "' would be " .. tostring(value), 2)
+  end
+  put(key, value, expiry)
+  return value
 end
 
 globals.state = frozen(setmetatable(state, { __index = function(_, key)
   error("state has no '" .. kit.shown(key) .. "'" .. suggestion(key, state) .. " (write state:get(\"name\"))", 2)
 end }))
 
--- The entries in the order in which they were written, as key, value, expiry, key, value, expiry, ...
+-- A list of { key, value, expiry or false } in the order in which they were written.
 function kit.state_entries()
-  local order = {}
-  for key, expiry in next, expires do if expiry <= now then forget(key) end end
-  for key in next, values do order[#order + 1] = key end
-  kit.tables.sort(order, function(a, b) return written[a] < written[b] end)
-  local entries = {}
-  for i = 1, #order do entries[i] = { order[i], values[order[i]], expires[order[i]] } end
-  return entries
+  local order, n = in_order()
+  local listed = {}
+  for i = 1, n do
+    local entry = entries[order[i]]
+    listed[i] = { order[i], entry[1], entry[2] }
+  end
+  return listed
 end
 
 function kit.restore(key, value, expiry) put(key, value, expiry) end

@@ -456,7 +456,11 @@ host.restore = kit.restore
 function host.params() return kit.json(kit.declared_params()) end
 host.set_param = kit.set_param
 
-function host.covered() return kit.json(kit.covered) end
+function host.covered()
+  local counts = {}
+  for line, count in next, kit.covered do counts[tostring(line)] = count end    -- with [1] it would be a list
+  return kit.json(counts)
+end
 
 -- The names that scripts may use, for documentation and checks.
 function host.names()

@@ -87,7 +87,7 @@ local function clean(text)
 end
 
 local function read_only(_, key)
-  error("cannot set '" .. tostring(key) .. "': this object is read-only", 2)
+  error("cannot set '" .. kit.shown(key) .. "': this object is read-only", 2)
 end
 
 -- A view of `data` that can be read, measured and walked but not changed; `pairs` never hands out `data` itself.

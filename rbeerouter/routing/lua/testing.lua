@@ -22,6 +22,10 @@ for _, name in ipairs { "state", "param", "queue", "reject", "strategy" } do
   globals[name] = nil
   kit.unavailable[name] = true
 end
+setmetatable(globals, { __index = function(_, name)
+  if kit.unavailable[name] then error("'" .. name .. "' is not available in tests", 0) end
+  return nil
+end })
 
 local function set_of(names)
   local set = {}
@@ -348,7 +352,7 @@ end
 local MATCHERS = "to_be, not_to_be, to_be_one_of, to_be_close, to_be_rejected, to_wait, to_fail"
 
 local expectation_meta = { __index = function(_, key)
-  if matchers[key] then return matchers[key] end
+  if matchers[key] or key == "value" then return matchers[key] end
   local near = suggestion(key, matchers)
   error("expect(...) has no '" .. kit.shown(key) .. "'" .. (near ~= "" and near or "; it has " .. MATCHERS), 0)
 end }
