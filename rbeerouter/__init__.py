@@ -7,10 +7,11 @@ The map, in the order a request meets the packages:
 - `core`      the types, what is known of the workers (`fleet`), and the life of a request (`dispatch`); pure
 - `routing`   who gets the request: the Lua script, then the strategy; the only code that decides; pure
 - `record`    a finished request becomes one line of routing.log and some counters
-- `control`   background loops that feed `core.fleet`: the probes
+- `workbench` what a person does with a script before it is live: check, test, explain
+- `control`   what runs beside the requests: the probes, and the process that an isolated script has to itself
 - `server`    the control plane (Starlette on Hypercorn) and the daemon that builds everything and owns the signals
 - `config`    TOML text becomes one frozen, validated `Config`
-- `cli`       the commands: serve, reload, demo
+- `cli`       the commands: serve, reload, routing check and test, explain, param, demo
 - `demo`      fake workers, and the tour that `rbeerouter demo` gives
 
 `docs/architecture.md` follows one request through these files.

@@ -1,1 +1,1 @@
-"""Background loops that write what they learn into `core.fleet`. They run off the hot path, with aiohttp."""
+"""What runs beside the requests: loops that tell `core.fleet` what they learn, and processes that hold a script."""

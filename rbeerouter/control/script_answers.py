@@ -50,10 +50,10 @@ _decode_reply = msgspec.msgpack.Decoder(Reply).decode
 _decode_answer = msgspec.json.Decoder(Answer).decode
 _decode_lines = msgspec.json.Decoder(list[str]).decode
 _LISTS = {
-    "state": list[list[str | int | float | bool]] | dict[str, None],
+    "state": list[tuple[str, str | int | float | bool, float | bool]] | dict[str, None],
     "params": dict[str, tuple[float, float, float]],
     "steps": dict[str, list[dict[str, Any]]],
-    "covered": dict[int, int] | list[int | None],
+    "covered": dict[int, int],
     "names": dict[str, list[str]],
 }
 """What `ask` may ask for besides `hooks` and `log`. Lua cannot tell an empty list from an empty object."""
@@ -178,14 +178,8 @@ def _listing(decode: Callable[[str], Any], data: memoryview | bytes) -> tuple[bo
     if type(said) is not str:
         raise Nonsense
     found = _json(decode, said)
-    if type(found) is list:
-        _need(all(type(entry) is not list or _is_entry(entry) for entry in found))
+    _need(type(found) is not list or all(expiry is not True for _, _, expiry in found))
     return swollen, said
-
-
-def _is_entry(entry: list[Any]) -> bool:
-    """Of `state`: key and value, or these and the time at which it expires."""
-    return len(entry) in (2, 3) and type(entry[0]) is str and (len(entry) == 2 or type(entry[2]) in (int, float))
 
 
 _ASKED: dict[str, Read] = {

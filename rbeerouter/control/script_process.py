@@ -30,7 +30,7 @@ from rbeerouter.control.script_answers import Nonsense, Read, Reader
 from rbeerouter.control.script_child import BEGIN, CHUNK_BYTES, LENGTH
 from rbeerouter.routing.sandbox import CRASH, Abilities, Limits, RuntimeLost
 
-_GRACE_S = 0.08
+_GRACE_S = 0.06
 """Beyond `Limits.cpu_s`, by which the sandbox itself ends a script: with the usual 0.02 s, no decision takes 0.1 s.
 What passes that hangs where the sandbox cannot see it, or is not a sandbox any more."""
 _LOAD_S = 5.0

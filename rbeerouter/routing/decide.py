@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from rbeerouter.config import strategy_spelling
 from rbeerouter.core.errors import Failure, Refusal, RouterError, refusal
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import BUSY, OFFLINE, READY, REJECT, WAIT, Decision, Env, Patience, Request, Worker
@@ -29,7 +30,7 @@ class Decider:
 
     Args:
         script: the loaded routing script, None to use the strategy alone.
-        strategy: a name in STRATEGIES.
+        strategy: a name in STRATEGIES; `_` and `-` are alike.
         debug: say for each worker what became of it; needs a script that was loaded with `explain`.
         faults: how many decisions in a row may fail by the script's fault until it is taken out of service; 0: any.
         last_good: the script to go back to then.
@@ -242,9 +243,10 @@ class Decider:
         return self._strategy(name).choose(request, able) if able else None
 
     def _strategy(self, name: str) -> Strategy:
-        strategy = self._strategies.get(name)
+        spelled = strategy_spelling(name)
+        strategy = self._strategies.get(spelled)
         if strategy is None:
-            strategy = self._strategies[name] = STRATEGIES[name](self._env.rng)
+            strategy = self._strategies[spelled] = STRATEGIES[spelled](self._env.rng)
         return strategy
 
     # Faults

@@ -6,6 +6,7 @@ whose load or status changed since the last decision cross into Lua.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from itertools import chain
@@ -144,14 +145,18 @@ class Script:
         self._utc_offset_s = 0
         self._figures = any(field.encode() in source for field in _FIGURES)
         self._marked: bytes | None = None
+        self.has_on_complete = self.has_on_failure = False
         self._runtime = self._build()
-        hooks = self._runtime.ask("hooks")
-        self.has_on_complete, self.has_on_failure = bool(hooks & _ON_COMPLETE), bool(hooks & _ON_FAILURE)
 
     def _build(self) -> Runtime:
         if len(self.source) > MAX_SOURCE_BYTES:
             raise ScriptError(f"{self.name}: {len(self.source)} bytes; a script may have at most {MAX_SOURCE_BYTES}")
-        runtime = self._make_runtime(self._limits, self._abilities)
+        try:
+            return self._fill(self._make_runtime(self._limits, self._abilities))
+        except RuntimeLost as error:
+            raise ScriptError(f"{self.name}: {error}") from None
+
+    def _fill(self, runtime: Runtime) -> Runtime:
         runtime.seed(self._env.rng.getrandbits(31))
         for name, value in self._overrides.items():
             runtime.set_param(name, value)
@@ -169,6 +174,8 @@ class Script:
             problem = explain(self._named(answer[1]), self.name, self.source)
             raise ScriptError(str(problem), problem, answer[0] != SYNTAX)
         self.notes = _decode_lines(runtime.ask("log"))
+        hooks = runtime.ask("hooks")
+        self.has_on_complete, self.has_on_failure = bool(hooks & _ON_COMPLETE), bool(hooks & _ON_FAILURE)
         return runtime
 
     def close(self) -> None:
@@ -323,8 +330,7 @@ class Script:
 
     def state(self) -> list[list[Any]]:
         """The entries of `state`: [key, value, Unix time at which it expires or False]."""
-        entries = msgspec.json.decode(self._runtime.ask("state"))
-        return entries or []                                   # Lua cannot tell an empty list from an empty object
+        return self._asked("state") or []                      # Lua cannot tell an empty list from an empty object
 
     def _restore(self, entries: list[list[Any]]) -> None:
         for key, value, expiry in entries:
@@ -333,15 +339,16 @@ class Script:
 
     def adopt(self, other: Script) -> None:
         """Takes over what another script kept in `state`, and the params that were set."""
-        self._restore(other.state())
-        for name, value in other._overrides.items():
-            self._overrides[name] = value
-            self._runtime.set_param(name, value)
+        self._overrides |= other._overrides
+        with contextlib.suppress(RuntimeLost):                 # a new one will be made for the next decision
+            self._restore(other.state())
+            for name, value in other._overrides.items():
+                self._runtime.set_param(name, value)
 
     def params(self) -> dict[str, dict[str, float]]:
         """{name: {value, default, min, max}} of every param() in the file, and of those that were reached."""
         found = {name: (default, low, high) for name, default, low, high, _ in literal_params(self.source)}
-        found |= msgspec.json.decode(self._runtime.ask("params")) or {}
+        found |= self._asked("params")
         return {
             name: {
                 "value": min(max(self._overrides.get(name, default), low), high),
@@ -356,20 +363,25 @@ class Script:
         if not known["min"] <= value <= known["max"]:
             raise ValueError(f"{name} = {value!r}: expected a number from {known['min']} to {known['max']}")
         self._overrides[name] = value
-        self._runtime.set_param(name, value)
+        with contextlib.suppress(RuntimeLost):
+            self._runtime.set_param(name, value)
+
+    def _asked(self, what: str) -> Any:
+        """What the runtime says in JSON; empty when it is gone, as nothing is left then."""
+        try:
+            return msgspec.json.decode(self._runtime.ask(what))
+        except RuntimeLost:
+            return {}
 
     # Looking at it
 
     def steps(self) -> dict[str, list[dict[str, Any]]]:
         """{worker id: what became of it, step by step} in the last decision; filled only with `explain`."""
-        return msgspec.json.decode(self._runtime.ask("steps")) or {}
+        return self._asked("steps")
 
     def covered(self) -> dict[int, int]:
         """{line: how often it ran}; filled only with `coverage`."""
-        counted = msgspec.json.decode(self._runtime.ask("covered")) or {}
-        if isinstance(counted, list):                          # line 1 ran, and so Lua took the table for a list
-            return dict(enumerate(counted, 1))
-        return {int(line): count for line, count in counted.items()}
+        return {int(line): count for line, count in self._asked("covered").items()}
 
     def self_test(self, fleet: Fleet, choose: Choose | None = None) -> str | None:
         """Runs the script once on a made-up request with every worker ready and idle.

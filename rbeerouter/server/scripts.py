@@ -15,7 +15,6 @@ from rbeerouter.core.types import Env
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.sandbox import Abilities, Limits, Runtime, Sandbox
 from rbeerouter.routing.script import Script, ScriptError, configured_abilities, configured_limits, read_source
-from rbeerouter.routing.strategies import strategy_name
 from rbeerouter.server import gate
 from rbeerouter.workbench.explain import explain, read_request
 
@@ -64,10 +63,7 @@ class Scripts:
     def decider(self, config: Config, fleet: Fleet, source: bytes | None) -> Decider:
         """Loads the script and tries it on a made-up request. Raises ScriptError when it is broken."""
         routing = config.routing
-        decider = Decider(
-            fleet, None, strategy_name(routing.strategy) or routing.strategy, self._env, routing.debug,
-            routing.script_faults,
-        )  # fmt: skip
+        decider = Decider(fleet, None, routing.strategy, self._env, routing.debug, routing.script_faults)
         if source is not None and config.script is not None:
             script = self._load(config, source, config.script.name, routing.debug)
             fault = script.self_test(fleet, decider.choose_for_script)

@@ -302,10 +302,11 @@ def _worker_fields(one: Row) -> dict[str, Any]:
 
 def _request_fields(request: Request) -> dict[str, Any]:
     metadata, kind = dict(request.metadata), openai.ENDPOINTS.get(request.path.encode())
-    if metadata.get("type") == kind:
+    given = metadata.get("type")
+    if given == kind:
         del metadata["type"]
     fields: dict[str, Any] = {"model": request.model}
-    if request.path != _CHAT:
+    if request.path != _CHAT or (given != kind and given in PATHS):
         fields["path"] = request.path
     if request.model_size != openai.model_size(request.model):
         fields["model_size"] = request.model_size

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from rbeerouter.core.types import BUSY, READY
+from rbeerouter.dialects import openai
 from rbeerouter.workbench.fleets import Row
 from rbeerouter.workbench.inputs import CAPACITY, PROMPT_TOKENS, Case
 from rbeerouter.workbench.stage import NOON
@@ -60,7 +61,8 @@ def _smaller(case: Case) -> Iterator[Case]:
                 yield _change(case, failing=(name,))
     if case.wall != NOON:
         yield _change(case, wall=NOON)
-    for request in _plainer(case.request, _REQUEST):
+    least = {"type": openai.ENDPOINTS.get(case.request.path.encode(), "llm")}
+    for request in _plainer(case.request, _REQUEST, least):
         yield _change(case, request=request)
     if len(case.request.model) > 1:
         yield _rename_model(case, case.request.model, "m")
@@ -84,7 +86,7 @@ def _smaller_worker(one: Row) -> Iterator[Row]:
         yield _change(one, in_flight=0)
     if one.models:
         yield _change(one, models=())
-    yield from _plainer(one, _WORKER)
+    yield from _plainer(one, _WORKER, {})
     if len(one.models) > 1:
         for model in one.models:
             yield _change(one, models=(model,))
@@ -96,20 +98,27 @@ def _plain(one: Row) -> Row:
     return Row(one.id, one.status, in_flight, CAPACITY, models=one.models)
 
 
-def _plainer(thing: Any, plain: dict[str, Any]) -> Iterator[Any]:
-    """All fields as they are by themselves, then each alone; then metadata with fewer and with plainer entries."""
+def _plainer(thing: Any, plain: dict[str, Any], least: dict[str, Any]) -> Iterator[Any]:
+    """All fields as they are by themselves, then each alone; then metadata with fewer and with plainer entries.
+
+    `least` is the metadata that there always is.
+    """
     differing = {name: value for name, value in plain.items() if getattr(thing, name) != value}
     if len(differing) > 1:
         yield _change(thing, **differing)
     for name, value in differing.items():
         yield _change(thing, **{name: value})
-    metadata: dict[str, Any] = getattr(thing, "metadata", {})
-    if metadata:
-        yield _change(thing, metadata={})
-    if len(metadata) > 1:
-        for name in metadata:
-            yield _change(thing, metadata={key: value for key, value in metadata.items() if key != name})
+    metadata: dict[str, Any] = thing.metadata
+    if metadata != least:
+        yield _change(thing, metadata=least)
     for name, value in metadata.items():
+        others = {key: other for key, other in metadata.items() if key != name}
+        if name in least and value != least[name]:
+            yield _change(thing, metadata={**others, name: least[name]})
+        if name in least:
+            continue
+        if len(metadata) > len(least) + 1:
+            yield _change(thing, metadata=others)
         if isinstance(value, str) and len(value) > 1:
             yield _change(thing, metadata={**metadata, name: "a"})
         elif type(value) in (int, float) and value not in (0, 1):
@@ -120,5 +129,5 @@ def _rename_model(case: Case, old: str, new: str) -> Case:
     def renamed(one: Row) -> Row:
         return _change(one, models=tuple(dict.fromkeys(new if model == old else model for model in one.models)))
 
-    request = _change(case.request, model=new, model_size=None)
+    request = _change(case.request, model=new)
     return _change(case, request=request, workers=tuple(renamed(one) for one in case.workers))

@@ -168,7 +168,8 @@ class Stage:
 
     def _result(self, job: Job, effect: Any) -> Result:
         decision, tried = job.decision, list(job.tried)
-        choice = next(asked.choice for asked in reversed(self.script.asked) if asked.hook != "on_complete")
+        choices = [asked.choice for asked in reversed(self.script.asked) if asked.hook != "on_complete"]
+        choice, orders = choices[0], [one.workers for one in choices if one.workers]
         if decision is None:
             return Result(
                 "fail", "strategy" if choice.error is None else "fallback", effect.message, error=choice.error,
@@ -177,7 +178,7 @@ class Stage:
         result = Result(
             "send", decision.by, decision.reason, line=choice.line or None, error=decision.error,
             headers=dict(decision.headers), log=list(decision.log), tried=tried,
-            order=[worker.id for worker in (decision.worker, *decision.then) if worker] if decision.then else None,
+            order=next(([worker.id for worker in order] for order in orders), None),
         )  # fmt: skip
         change = msgspec.structs.replace
         if isinstance(effect, Send):

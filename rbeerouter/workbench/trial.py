@@ -68,10 +68,14 @@ def run(
         out.write(_json({"script": script.name, "passed": False, "problem": str(error)}) if as_json else told + "\n")
         return False
     covered = report.coverage(source, found.covered, suite.covered if suite is not None else {})
-    if junit is not None:
-        junit.write_bytes(report.junit(script.name, found, suite))
-    if lcov is not None:
-        lcov.write_text(report.lcov(str(script), covered))
+    try:
+        if junit is not None:
+            junit.write_bytes(report.junit(script.name, found, suite))
+        if lcov is not None:
+            lcov.write_text(report.lcov(str(script), covered))
+    except OSError as error:
+        out.write(f"{error.filename}: cannot be written: {error.strerror}\n")
+        return False
     if as_json:
         out.write(_json(report.data(script.name, found, suite, covered)))
     else:

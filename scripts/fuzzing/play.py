@@ -109,8 +109,9 @@ class Player:
         if not isinstance(script.params(), dict):
             raise Broken("params() gave no table")
         check_good(successor, fleet, rng, "a new script that took over the state")
-        again = Script(GOOD, "routing.lua", env, LIMITS, abilities, lambda *_: sandboxes[-1])
-        check_good(again, fleet, rng, "a good script in the same Lua state")
+        if not sandboxes[-1].swollen():                        # nobody calls one that is; it would be replaced
+            again = Script(GOOD, "routing.lua", env, LIMITS, abilities, lambda *_: sandboxes[-1])
+            check_good(again, fleet, rng, "a good script in the same Lua state")
 
     def _request(self, decider: Decider, script: Script, rng: random.Random) -> None:
         request = some_request(rng)

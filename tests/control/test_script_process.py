@@ -212,7 +212,7 @@ def test_the_hooks_are_asked_as_in_the_daemon(shared: ScriptProcesses) -> None:
             told(script.completed(request(), outcome, workers)) for script, workers in zip(both, made, strict=True)
         )
         assert one == other
-    assert both[0].state() == both[1].state() == [["last", 404]]
+    assert both[0].state() == both[1].state() == [["last", 404, False]]
     both[1].close()
 
 
@@ -249,7 +249,7 @@ def test_a_swollen_script_is_rebuilt_and_its_state_goes_with_it(shared: ScriptPr
     made = fleet(), fleet()
     for stream in (True, False, False):
         assert told(here.route(request(stream=stream), made[0])) == told(there.route(request(stream=stream), made[1]))
-    assert here.state() == there.state() == [["n", 3]]
+    assert here.state() == there.state() == [["n", 3, False]]
     assert process_of(there).pid != before
     there.close()
 
@@ -306,7 +306,7 @@ def hostile_fleet() -> Fleet:
     return made
 
 
-_STOPPED = ("budget exceeded", "not enough memory", "stack overflow", "gave no answer in 0.1 s")
+_STOPPED = ("budget exceeded", "not enough memory", "stack overflow", "gave no answer in 0.08 s")
 
 
 def outcome(choice: Choice) -> str:
@@ -379,7 +379,7 @@ def test_a_process_that_hangs_is_killed_in_time(large: bool, processes: ScriptPr
     started = time.monotonic()
     choice = script.route(request(), made)
     assert time.monotonic() - started < LATE_S
-    assert choice.error == GONE + "gave no answer in 0.1 s and was killed"
+    assert choice.error == GONE + "gave no answer in 0.08 s and was killed"
     assert script.route(request(), made).error is None
     until(lambda: state_of(hung.pid) == "X")
 
@@ -445,12 +445,12 @@ LIES = {
     "two answers": ("talk.sendall(frame(0) * 2)", NONSENSE),
     "a flood": ("talk.sendall(struct.pack('>I', 1 << 23)); [talk.sendall(bytes(1 << 16)) for _ in range(1 << 20)]", NONSENSE),
     "a flood without end": ("while True: talk.sendall(b'\\xff' * 65536)", GONE + "answered with more than 16777216 bytes"),
-    "a drip": ("talk.sendall(struct.pack('>I', 999)); [(talk.sendall(b'x'), time.sleep(0.02)) for _ in range(999)]", GONE + "gave no answer in 0.1 s"),
-    "half an answer": ("talk.sendall(frame(0)[:5]); time.sleep(60)", GONE + "gave no answer in 0.1 s"),
+    "a drip": ("talk.sendall(struct.pack('>I', 999)); [(talk.sendall(b'x'), time.sleep(0.02)) for _ in range(999)]", GONE + "gave no answer in 0.08 s"),
+    "half an answer": ("talk.sendall(frame(0)[:5]); time.sleep(60)", GONE + "gave no answer in 0.08 s"),
     "half an answer and the end": ("talk.sendall(frame(0)[:5]); sys.exit(3)", GONE + "ended with status 3"),
     "the end": ("sys.exit(0)", GONE + "ended with status 0"),
     "a closed socket": ("talk.close(); time.sleep(60)", GONE + "closed its socket and was killed"),
-    "questions without end": ("talk.sendall(frame((1, 'strategy', 'round-robin 1')))", GONE + "gave no answer in 0.1 s"),
+    "questions without end": ("talk.sendall(frame((1, 'strategy', 'round-robin 1')))", GONE + "gave no answer in 0.08 s"),
     "a question that none asks": ("talk.sendall(frame((1, 'strategy', 'eval 1')))", NONSENSE),
 }  # fmt: skip
 

@@ -24,9 +24,11 @@ from rbeerouter.record import Line, Recorder
 from rbeerouter.routing.decide import STRATEGIES, Decider
 from rbeerouter.routing.script import Script, read_source
 from rbeerouter.server import app, metrics
-from rbeerouter.server.scripts import Scripts
 from rbeerouter.server.daemon import _SECOND_SIGNAL_S
+from rbeerouter.server.scripts import Scripts
 from rbeerouter.wire.relay import PUBLIC_PATHS
+from rbeerouter.workbench.check import check
+from rbeerouter.workbench.finding import ERROR
 from tests.docs.given import NAME, asked, read_config
 from tests.docs.pages import REPOSITORY, Block, Page, all_pages, blocks, code, read
 from tests.support.builders import env
@@ -132,7 +134,7 @@ def test_every_outcome_has_its_row() -> None:
 
 def test_every_event_of_the_daemon_has_its_row() -> None:
     source = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
-    events = set(re.findall(r'(?:log\.(?:info|error|warning)\(\s*|"event": )"(\w+)"', source))
+    events = set(re.findall(r'(?:log\.(?:info|error|warning)\(\s*|"event": )"(\w+)"', source)) - {"request"}
     assert len(events) > 5
     assert set(rows_of_log(2)) == events
 
@@ -314,3 +316,14 @@ def test_the_example_script_passes_its_trial_and_chooses_the_least_loaded(fleet:
     assert script.self_test(fleet) is None
     chosen = script.route(msgspec.structs.replace(asked(), metadata={"type": "llm"}), fleet)
     assert (chosen.error, chosen.worker) == (None, fleet.workers["cpu1"])
+
+
+def test_what_the_example_script_shows_to_try_works(fleet: Fleet) -> None:
+    text = (REPOSITORY / "routing.example.lua").read_text()
+    pieces = re.findall(r"(?:^--     .*\n)+", text[text.index("-- More to try") :], re.MULTILINE)
+    assert len(pieces) >= 4
+    for piece in pieces:
+        tried = text.replace("  -- Everybody else:", re.sub("^--", "  ", piece, flags=re.MULTILINE) + "  -- Else:")
+        assert tried != text
+        assert [found for found in check(tried.encode(), NAME) if found.severity == ERROR] == []
+        assert Script(tried.encode(), NAME, env()).route(asked(), fleet).error is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from rbeerouter.config import strategy_spelling
 from rbeerouter.core.types import Request, Worker
 from rbeerouter.routing.strategies.balance import LeastRequest, RoundRobin
 
@@ -18,9 +17,3 @@ class Strategy(Protocol):
 
 
 STRATEGIES = {strategy.name: strategy for strategy in (RoundRobin, LeastRequest)}
-
-
-def strategy_name(name: str) -> str | None:
-    """The table's spelling of a strategy's name (`_` and `-` are alike), or None when there is none of that name."""
-    spelled = strategy_spelling(name)
-    return spelled if spelled in STRATEGIES else None
