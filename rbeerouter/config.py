@@ -6,6 +6,7 @@ the value and what was expected; an unknown key is answered with the nearest kno
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import ipaddress
 import os
@@ -250,6 +251,13 @@ def _absolute_bind(bind: str, folder: Path, where: str) -> str:
 def strategy_spelling(name: str) -> str:
     """A strategy's name as the tables have it: lower case, and `_` and `-` are alike."""
     return name.lower().replace("_", "-")
+
+
+def utc_offset_s(timezone: str | None) -> int:
+    """What must be added to Unix seconds now for the local time of a zone; None is the machine's own."""
+    zone = zoneinfo.ZoneInfo(timezone) if timezone is not None else None
+    offset = datetime.datetime.now(datetime.UTC).astimezone(zone).utcoffset()
+    return int(offset.total_seconds()) if offset else 0
 
 
 def split_bind(bind: str) -> tuple[str, int]:

@@ -56,7 +56,7 @@ class Decider:
         self.suspended: tuple[Script, str] | None = None
         self._env = env
         self._most_faults = faults
-        self._faults = 0
+        self._faults: dict[str, int] = {}
         self._strategies: dict[str, Strategy] = {}
         self.strategy = self._strategy(strategy)
 
@@ -79,7 +79,7 @@ class Decider:
         choice = script.route(request, self.fleet, self.choose_for_script)
         if choice.error is None:
             if self._faults:
-                self._faults = 0
+                self._faults.pop("route_request", None)
             worker = choice.worker
             if worker is not None and choice.answer is None and worker.status != OFFLINE:
                 explanation = self.explain(script, worker, choice.line) if self.debug else None
@@ -87,8 +87,7 @@ class Decider:
                     worker, "script", script.place(choice.line), _rewrite(request, worker), None, explanation
                 )
             return self._by_answer(request, script, choice)
-        if not choice.deliberate:
-            self._count_fault(script, choice.error)
+        self._count_fault(script, "route_request", choice)
         return self._by_strategy(request, "fallback", self.strategy.name, choice.error, log=choice.log)
 
     def another(self, job: Job, failure: Failure) -> Decision | None:
@@ -104,11 +103,13 @@ class Decider:
                 "number": len(job.tried),
             }  # fmt: skip
             choice = script.after_failure(request, attempt, job.tried, self.fleet, self.choose_for_script)
+            answer = choice.answer
+            if answer is not None and answer.action == "wait":
+                wrong = "on_failure returned queue(...); expected a worker, a list, nil, false or reject{...}"
+                choice = msgspec.structs.replace(choice, error=script.fault_at(choice.line, wrong))
             error, log = choice.error, choice.log
-            if error is not None and not choice.deliberate:
-                self._count_fault(script, error)
-            if error is None and (choice.worker is not None or choice.answer is not None):
-                answer = choice.answer
+            self._count_fault(script, "on_failure", choice)
+            if error is None and (choice.worker is not None or answer is not None):
                 if answer is not None and answer.action == "give_up":
                     return None
                 decision = self._after_failure(request, script, choice, first)
@@ -130,10 +131,10 @@ class Decider:
         if script is None or not script.has_on_complete:
             return
         choice = script.completed(job.request, outcome_fields(job), self.fleet)
-        if choice.error is not None and not choice.deliberate:
-            self._count_fault(script, choice.error)
-        if job.decision is not None and (choice.error is not None or choice.log):
-            job.decision = _with(job.decision, choice.error, choice.log)
+        self._count_fault(script, "on_complete", choice)
+        if choice.error is not None or choice.log:
+            decision = job.decision or Decision(None, "strategy", self.strategy.name)   # nobody could be had
+            job.decision = _with(decision, choice.error, choice.log)
 
     def explain(self, script: Script | None, chosen: Worker | None, line: int = 0) -> list[dict[str, Any]]:
         """What became of each worker in the decision just made, in fleet order.
@@ -148,7 +149,7 @@ class Decider:
             if worker is chosen:
                 row["chosen"] = True
             if worker.id in steps:
-                row["steps"] = steps[worker.id]
+                row["steps"] = [_in_order(step) for step in steps[worker.id]]
             rows.append(row)
         return rows
 
@@ -251,13 +252,19 @@ class Decider:
 
     # Faults
 
-    def _count_fault(self, script: Script, error: str) -> None:
-        """A script that only fails is taken out of service: the one before comes back, else the strategy decides."""
-        self._faults += 1
-        if not self._most_faults or self._faults < self._most_faults or script is not self.script:
+    def _count_fault(self, script: Script, function: str, choice: Choice) -> None:
+        """A script of which a function only fails is taken out of service: the one before comes back, else the strategy
+        decides. An error that the script raised itself is no fault; a call that went well ends the row."""
+        if choice.error is None:
+            self._faults.pop(function, None)
             return
-        self._faults = 0
-        self.suspended = (script, error)
+        if choice.deliberate:
+            return
+        row = self._faults[function] = self._faults.get(function, 0) + 1
+        if not self._most_faults or row < self._most_faults or script is not self.script:
+            return
+        self._faults.clear()
+        self.suspended = (script, choice.error)
         self.script, self.last_good = self.last_good, None
         if self.script is not None:
             self.script.adopt(script)
@@ -330,6 +337,12 @@ class Decider:
         if worker.status == OFFLINE or (worker.status == BUSY and chosen.status == READY):
             return worker.status
         return f"{self.strategy.name} chose {chosen.id} (load {worker.load:.2f} against {chosen.load:.2f})"
+
+
+def _in_order(step: dict[str, Any]) -> dict[str, Any]:
+    """A step as people read it; Lua knows no order of keys."""
+    ordered = {key: step[key] for key in ("by", "line", "place", "taken") if key in step}
+    return ordered | ({"read": dict(sorted(step["read"].items()))} if step.get("read") else {})
 
 
 def outcome_fields(job: Job) -> dict[str, Any]:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import gc
 import os
 import random
 import resource
 import signal
 import time
-import zoneinfo
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +22,7 @@ import uvloop
 
 from rbeerouter import config as configuration
 from rbeerouter import tasks
-from rbeerouter.config import Config, ConfigError, split_bind
+from rbeerouter.config import Config, ConfigError, split_bind, utc_offset_s
 from rbeerouter.control.probe import Prober
 from rbeerouter.core.dispatch import Dispatcher, Job
 from rbeerouter.core.fleet import Fleet
@@ -57,7 +55,9 @@ class Daemon:
     def __init__(self, config: Config, read_config: Callable[[], Config]) -> None:
         self.config = self._started_with = config
         self._read_config = read_config
-        self.env = Env(time.monotonic, time.time, random.Random(), self._utc_offset_s)
+        self.env = Env(
+            time.monotonic, time.time, random.Random(), lambda: utc_offset_s(self.config.routing.timezone)
+        )  # fmt: skip
         self.scripts = Scripts(self.env)
         self.fleet = Fleet(HealthRules(fall=config.probes.fall))
         self.fleet.configure(config.workers)
@@ -72,7 +72,7 @@ class Daemon:
             config.server, config.limits, Dispatcher(self.fleet, self.decider, self.env, config.limits.attempts),
             pools, self.env, self.recorder.record, self.app, _most_connections(config),
         )  # fmt: skip
-        self._show_to_script()
+        self._begin_with_script()
         self.reloads: Counter[str] = Counter(ok=0, rejected=0)
         self._told: dict[str, tuple[str, str | None]] = {}
         self.loaded_at = timestamp(time.time())
@@ -169,22 +169,18 @@ class Daemon:
         self.prober.apply(config.probes)
         self.recorder.keep(config.routing.decisions_kept)
         self.config, self.loaded_at = config, timestamp(time.time())
-        self._show_to_script()
+        self._begin_with_script()
 
-    def _show_to_script(self) -> None:
-        """Requests carry headers and prompt only for a script that looks at them."""
+    def _begin_with_script(self) -> None:
+        """Tells what the script logged as it was loaded; and from now on requests carry headers and prompt, if the
+        script looks at them."""
         script, routing = self.decider.script, self.config.routing
+        if script is not None and script.notes:
+            self.log.info("script_log", lines=script.notes)
         self.listener.show(
             tuple(name.lower() for name in routing.request_headers) if script and script.reads_headers else (),
             routing.prompt_chars if script and script.reads_prompt and routing.expose_prompt else 0,
         )
-
-    def _utc_offset_s(self) -> int:
-        zone = self.config.routing.timezone
-        if zone is None:
-            return time.localtime().tm_gmtoff
-        offset = datetime.datetime.now(zoneinfo.ZoneInfo(zone)).utcoffset()
-        return int(offset.total_seconds()) if offset else 0
 
     # What the control plane asks
 
@@ -228,7 +224,7 @@ class Daemon:
                 alarm = self.scripts.alarm(self.decider)
                 if alarm is not None:
                     self.log.error("script_suspended", **alarm)
-                    self._show_to_script()
+                    self._begin_with_script()
                 self.recorder.catch_up()
             except Exception as error:                          # a line that cannot be made must not end all others
                 self.log.error("unexpected", message="a log line could not be made", error=repr(error))

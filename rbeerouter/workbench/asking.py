@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import random
 import sys
 import time
@@ -16,7 +15,7 @@ from rbeerouter import config as configuration
 from rbeerouter.config import ConfigError
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.types import Env
-from rbeerouter.routing.script import Script, configured_abilities, read_source
+from rbeerouter.routing.script import Script, configured_abilities, configured_limits, read_source
 from rbeerouter.workbench.explain import explain, read_request, render
 from rbeerouter.workbench.fleets import read_fleet
 
@@ -54,10 +53,13 @@ def offline(
     routing = settings.routing if settings is not None else configuration.Routing()
     limits = settings.limits if settings is not None else configuration.Limits()
     path = script or (settings.script if settings is not None else None)
-    env = Env(time.monotonic, time.time, random.Random(), _local_offset_s)
-    abilities = configured_abilities(routing, explain=True)
+    zone = routing.timezone
+    env = Env(time.monotonic, time.time, random.Random(), lambda: configuration.utc_offset_s(zone))
     source = read_source(path) if path is not None else None
-    loaded = Script(source, path.name, env, None, abilities) if source is not None and path is not None else None
+    loaded = None
+    if source is not None and path is not None:
+        abilities = configured_abilities(routing, explain=True)
+        loaded = Script(source, path.name, env, configured_limits(routing), abilities)
     prompt_chars = routing.prompt_chars if routing.expose_prompt else 0
     try:
         request = read_request(msgspec.json.encode(given), limits, routing.request_headers, prompt_chars)
@@ -69,8 +71,3 @@ def offline(
 
 def shown(record: Mapping[str, Any], source: bytes | None, as_json: bool) -> str:
     return msgspec.json.encode(record).decode() if as_json else render(record, source)
-
-
-def _local_offset_s() -> int:
-    offset = datetime.datetime.now().astimezone().utcoffset()
-    return int(offset.total_seconds()) if offset else 0

@@ -14,7 +14,7 @@ import msgspec
 
 from rbeerouter.core.types import Env
 from rbeerouter.routing.language import LANGUAGE, Language
-from rbeerouter.routing.problem import Problem, explain
+from rbeerouter.routing.problem import Problem, explain, picture
 from rbeerouter.routing.script import Script, ScriptError
 from rbeerouter.routing.syntax import parse
 from rbeerouter.workbench.finding import ERROR, WARNING, Finding, Report
@@ -26,7 +26,6 @@ from rbeerouter.workbench.nils import Nils
 from rbeerouter.workbench.scopes import Scopes
 
 _NO_ENTRY = "defines no function"
-_SHOWN_COLUMNS = 100
 _LINE_END = re.compile(r"\r\n|\n\r|\r|\n")
 _TOLD_BY_LUA = {"syntax", "load", "missing-route-request"}
 
@@ -82,9 +81,6 @@ def render(finding: Finding, source: bytes, name: str = "routing.lua") -> str:
         return msgspec.structs.replace(told, message=message).rendered()
     lines = _LINE_END.split(source.decode(errors="replace"))
     line = lines[finding.line - 1] if finding.line <= len(lines) else ""
-    safe = "".join(character if character.isprintable() else " " for character in line)
-    start = max(0, min(finding.column - _SHOWN_COLUMNS // 2, len(safe) - _SHOWN_COLUMNS))
-    marker = " " * (finding.column - 1 - start) + "^"
+    shown, marker = picture(line, finding.column - 1, finding.column)
     place = f"{name}:{finding.line}:{finding.column}"
-    shown = safe[start : start + _SHOWN_COLUMNS]
     return Problem(place, 0, finding.column, message, finding.hint, shown, finding.line, marker).rendered()

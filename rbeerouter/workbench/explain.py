@@ -153,10 +153,14 @@ def render(record: Mapping[str, Any], source: bytes | None = None) -> str:
     return "\n".join(text)
 
 
+def _lua(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _step(step: Mapping[str, Any], worker_id: str) -> str:
     if "why" in step:
         return f"{step['by']}: {step['why']}"
-    read = ", ".join(f"{key} = {value}" for key, value in (step.get("read") or {}).items())
+    read = ", ".join(f"{key} = {_lua(value)}" for key, value in (step.get("read") or {}).items())
     place = f", place {step['place']}" if step.get("place") else ""
     taken = step.get("taken")
     what = "dropped" if taken is None else "first" if taken == worker_id else f"behind {taken}"

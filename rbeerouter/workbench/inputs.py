@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,7 +33,7 @@ ODD_TEXTS = (
     "", " ", "🦙", "größe", "日本語", "e\u0301", "\u202eabc", "a\0b", "\ufeff", "%d%s%", "[[", "nil", "x" * 300, "a\nb",
     "'", '"', "-1", "1e309", "get",
 )  # fmt: skip
-ODD_NUMBERS = (0, -1, 1, 2**31, 2**53, 2**63 - 1, -(2**63), 0.5, 1e300, -0.0)
+ODD_NUMBERS = (0, -1, 1, 2**31, 2**53, 2**63 - 1, -(2**63), 0.5, 1e300)
 PATHS = {kind: path.decode() for path, kind in reversed(openai.ENDPOINTS.items())}
 """One path for each type of request."""
 
@@ -70,8 +70,8 @@ class Inputs:
     def __init__(self, source: bytes, abilities: Abilities, given: Sequence[tuple[Row, ...]] = ()) -> None:
         found = literals(source)
         self.texts = sorted(found.texts)
-        self._numbers = sorted(found.numbers)
-        self._request, self._worker, self._clock = found.request, found.worker, found.clock
+        self._numbers = [number for number in sorted(found.numbers) if _can_arrive(number)]
+        self._request, self._worker, self._clock = map(_that_can_arrive, (found.request, found.worker, found.clock))
         self._abilities = abilities
         self._given = [fleet for fleet in given if fleet]
         self._models = sorted({*self._known("model", "models", "loras"), *MODELS})
@@ -236,7 +236,7 @@ class Inputs:
         sizes = self._of_request(dice, "model_size", [7.0, 70.0])
         return Request(
             id=f"r-{dice.getrandbits(32):08x}", path=path, model=model,
-            model_size=dice.choice([openai.model_size(model), None, *sizes]),
+            model_size=openai.model_size(model) if dice.random() < 0.5 else dice.choice(sizes),
             user_id=self._word(dice, "user_id", ["alice", "bob"], odd),
             priority=dice.choice([None, "high", "normal", "low", 5, -5, *self._values("priority")]),
             max_tokens=self._tokens(dice), stream=dice.random() < 0.5, metadata=metadata,
@@ -271,6 +271,17 @@ class Inputs:
         else:
             minute = dice.randrange(1440)
         return day * 86400 + (minute % 1440) * 60
+
+
+def _can_arrive(value: Literal) -> bool:
+    """Numbers that JSON and Lua can hold; a script may compare with others."""
+    if isinstance(value, str):
+        return True
+    return -(2**63) <= value < 2**63 if isinstance(value, int) else abs(value) < 1e300
+
+
+def _that_can_arrive(values: Mapping[str, Collection[Literal]]) -> dict[str, set[Literal]]:
+    return {field: {value for value in some if _can_arrive(value)} for field, some in values.items()}
 
 
 # A case as a person reads it

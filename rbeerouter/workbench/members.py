@@ -6,8 +6,8 @@ each time the line runs.
 
 from __future__ import annotations
 
+from rbeerouter.routing.habits import METHODS
 from rbeerouter.routing.language import Call, Language
-from rbeerouter.routing.problem import METHODS
 from rbeerouter.routing.syntax import Node, Tree, arguments, constant, is_plain_key
 from rbeerouter.workbench.finding import ERROR, WARNING, Report, nearest
 from rbeerouter.workbench.kinds import RELATIONS, Kind, Kinds

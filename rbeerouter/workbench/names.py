@@ -6,8 +6,8 @@ nil cannot but fail: called, indexed, joined, calculated or compared with.
 
 from __future__ import annotations
 
+from rbeerouter.routing.habits import GLOBALS
 from rbeerouter.routing.language import Language
-from rbeerouter.routing.problem import GLOBALS
 from rbeerouter.routing.syntax import FUNCTIONS, Node
 from rbeerouter.workbench.finding import ERROR, WARNING, Report, nearest
 from rbeerouter.workbench.scopes import Scopes, Variable

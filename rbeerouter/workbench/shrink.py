@@ -1,11 +1,12 @@
 """Makes a failing case small: fewer workers, fewer fields, plainer values, as long as it still fails.
 
-`properties` and `suite` call it with a question that loads the script anew for each try, so the number of tries is
-bounded.
+`properties` and `suite` call it with a question that loads the script anew for each try, so the number of tries and
+their time are bounded.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,10 +19,12 @@ from rbeerouter.workbench.inputs import CAPACITY, PROMPT_TOKENS, Case
 from rbeerouter.workbench.stage import NOON
 
 MOST_TRIES = 250
+MOST_S = 3.0
+"""For scripts that take long; others are through in a fraction of it."""
 
 _REQUEST = {
     "path": "/v1/chat/completions", "user_id": None, "session_id": None, "priority": None, "max_tokens": None,
-    "stream": False, "headers": {}, "prompt": None, "prompt_tokens": PROMPT_TOKENS, "model_size": None,
+    "stream": False, "headers": {}, "prompt": None, "prompt_tokens": PROMPT_TOKENS,
 }  # fmt: skip
 _WORKER = {
     "engine": "openai", "backend": None, "vram": None, "performance": None, "cost_per_hour": None, "role": None,
@@ -32,11 +35,11 @@ _change = msgspec.structs.replace
 
 def shrink(case: Case, fails: Callable[[Case], bool], most: int = MOST_TRIES) -> Case:
     """A smaller case for which `fails` is true as well; the case itself when there is none."""
-    tries = 0
+    tries, ends = 0, time.monotonic() + MOST_S
     while True:
         for smaller in _smaller(case):
             tries += 1
-            if tries > most:
+            if tries > most or time.monotonic() > ends:
                 return case
             if fails(smaller):
                 case = smaller
@@ -62,7 +65,8 @@ def _smaller(case: Case) -> Iterator[Case]:
     if case.wall != NOON:
         yield _change(case, wall=NOON)
     least = {"type": openai.ENDPOINTS.get(case.request.path.encode(), "llm")}
-    for request in _plainer(case.request, _REQUEST, least):
+    size = openai.model_size(case.request.model)
+    for request in _plainer(case.request, {**_REQUEST, "model_size": size}, least):
         yield _change(case, request=request)
     if len(case.request.model) > 1:
         yield _rename_model(case, case.request.model, "m")

@@ -19,7 +19,7 @@ from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import OFFLINE, Env, Outcome, Request
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.sandbox import Abilities, Limits
-from rbeerouter.routing.script import Choice, Script
+from rbeerouter.routing.script import Choice, Script, configured_abilities, configured_limits
 from rbeerouter.workbench.fleets import Row, fleet_of
 
 NOON = 1_772_452_800.0
@@ -209,12 +209,5 @@ def rules_of(config: Config | None, texts: set[str] = frozenset()) -> Play:
         headers = tuple(sorted({"user-agent", "x-session-id", "accept-language", "x-priority"} | names))
         return Play(abilities=Abilities(headers, headers, True))
     routing = config.routing
-    limits = Limits(
-        routing.script_instructions, routing.script_cpu_s, routing.script_memory_bytes, routing.log_lines,
-        routing.log_line_chars, routing.state_keys, routing.state_bytes, routing.state_value_bytes,
-    )  # fmt: skip
-    abilities = Abilities(
-        tuple(name.lower() for name in routing.request_headers), tuple(name.lower() for name in routing.set_headers),
-        routing.expose_prompt,
-    )  # fmt: skip
+    limits, abilities = configured_limits(routing), configured_abilities(routing)
     return Play(limits, abilities, routing.strategy, config.limits.attempts)

@@ -103,11 +103,11 @@ class _Asked(msgspec.Struct):
     user_id: str | None = None
     session_id: str | None = None
     priority: str | int | None = None
-    max_tokens: float | None = None
+    max_tokens: int | None = None
     stream: bool = False
     metadata: dict[str, Any] = {}
     path: str | None = None
-    prompt_tokens: float = PROMPT_TOKENS
+    prompt_tokens: int = PROMPT_TOKENS
     type: str | None = None
     headers: dict[str, str] = {}
     prompt: str | None = None
@@ -296,8 +296,8 @@ class _Run:
         request = Request(
             id=f"r-{self._requests}", path=path, model=model,
             model_size=asked.model_size if asked.model_size is not None else openai.model_size(model),
-            user_id=asked.user_id, priority=asked.priority, max_tokens=_whole(asked.max_tokens), stream=asked.stream,
-            metadata=metadata, session_id=asked.session_id, prompt_tokens=_whole(asked.prompt_tokens), headers=headers,
+            user_id=asked.user_id, priority=asked.priority, max_tokens=asked.max_tokens, stream=asked.stream,
+            metadata=metadata, session_id=asked.session_id, prompt_tokens=asked.prompt_tokens, headers=headers,
             prompt=asked.prompt if self._script[2].abilities.expose_prompt else None,
         )  # fmt: skip
         return stage.serve(request, self._setting.failing).known()
@@ -319,10 +319,6 @@ class _Run:
             return problem
         before, found, _ = problem.source_line.partition("expect(")
         return msgspec.structs.replace(problem, hint=None, marker=" " * len(before) + "^" if found else "")
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)
 
 
 def _wall(text: str) -> float:

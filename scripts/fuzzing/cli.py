@@ -86,7 +86,9 @@ def watch(seed: int, seconds: float, keep_going: bool) -> int:
             print(how)
             break
         found += 1
-        print(f"FOUND seed {seed}, program {last}: {how}\n  again: scripts/fuzz --seed {seed} --only {last}", flush=True)
+        print(
+            f"FOUND seed {seed}, program {last}: {how}\n  again: scripts/fuzz --seed {seed} --only {last}", flush=True
+        )
         if not keep_going:
             break
         number = last + 1
@@ -119,4 +121,7 @@ def run_child(seed: int, number: int, seconds: float) -> tuple[int, str]:
                     last = int(line)
             if not got:
                 code = process.wait()
-                return last, f"the process ended with {code}: {process.stderr.read()[-2000:].decode('utf-8', 'replace')}"
+                return (
+                    last,
+                    f"the process ended with {code}: {process.stderr.read()[-2000:].decode('utf-8', 'replace')}",
+                )

@@ -95,7 +95,9 @@ class Player:
 
         fleet = some_fleet(rng)
         try:
-            script = bounded(lambda: Script(text.encode("utf-8", "replace"), "routing.lua", env, LIMITS, abilities, recorded))
+            script = bounded(
+                lambda: Script(text.encode("utf-8", "replace"), "routing.lua", env, LIMITS, abilities, recorded)
+            )
         except ScriptError as error:
             self._count("load-error")
             look(str(error))
@@ -109,7 +111,7 @@ class Player:
         if not isinstance(script.params(), dict):
             raise Broken("params() gave no table")
         check_good(successor, fleet, rng, "a new script that took over the state")
-        if not sandboxes[-1].swollen():                        # nobody calls one that is; it would be replaced
+        if not sandboxes[-1].swollen():  # nobody calls one that is; it would be replaced
             again = Script(GOOD, "routing.lua", env, LIMITS, abilities, lambda *_: sandboxes[-1])
             check_good(again, fleet, rng, "a good script in the same Lua state")
 
@@ -167,7 +169,9 @@ def check_decision(decision: Decision, fleet: Fleet) -> None:
         raise Broken("a worker that is not of the fleet")
     if any(one not in fleet.ordered for one in decision.then or ()):
         raise Broken("a list with a worker that is not of the fleet")
-    if (decision.action == "reject") != (decision.refusal is not None) or (decision.action == "wait") != (decision.patience is not None):
+    if (decision.action == "reject") != (decision.refusal is not None) or (decision.action == "wait") != (
+        decision.patience is not None
+    ):
         raise Broken(f"half an answer: {decision}")
     if decision.refusal is not None and not 400 <= decision.refusal.failure.status <= 599:
         raise Broken(f"a refusal with status {decision.refusal.failure.status}")
@@ -176,14 +180,20 @@ def check_decision(decision: Decision, fleet: Fleet) -> None:
             raise Broken(f"a header {name!r}: {value!r}")
     if len(decision.log) > 40 or any(len(line) > LIMITS.log_line_chars + 100 for line in decision.log):
         raise Broken("more log than allowed")
-    look(decision.reason, decision.error, decision.model, *decision.log, *([decision.refusal.message] if decision.refusal else []))
+    look(
+        decision.reason,
+        decision.error,
+        decision.model,
+        *decision.log,
+        *([decision.refusal.message] if decision.refusal else []),
+    )
 
 
 def look(*texts: str | None) -> None:
     for text in texts:
         if text is None:
             continue
-        text.encode()                                          # half a character would not do
+        text.encode()  # half a character would not do
         if NEVER_SHOWN.search(text):
             raise Broken(f"shows what lies below: {text[:200]!r}")
 

@@ -19,5 +19,5 @@ def test_the_demo_shows_where_requests_went_and_why_and_survives_a_lost_worker()
     assert {status for _, status, _, _ in answers} == {"200"}
     assert ("premium", "200", "gpu-fast", "routing.lua:4") in answers
     assert ("premium", "200", "gpu-slow", "routing.lua:4") in answers, "the changed script was not taken"
-    assert "rejected, nothing has changed: routing.lua:6: unexpected symbol near '&'" in done.stdout
+    assert "routing.lua:6: error: unexpected symbol near '&'" in done.stdout
     assert re.search(r"routing.lua:4; then least-request after gpu-fast failed .* 2 workers tried", done.stdout)

@@ -27,6 +27,21 @@ DIFFERENCES = {
 }
 """{script of ../shared/hostile: (what it does here, why)}, where the language has changed since it was written."""
 
+_MUTABLE = "what queue() and reject{} give can be changed afterwards, and Python then raises"
+_LONG_TEXTS = "megabytes of text in one instruction: 1000 of them pass before the clock is read, and three times"
+DEFECTS = {
+    "answer_changed_queue": _MUTABLE,
+    "answer_changed_reject": _MUTABLE,
+    "answer_changed_status": _MUTABLE,
+    "answer_forged_kind": _MUTABLE,
+    "hook_failure_rejects": _MUTABLE,
+    "param_infinite": "an infinite bound becomes a text in JSON, and params() then compares a text with a number",
+    "text_long_arithmetic": _LONG_TEXTS,
+    "text_long_keys": _LONG_TEXTS,
+    "text_long_numbers": _LONG_TEXTS,
+}
+"""{script of ours: what is wrong with the product}: strict, so that a mended one is taken out."""
+
 LOADS = (50, 20, 90, 10, 20, 70, 0, 30)
 """In hundredths, of w1 to w8."""
 BUSY_WORKERS, OFFLINE_WORKER = ("w4", "w8"), "w7"

@@ -20,7 +20,7 @@ from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.sandbox import Abilities, Limits, Sandbox
 from rbeerouter.routing.script import TRIAL_OUTCOME, Choice, Script, ScriptError
 from tests.hostile import corpus
-from tests.hostile.corpus import GOOD, OURS, SHARED, Hostile
+from tests.hostile.corpus import DEFECTS, GOOD, OURS, SHARED, Hostile
 from tests.support.builders import down, env, fill, fleet, request, script, worker
 from tests.support.hang import end_the_run_when_it_hangs
 
@@ -121,22 +121,6 @@ def played(source: bytes, made: Fleet, abilities: Abilities, runtime: Any = Sand
         Decider(made, one, "least-request", env(), abilities.explain).decide(hostile_request())
     assert one.params() is not None and one.state() is not None
     return found
-
-
-_MUTABLE = "what queue() and reject{} give can be changed afterwards, and Python then raises"
-_LONG_TEXTS = "megabytes of text in one instruction: 1000 of them pass before the clock is read, and three times"
-DEFECTS = {
-    "answer_changed_queue": _MUTABLE,
-    "answer_changed_reject": _MUTABLE,
-    "answer_changed_status": _MUTABLE,
-    "answer_forged_kind": _MUTABLE,
-    "hook_failure_rejects": _MUTABLE,
-    "param_infinite": "an infinite bound becomes a text in JSON, and params() then compares a text with a number",
-    "text_long_arithmetic": _LONG_TEXTS,
-    "text_long_keys": _LONG_TEXTS,
-    "text_long_numbers": _LONG_TEXTS,
-}
-"""{script of ours: what is wrong with the product}: strict, so that a mended one is taken out."""
 
 
 def cases() -> list[Any]:

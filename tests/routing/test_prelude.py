@@ -6,8 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rbeerouter.core.types import Report
+from rbeerouter.routing.sandbox import Abilities
+from rbeerouter.routing.script import REQUEST_FIELDS, WORKER_FIELDS
 from tests.routing.test_helpers import fold
-from tests.support.builders import FULL_WORKER, down, fill, fleet, picked, quick, request, script, shown, worker
+from tests.support.builders import (
+    FULL_WORKER,
+    ask,
+    down,
+    fill,
+    fleet,
+    picked,
+    quick,
+    request,
+    script,
+    shown,
+    told,
+    worker,
+)
 
 # What a script reads of the request.
 
@@ -250,3 +266,110 @@ def test_an_error_inside_a_helper_names_the_scripts_line(statement: str, error: 
 def test_a_long_error_is_cut_and_stays_readable() -> None:
     error = picked("error(('grün '):rep(200), 0)")
     assert error is not None and len(error) <= 420 and error.startswith("routing.lua: gr")
+
+
+# Unknown fields.
+
+
+@pytest.mark.parametrize(
+    ("expression", "error"),
+    [
+        ("request.modle", "a request has no field 'modle'; did you mean 'model'?"),
+        ("request.maxtokens", "a request has no field 'maxtokens'; did you mean 'max_tokens'?"),
+        ("request.nothing_like_it", "a request has no field 'nothing_like_it'"),
+        ("request[1]", "a request has no field '1'"), ("request[{}]", "a request has no field 'table'"),
+        ("workers[1].laod", "a worker has no field 'laod'; did you mean 'load'?"),
+        ("workers[1].in_flght", "a worker has no field 'in_flght'; did you mean 'in_flight'?"),
+        ("workers[1].costPerHour", "a worker has no field 'costPerHour'; did you mean 'cost_per_hour'?"),
+        ("workers[1].gpu_memory_total", "a worker has no field 'gpu_memory_total'"),
+        ("workers[1][('x'):rep(60)]", f"a worker has no field '{'x' * 60}'"),
+        ("workers[1][0/0]", "a worker has no field '"), ("workers[1][workers[2]]", "a worker has no field 'worker(w2)'"),
+    ],
+)  # fmt: skip
+def test_an_unknown_field_raises_and_tells_the_nearest_name(expression: str, error: str) -> None:
+    for abilities in (None, Abilities(explain=True)):
+        told_error = told(ask(f"\nlocal x = {expression}", abilities=abilities)) or ""
+        assert told_error == f"routing.lua:3: {error}" or (error.endswith("'") and told_error.startswith(f"routing.lua:3: {error}"))
+
+
+@pytest.mark.parametrize("record", ["worker", "request"])
+def test_every_known_field_can_be_read_also_when_it_is_not_set(record: str) -> None:
+    names = WORKER_FIELDS if record == "worker" else REQUEST_FIELDS
+    reads = " ".join(f"local _ = {record}.{name}" for name in names if name != "prompt")
+    for abilities in (None, Abilities(explain=True)):
+        assert picked(f"local worker = workers[1] do {reads} end return worker", fleet(worker("w1")), abilities=abilities) == "w1"
+
+
+def test_a_kept_worker_that_left_still_tells_its_unknown_fields() -> None:
+    made = fleet()
+    one = script(b"kept = false function route_request(_, workers) kept = kept or workers[1] local x = kept.laod end")
+    one.route(request(), made)
+    made.configure([worker("w2")])
+    assert told(one.route(request(), made)) == "routing.lua:1: a worker has no field 'laod'; did you mean 'load'?"
+
+
+# Headers and the prompt.
+
+SHOWN = Abilities(request_headers=("x-tenant", "user-agent"))
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("request.headers['x-tenant']", "acme"), ("request.headers['X-Tenant']", "acme"), ("request.headers['user-agent']", "nil"),
+        ("request.headers['User-Agent']", "nil"), ("#request.headers", "0"), ("next(request.headers)", "x-tenant"),
+    ],
+)  # fmt: skip
+def test_a_script_reads_the_headers_that_were_allowed(expression: str, value: str) -> None:
+    assert shown(expression, abilities=SHOWN, headers={"x-tenant": "acme"}) == value
+    if "acme" not in value and "next" not in expression:
+        assert shown(expression, abilities=SHOWN) == value
+
+
+@pytest.mark.parametrize(
+    ("expression", "error"),
+    [
+        ("request.headers.authorization", "the header 'authorization' is not in [routing] request_headers"),
+        ("request.headers['x-tenent']", "the header 'x-tenent' is not in [routing] request_headers; did you mean 'x-tenant'?"),
+        ("request.headers[1]", "a header's name is a text, got number"),
+    ],
+)
+def test_a_header_that_was_not_allowed_is_refused_by_name(expression: str, error: str) -> None:
+    for headers in ({}, {"x-tenant": "acme"}):
+        assert told(ask(f"local x = {expression}", abilities=SHOWN, headers=headers)) == f"routing.lua:2: {error}"
+
+
+def test_without_request_headers_none_can_be_read() -> None:
+    assert picked("local x = request.headers['x-tenant']") == "routing.lua:2: the header 'x-tenant' is not in [routing] request_headers"
+
+
+def test_the_prompt_is_there_only_when_it_was_exposed() -> None:
+    assert picked("local x = request.prompt") == "routing.lua:2: request.prompt is there only with [routing] expose_prompt = true"
+    open_to_it = Abilities(expose_prompt=True)
+    assert shown("request.prompt", abilities=open_to_it, prompt="Grüße\0") == "Grüße\0"
+    assert shown("request.prompt", abilities=open_to_it) == "nil"
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+@pytest.mark.parametrize("headers", [{}, {"x-tenant": "a"}, {"x-tenant": "a", "user-agent": "b"}])
+def test_metadata_and_headers_do_not_get_mixed_up(count: int, headers: dict[str, str]) -> None:
+    metadata = {f"k{number}": number for number in range(count)}
+    body = (
+        "local t = {} for k, v in pairs(request.metadata) do t[#t + 1] = k .. '=' .. v end "
+        "for k, v in pairs(request.headers) do t[#t + 1] = k .. '=' .. v end table.sort(t)"
+    )
+    expected = sorted([f"{key}={value}" for key, value in (metadata | headers).items()])
+    assert shown("table.concat(t, ' ')", None, body, SHOWN, metadata=metadata, headers=headers) == " ".join(expected)
+
+
+# What a script can read of measured values.
+
+
+def test_a_script_reads_what_was_measured_of_a_worker() -> None:
+    made, one = fleet(), script("local w = workers[2] log(w.waiting, w.kv_usage, w.vram_used, w.latency_ms, w.ttft_ms)")
+    assert one.route(request(), made).log == ("nil nil nil nil nil",)
+    made.apply(Report("w2", True, None, 1.0, waiting=3, kv_usage=0.5, vram_used=20.5))
+    assert one.route(request(), made).log == ("3 0.5 20.5 nil nil",)
+    made.sent(made.workers["w2"], 10.0)
+    made.finished(made.workers["w2"], None, 12.0, 10.0, 0.5)
+    assert one.route(request(), made).log == ("3 0.5 20.5 2000.0 500.0",)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.support.builders import shown
+from tests.support.builders import picked, quick, shown
 
 # Texts.
 
@@ -44,3 +46,64 @@ def test_all_words_of_a_text_can_be_walked() -> None:
 def test_tables_show_as_a_word_and_never_as_an_address() -> None:
     shows = "tostring({}) .. tostring(print) .. tostring(workers) .. tostring(request) .. tostring(hash_str)"
     assert shown(shows) == "tablefunctiontabletablefunction"
+
+
+# split, trim.
+
+
+def parts(expression: str) -> list[str]:
+    body = f"local t = {{}} for _, part in ipairs({expression}) do t[#t + 1] = '[' .. part .. ']' end"
+    return shown("table.concat(t, '')", None, body)[1:-1].split("][") if shown(f"#({expression})") != "0" else []
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("('a,b,c'):split(',')", ["a", "b", "c"]), ("('a,,c'):split(',')", ["a", "", "c"]), ("(','):split(',')", ["", ""]),
+        ("(''):split(',')", [""]), ("('abc'):split(',')", ["abc"]), ("('a.b'):split('.')", ["a", "b"]),
+        ("('a%b'):split('%')", ["a", "b"]), ("('a--b--'):split('--')", ["a", "b", ""]), ("('aaa'):split('aa')", ["", "a"]),
+        ("('  a  b '):split()", ["a", "b"]), ("('   '):split()", []), ("(''):split()", []), ("('a\\tb\\nc'):split()", ["a", "b", "c"]),
+        ("('ünö'):split('n')", ["ü", "ö"]), ("string.split('a b')", ["a", "b"]), ("('a b'):split(nil)", ["a", "b"]),
+        ("('1x2'):split('x')", ["1", "2"]), ("('a1b'):split(1)", ["a", "b"]),
+    ],
+)  # fmt: skip
+def test_split_gives_the_parts_of_a_text(expression: str, expected: list[str]) -> None:
+    assert parts(expression) == expected
+
+
+@quick(max_examples=60)
+@given(st.lists(st.text("ab ,ü", max_size=4), min_size=1, max_size=6), st.sampled_from([",", ", ", "ü", "ab"]))
+def test_split_is_the_opposite_of_concat(given_parts: list[str], separator: str) -> None:
+    text = separator.join(given_parts)
+    assert shown(f"table.concat(({text!r}):split({separator!r}), '|')") == "|".join(text.split(separator))
+
+
+@quick(max_examples=60)
+@given(st.text(" \t\n\r\v\fa1ü", max_size=12))
+def test_trim_takes_white_space_off_both_ends(text: str) -> None:
+    spelled = "".join(f"\\{octet:03d}" for octet in text.encode())
+    assert shown(f"'[' .. ('{spelled}'):trim() .. ']'") == "[" + text.strip(" \t\n\r\v\f") + "]"
+
+
+@pytest.mark.parametrize(
+    ("expression", "error"),
+    [
+        ("('a'):split('')", "split expects a separator that is not empty"),
+        ("('a'):split({})", "bad argument #2 to 'split' (string expected, got table)"),
+        ("string.split(nil, ',')", "bad argument #1 to 'split' (string expected, got nil)"),
+        ("string.trim()", "bad argument #1 to 'trim' (string expected, got nil)"),
+        ("string.trim({})", "bad argument #1 to 'trim' (string expected, got table)"),
+        ("(('x'):rep(60000)):split(('y'):rep(100))", "the text is too long to search"),
+    ],
+)
+def test_split_and_trim_say_what_they_expect(expression: str, error: str) -> None:
+    assert picked(f"return {expression}") == f"routing.lua:2: {error}"
+
+
+def test_trimming_a_long_text_of_white_space_is_quick_enough() -> None:
+    assert shown("#((' '):rep(65536)):trim()") == "0"
+    assert shown("#(('x' .. (' '):rep(65000) .. 'y' .. (' '):rep(500))):trim()") == "65002"
+
+
+def test_a_text_in_a_template_may_be_of_any_kind_but_a_table() -> None:
+    assert shown("string.format('%s|%5.2f|%03d|%x|%q|%s|%%', 'a', 1.005, 7, 255, 'b', nil)") == 'a| 1.00|007|ff|"b"|nil|%'

@@ -137,7 +137,9 @@ def told(choice: Choice) -> str | None:
     return None if choice.error is None else choice.error.partition(" (hint: ")[0]
 
 
-def picked(source: str | bytes, made: Fleet | None = None, **changes: Any) -> str | None:
+def picked(
+    source: str | bytes, made: Fleet | None = None, abilities: Abilities | None = None, **changes: Any
+) -> str | None:
     """The id of the worker that a script chose; its error, without the hint, where it failed."""
-    choice = ask(source, made, **changes)
+    choice = ask(source, made, abilities, **changes)
     return choice.worker.id if choice.worker else told(choice)

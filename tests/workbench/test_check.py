@@ -100,6 +100,26 @@ def test_a_long_line_is_cut_around_the_caret() -> None:
     assert len(line) < 120
 
 
+def test_tabs_and_wide_characters_keep_the_caret_below_its_place() -> None:
+    source = lua("\tlog('火', request.modle)")
+    (found,) = check(source, "routing.lua")
+    _, line, marker, _ = render(found, source).splitlines()
+    assert found.column == 19
+    assert line == "    2 |     log('火', request.modle)"
+    assert marker == "      | ".ljust(line.index("modle") + 1) + "^", "火 takes two columns"
+
+
+def test_a_place_behind_the_end_of_its_line_has_no_caret() -> None:
+    shown = render(Finding(ERROR, "odd", 1, 90, "odd"), b"return 1")
+    assert shown.splitlines() == ["routing.lua:1:90: error: odd [odd]", "    1 | return 1"]
+
+
+def test_nothing_that_is_shown_can_move_a_cursor() -> None:
+    source = lua("log('\x1b[2J\u202e', request.modle)")
+    (found,) = check(source, "routing.lua")
+    assert all(line.isprintable() for line in render(found, source).splitlines())
+
+
 def test_a_syntax_error_is_shown_by_the_words_of_problem() -> None:
     source = lua("  if request.model != 'x' then return nil end")
     (found,) = check(source, "routing.lua")

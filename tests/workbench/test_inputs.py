@@ -9,7 +9,7 @@ import pytest
 from rbeerouter.routing.sandbox import Abilities
 from rbeerouter.workbench import suite
 from rbeerouter.workbench.fleets import Row
-from rbeerouter.workbench.inputs import KINDS, Case, Inputs, as_lua
+from rbeerouter.workbench.inputs import KINDS, ODD_TEXTS, Case, Inputs, as_lua
 from rbeerouter.workbench.properties import perform
 from rbeerouter.workbench.stage import Stage, rules_of
 from tests.support.builders import request
@@ -78,7 +78,8 @@ def test_what_the_script_asks_for_comes_up_often() -> None:
 def test_all_endpoints_and_odd_texts_come_up() -> None:
     made = cases()
     assert len({case.request.path for case in made}) > 8
-    assert {case.request.user_id for case in made} >= {None, "alice", "🦙"}
+    users = {case.request.user_id for case in made}
+    assert users >= {None, "alice"} and len(users.intersection(ODD_TEXTS)) > 3
     assert any(case.request.prompt for case in made)
     assert any(not key.isalnum() for case in made for key in case.request.metadata)
 
@@ -91,7 +92,9 @@ def test_the_operators_fleet_comes_up_in_various_states() -> None:
     assert any(case.request.model == "special" for case in found)
 
 
-@pytest.mark.parametrize("source", [b"", b"not Lua (", b"\0\xff", b"return", b"function route_request() end"])
+@pytest.mark.parametrize("source", [b"", b"not Lua (", b"\0\xff", b"return", b"function route_request() end",
+     b"function route_request(r, w) return r.max_tokens == 99999999999999999999 or w[1].metadata.x == 1e999 or "
+     b"r.max_tokens > 0x7fffffffffffffff or w[1].vram < -9223372036854775808 end"])
 def test_cases_are_made_for_any_text(source: bytes) -> None:
     assert len(cases(32, source)) == 32
 

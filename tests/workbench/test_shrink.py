@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from rbeerouter.routing.sandbox import Abilities
+from rbeerouter.workbench import shrink as shrinking
 from rbeerouter.workbench.fleets import Row
 from rbeerouter.workbench.inputs import Case, Inputs, as_lua
 from rbeerouter.workbench.shrink import shrink
@@ -57,6 +60,11 @@ def test_the_tries_are_bounded() -> None:
     tries = []
     shrink(LARGE, lambda case: bool(tries.append(case)), most=10)
     assert len(tries) == 10
+
+
+def test_the_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shrinking, "MOST_S", -1.0)
+    assert shrink(LARGE, lambda case: True) == LARGE
 
 
 def test_it_ends_for_every_case() -> None:

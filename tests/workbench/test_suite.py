@@ -144,7 +144,7 @@ def test_the_line_is_shown_with_a_caret_at_the_expectation() -> None:
     ("body", "told"),
     [
         ("route{ modle = 'm' }", "a request has no field 'modle'; did you mean 'model'?"),
-        ("route{ max_tokens = '5' }", "route: max_tokens: expected a whole number from"),
+        ("route{ max_tokens = '5' }", "route: max_tokens: expected a whole number, got 5"),
         ("route{ metadata = { x = {} } }", "route: metadata.x: expected a text, a number or a boolean, got a table"),
         ("route{ metadata = { x = 1 / 0 } }", "route: metadata.x: no request can carry inf"),
         ("route{ priority = 1.5 }", "route: priority: expected a text or a whole number, got 1.5"),

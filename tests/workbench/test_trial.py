@@ -130,7 +130,7 @@ def test_the_limits_and_workers_of_a_configuration_hold(script: Path, tmp_path: 
 
 def test_a_warning_does_not_fail(script: Path) -> None:
     script.write_text("function route_request(r, workers)\n  return workers:filter(function(w) return w.status == 'ready' end)[1]\nend\n")
-    ok, text = run(script)
+    ok, text = run(script, cases=300)
     assert ok and "a worker was chosen that does not list the model" in text
 
 

@@ -193,10 +193,9 @@ end
 -- An integer, or JSON text: {action, workers, is_list, line, reason, model, headers, status, message, retry_after, timeout_s,
 -- priority, log}; without an action the script names workers, without workers it leaves the choice to the strategy.
 function kit.read_answer(line, answer, reason)
-  local log = kit.take_log()
   local index = kit.index_or_id(answer)
-  if (index or answer == nil) and reason == nil and not log then return (index or 0) << 16 | line end
-  local rich = { line = line, log = log }
+  if (index or answer == nil) and reason == nil and not kit.logged then return (index or 0) << 16 | line end
+  local rich = { line = line }
   if index then
     rich.workers = { index }
   elseif answer == false then
@@ -212,5 +211,6 @@ function kit.read_answer(line, answer, reason)
     if type(reason) ~= "string" then error("reason: expected a text, got a " .. type(reason), 0) end
     rich.reason = reason:sub(1, 200)
   end
+  rich.log = kit.take_log()                              -- at last: reading the answer may fail, or log more
   return json(rich)
 end

@@ -88,8 +88,8 @@ local is_worker = setmetatable({}, { __mode = "k" })
 local CAPACITY, FINE = 4, 100    -- FINE: capacity of a worker of which only the load is told, which is then exact to 1 %
 
 local function need_whole(value, low, what)
-  if value ~= nil and (math_type(value) ~= "integer" or value < low) then
-    error(what .. ": expected a whole number from " .. low .. ", got " .. kit.shown(value), 0)
+  if value ~= nil and (math_type(value) ~= "integer" or low and value < low) then
+    error(what .. ": expected a whole number" .. (low and " from " .. low or "") .. ", got " .. kit.shown(value), 0)
   end
 end
 
@@ -192,7 +192,7 @@ function globals.route(given)
     need(given[name], "string", "route: " .. name)
   end
   need(given.model_size, "number", "route: model_size")
-  need_whole(given.max_tokens, math.mininteger, "route: max_tokens")
+  need_whole(given.max_tokens, nil, "route: max_tokens")
   need_whole(given.prompt_tokens, 0, "route: prompt_tokens")
   need(given.stream, "boolean", "route: stream")
   local priority = given.priority
