@@ -228,7 +228,7 @@ class Script:
         """Asks on_failure, as `route` does route_request. `attempt` has "" where a value is not known."""
         try:
             self._bring_up_to_date(fleet)
-            answer = self._runtime.failed(attempt, tried, *self._now(), *_flat(request))
+            answer = self._runtime.failed(attempt, tried, *self._now(), *flat(request))
             return self._read(answer, request, fleet, choose)
         except (RuntimeLost, ScriptError) as error:
             return self._lost(error)
@@ -237,7 +237,7 @@ class Script:
         """Tells on_complete; the choice has only an error, if there was one, and the log."""
         try:
             self._bring_up_to_date(fleet)
-            answer = self._runtime.completed(outcome, *self._now(), *_flat(request))
+            answer = self._runtime.completed(outcome, *self._now(), *flat(request))
             if answer == 0:
                 return Choice(None, 0)
             if type(answer) is str:
@@ -463,7 +463,7 @@ def _packed(worker: Worker) -> int:
     return (worker.index + 1) << 32 | worker.in_flight << 2 | _STATUS_CODES[worker.status]
 
 
-def _flat(request: Request) -> tuple[Any, ...]:
+def flat(request: Request) -> tuple[Any, ...]:
     """A request as request_of in prelude.lua takes it; `Script.route` has the same inline, for speed."""
     return (
         request.model, request.model_size, request.user_id, request.session_id, request.priority, request.max_tokens,

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import msgspec
 
+from rbeerouter.workbench.suite import suite_path
+
 _MOST_LINES = 12
 
 
@@ -24,11 +26,6 @@ class Verdict(msgspec.Struct, frozen=True):
     ok: bool
     told: str
     problem: str = ""
-
-
-def tests_of(script: Path) -> Path:
-    """Where the tests of a script are: routing_test.lua beside routing.lua."""
-    return script.with_name(f"{script.stem}_test.lua")
 
 
 async def examine(script: Path, config: Path | None, how: str, limit_s: float) -> Verdict:
@@ -42,8 +39,8 @@ async def examine(script: Path, config: Path | None, how: str, limit_s: float) -
     if how == "off":
         return Verdict(True, "not examined: reload_gate is off")
     commands = {"check": ["--static"]}
-    if how == "test" and tests_of(script).exists():
-        commands["test"] = ["--cases", "0", *(["--config", str(config)] if config else [])]
+    if how == "test" and suite_path(script).exists():
+        commands["test"] = ["--cases", "0", "--seed", "1", *(["--config", str(config)] if config else [])]
     told = []
     deadline = asyncio.get_running_loop().time() + limit_s
     for command, options in commands.items():

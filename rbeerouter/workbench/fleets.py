@@ -67,6 +67,15 @@ def fleet_of(rows: list[Row]) -> Fleet:
     return fleet
 
 
+def row_of(spec: WorkerSpec) -> Row:
+    """A worker of the configuration, ready and idle."""
+    return Row(
+        id=spec.id, capacity=spec.max_concurrency, engine=spec.engine, backend=spec.backend, vram=spec.vram,
+        models=spec.models, performance=spec.performance, cost_per_hour=spec.cost_per_hour, metadata=spec.metadata,
+        role=spec.role, loras=spec.loras,
+    )  # fmt: skip
+
+
 def read_fleet(path: Path) -> Fleet:
     """A fleet of a JSON file: a list of workers, or {"workers": [...]}. Raises ConfigError."""
     try:

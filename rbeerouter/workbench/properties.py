@@ -7,6 +7,7 @@ small before it is told.
 
 from __future__ import annotations
 
+import re
 import time
 
 import msgspec
@@ -25,6 +26,7 @@ BUDGET = "it keeps within its budget"
 SAME = "the same request and seed give the same answer"
 PROPERTIES = (NO_FAULT, LISTED, BUDGET, SAME)
 
+_UNKNOWN_ID = re.compile(r"the unknown worker id '(.*?)'")
 _SPENT = ("budget exceeded", "not enough memory")
 _MOST_BROKEN = 5
 """Different failures that are looked into; whoever has these has enough to do."""
@@ -104,7 +106,7 @@ def check_properties(
         asked = list(plain.script.asked)
         times.append((max(one.seconds for one in asked), number))
         instructions = max(instructions, *(one.instructions for one in asked))
-        trouble = _fault(plain.script, asked)
+        trouble = _fault(plain.script, asked, play.ids)
         if trouble is None or trouble[0] != BUDGET:
             again = perform(counted, case)
             if trouble is None and not search.broken:
@@ -182,7 +184,7 @@ class _Search:
     def _once(self, case: Case) -> _Trouble | None:
         stage = Stage(*self._script)
         perform(stage, case)
-        return _fault(stage.script, stage.script.asked)
+        return _fault(stage.script, stage.script.asked, self._script[2].ids)
 
     def _twice(self, case: Case) -> _Trouble | None:
         """Tables that Lua walks in any order are walked in another one by some of a few scripts."""
@@ -190,8 +192,9 @@ class _Search:
         return next((found for other in results[1:] if (found := _change(results[0], other))), None)
 
 
-def _fault(script: Script, asked: list[Asked]) -> _Trouble | None:
-    """What is wrong with the answers of one case. An error that the script raises on purpose is an answer."""
+def _fault(script: Script, asked: list[Asked], ids: frozenset[str]) -> _Trouble | None:
+    """What is wrong with the answers of one case. An error that the script raises on purpose is an answer, and so is
+    the name of one of the workers in `ids`, which need not be in a made-up fleet."""
     for one in asked:
         choice, answer = one.choice, one.choice.answer
         if choice.error is not None:
@@ -199,7 +202,12 @@ def _fault(script: Script, asked: list[Asked]) -> _Trouble | None:
                 continue
             if any(spent in choice.error for spent in _SPENT):
                 return BUDGET, choice.error
-            return LISTED if "unknown worker id" in choice.error else NO_FAULT, choice.error
+            unknown = _UNKNOWN_ID.search(choice.error)
+            if unknown is None:
+                return NO_FAULT, choice.error
+            if unknown[1] in ids:
+                continue
+            return LISTED, choice.error
         action = answer.action if answer is not None else None
         if one.hook == "route_request" and action == "give_up":
             return NO_FAULT, script.fault_at(choice.line, "route_request returned false, expected a worker or nil")

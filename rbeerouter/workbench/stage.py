@@ -96,12 +96,16 @@ class Recorded(Script):
 
 
 class Play(msgspec.Struct, frozen=True):
-    """The rules under which a script is tried: the configuration's, or those of a daemon that has none."""
+    """The rules under which a script is tried: the configuration's, or those of a daemon that has none.
+
+    ids: workers that the script may name though a made-up fleet does not have them
+    """
 
     limits: Limits = Limits()
     abilities: Abilities = Abilities()
     strategy: str = "least-request"
     attempts: int = 3
+    ids: frozenset[str] = frozenset()
 
 
 class Stage:
@@ -202,12 +206,14 @@ def rules_of(config: Config | None, texts: set[str] = frozenset()) -> Play:
     """What a script may use and see, as configured. Without a configuration it may see whatever it asks for.
 
     Args:
-        texts: those of the script, among which are the names of the headers that it reads.
+        texts: those of the script, among which are the names of the headers that it reads, and of its workers.
     """
     if config is None:
         names = {text.lower() for text in texts if text.isascii() and text.replace("-", "").isalnum()}
         headers = tuple(sorted({"user-agent", "x-session-id", "accept-language", "x-priority"} | names))
-        return Play(abilities=Abilities(headers, headers, True))
+        return Play(abilities=Abilities(headers, headers, True), ids=frozenset(texts))
     routing = config.routing
-    limits, abilities = configured_limits(routing), configured_abilities(routing)
-    return Play(limits, abilities, routing.strategy, config.limits.attempts)
+    return Play(
+        configured_limits(routing), configured_abilities(routing), routing.strategy, config.limits.attempts,
+        frozenset(spec.id for spec in config.workers),
+    )  # fmt: skip

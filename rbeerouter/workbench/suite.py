@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from rbeerouter.core.types import Request
 from rbeerouter.dialects import openai
 from rbeerouter.routing.problem import Problem, explain
 from rbeerouter.routing.sandbox import DELIBERATE, Abilities, Limits, SuiteSandbox
-from rbeerouter.routing.script import REQUEST_FIELDS, WORKER_FIELDS, read_source, script_fields
+from rbeerouter.routing.script import REQUEST_FIELDS, WORKER_FIELDS, flat, read_source, script_fields
 from rbeerouter.workbench.fleets import Row
 from rbeerouter.workbench.inputs import PATHS, PROMPT_TOKENS, Case, Inputs, as_lua
 from rbeerouter.workbench.literals import literals
@@ -72,7 +71,7 @@ class Suite(msgspec.Struct, frozen=True):
         return self.problem is None and all(test.problem is None for test in self.tests)
 
 
-def tests_path(script: Path) -> Path:
+def suite_path(script: Path) -> Path:
     """Where the tests of NAME.lua are looked for: NAME_test.lua in its folder."""
     return script.with_name(f"{script.stem}_test.lua")
 
@@ -206,20 +205,14 @@ class _Run:
     def _rule(self, number: int, stage: Stage, case: Case) -> Any:
         """Plays a case and asks the rule: 0 when it holds."""
         result = perform(stage, case)
-        lua, request = self._lua, case.request
+        lua = self._lua
         for index, worker in enumerate(stage.fleet.ordered, 1):
             fields = script_fields(worker)
             models, loras, metadata = fields.pop("models"), fields.pop("loras"), fields.pop("metadata")
             lua.put(index, fields, models, loras, metadata)
         lua.finish_puts(len(stage.fleet.ordered))
         lua.seed(case.seed & 0x7FFFFFFF)
-        flat = (
-            request.model, request.model_size, request.user_id, request.session_id, request.priority,
-            request.max_tokens, request.stream, request.path, request.prompt_tokens, request.prompt,
-            len(request.metadata), *chain.from_iterable(request.metadata.items()),
-            *chain.from_iterable(request.headers.items()),
-        )  # fmt: skip
-        return self._settled(lua.perform("run_always", number, case.wall, result.known(), *flat))
+        return self._settled(lua.perform("run_always", number, case.wall, result.known(), *flat(case.request)))
 
     # What a test asks
 

@@ -13,20 +13,19 @@ from typing import TextIO
 import msgspec
 
 from rbeerouter.config import Config
-from rbeerouter.core.types import WorkerSpec
 from rbeerouter.routing.problem import explain
 from rbeerouter.routing.script import ScriptError, read_source
 from rbeerouter.workbench import report
-from rbeerouter.workbench.fleets import Row
+from rbeerouter.workbench.fleets import row_of
 from rbeerouter.workbench.literals import literals
 from rbeerouter.workbench.properties import Broken, Properties, check_properties
 from rbeerouter.workbench.report import Coverage
 from rbeerouter.workbench.stage import Play, rules_of
-from rbeerouter.workbench.suite import Suite, Tested, run_suite, tests_path
+from rbeerouter.workbench.suite import Suite, Tested, run_suite, suite_path
 
 CASES = 500
 RULE_CASES = 200
-"""Cases for each rule of `always`; fewer when fewer are wished for the properties."""
+"""Cases for each rule of `always`; fewer when fewer, but some, are wished for the properties."""
 
 _MOST_SEED = 1_000_000
 
@@ -58,10 +57,9 @@ def run(
         play = rules_of(config, literals(source).texts)
         suite = None
         if test is not None:
-            suite = run_suite(
-                source, script.name, read_source(test), test.name, play, seed=first, cases=min(cases, RULE_CASES)
-            )
-        given = (tuple(map(_row, config.workers)) if config is not None else (), suite.workers if suite else ())
+            tests, rules = read_source(test), min(cases or RULE_CASES, RULE_CASES)
+            suite = run_suite(source, script.name, tests, test.name, play, seed=first, cases=rules)
+        given = (tuple(map(row_of, config.workers)) if config is not None else (), suite.workers if suite else ())
         found = check_properties(source, script.name, play, seed=first, cases=cases, given=given)
     except ScriptError as error:
         told = error.problem.rendered() if error.problem is not None else str(error)
@@ -85,7 +83,7 @@ def run(
 
 
 def _beside(script: Path) -> Path | None:
-    path = tests_path(script)
+    path = suite_path(script)
     return path if path.is_file() else None
 
 
@@ -93,19 +91,10 @@ def _json(data: object) -> str:
     return msgspec.json.format(msgspec.json.encode(data)).decode() + "\n"
 
 
-def _row(spec: WorkerSpec) -> Row:
-    """A worker of the configuration, ready and idle."""
-    return Row(
-        id=spec.id, capacity=spec.max_concurrency, engine=spec.engine, backend=spec.backend, vram=spec.vram,
-        models=spec.models, performance=spec.performance, cost_per_hour=spec.cost_per_hour, metadata=spec.metadata,
-        role=spec.role, loras=spec.loras,
-    )  # fmt: skip
-
-
 def _command(script: Path, test: Path | None, config: Config | None) -> str:
     """The command that was given, for whoever wants to see a failure again."""
     words = ["rbeerouter", "routing", "test", "--script", str(script)]
-    if test is not None and test != tests_path(script):
+    if test is not None and test != suite_path(script):
         words += ["--test", str(test)]
     if config is not None and config.source is not None:
         words += ["--config", str(config.source)]

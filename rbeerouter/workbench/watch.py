@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-from rbeerouter.workbench.suite import tests_path
+from rbeerouter.workbench.suite import suite_path
 
 LOOK_S = 0.3
 MOST_LOOKS = int(7 * 86_400 / LOOK_S)
@@ -35,7 +35,7 @@ def watch(
         pause: waits that many seconds.
         most: how often to look.
     """
-    files = (script, test or tests_path(script))
+    files = (script, test or suite_path(script))
     seen = None
     try:
         for _ in range(most):

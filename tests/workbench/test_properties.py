@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from rbeerouter.config import Config, Routing
+from rbeerouter.config import Limits as ConfigLimits
+from rbeerouter.core.types import WorkerSpec
 from rbeerouter.routing.sandbox import Limits
 from rbeerouter.routing.script import ScriptError
 from rbeerouter.workbench.fleets import Row
@@ -103,6 +106,14 @@ def test_a_failure_that_needs_the_cases_before_it_says_how_many() -> None:
 def test_a_worker_that_cannot_be_used_is_no_answer(body: str, told: str) -> None:
     found = broken(f"if #workers == 1 then {body} end")
     assert found.property == LISTED and told in found.message
+
+
+def test_a_worker_that_the_script_names_need_not_be_in_every_fleet_but_must_be_in_the_operators() -> None:
+    source = lua('if #workers == 1 then return "gpu1" end')
+    assert check_properties(source, "routing.lua", rules_of(None, {"gpu1"}), seed=1, cases=100).broken == []
+    config = Config(None, None, None, Routing(), ConfigLimits(), None, (WorkerSpec("gpu2", "http://x"),), None, None)  # type: ignore[arg-type]
+    (found,) = check_properties(source, "routing.lua", rules_of(config), seed=1, cases=100).broken
+    assert "unknown worker id 'gpu1'" in found.message
 
 
 def test_false_is_no_answer_of_route_request() -> None:
