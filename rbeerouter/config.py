@@ -89,7 +89,7 @@ class Routing(Section):
     log: str | None = None
     script_instructions: Annotated[int, Meta(ge=1_000, le=10**12)] = 2_000_000
     script_cpu_s: Positive = 0.02
-    script_memory_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 32)] = 8 << 20
+    script_memory_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 32)] = 2 << 20
     script_faults: CountFromZero = 20
     isolation: str = "none"
     reload_gate: str = "test"
@@ -373,6 +373,7 @@ def _check(file: File, where: str, strategies: tuple[str, ...]) -> None:
     for key, choices in _CHOICES.items():
         _check_choice(getattr(file.routing, key), choices, f"{where}: routing.{key}")
     _check_timezone(file.routing.timezone, where)
+    _check_room_for_requests(file.routing, file.limits, where)
     for section, key, form in (
         ("server", "request_headers", _NAME_OR_PREFIX), ("server", "response_headers", _NAME_OR_PREFIX),
         ("routing", "request_headers", _NAME), ("routing", "set_headers", _NAME),
@@ -393,6 +394,19 @@ def _check_choice(value: str, choices: tuple[str, ...], key: str) -> None:
         near = difflib.get_close_matches(spelled, choices, 1, 0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(f"{key} = {value!r}: {hint}expected one of {', '.join(choices)}")
+
+
+def _check_room_for_requests(routing: Routing, limits: Limits, where: str) -> None:
+    """The largest request must fit into what the script's memory has left in the worst case, which is half of it: Lua
+    cannot refuse what it is handed."""
+    chars = 3 * limits.field_chars + (routing.prompt_chars if routing.expose_prompt else 0)
+    largest = limits.metadata_pairs * limits.field_chars + 2 * limits.header_bytes + 4 * chars
+    if largest > routing.script_memory_bytes // 2:
+        key = "routing.prompt_chars" if 4 * routing.prompt_chars > largest // 2 else "limits.field_chars"
+        raise ConfigError(
+            f"{where}: routing.script_memory_bytes = {routing.script_memory_bytes}: expected at least {2 * largest}, "
+            f"as half of it must hold the largest request that {key} and the other limits allow"
+        )
 
 
 def _check_timezone(name: str | None, where: str) -> None:

@@ -67,7 +67,7 @@ def test_without_any_file_these_are_the_defaults(home: Path) -> None:
         control=Control(bind="127.0.0.1:8882", allow_unauthenticated=False),
         routing=Routing(
             script=None, strategy="least-request", debug=False, log=None, script_instructions=2_000_000,
-            script_cpu_s=0.02, script_memory_bytes=8_388_608, script_faults=20, isolation="none", reload_gate="test",
+            script_cpu_s=0.02, script_memory_bytes=2_097_152, script_faults=20, isolation="none", reload_gate="test",
             gate_s=60.0, timezone=None, request_headers=("user-agent", "x-session-id", "accept-language"),
             set_headers=("x-session-id", "x-priority"), expose_prompt=False, prompt_chars=16_384, state_keys=10_000,
             state_bytes=1_048_576, state_value_bytes=16_384, log_lines=20, log_line_chars=1000, decisions_kept=1000,
@@ -545,3 +545,19 @@ def test_a_url_with_a_password_is_refused_without_showing_it(file: Path, url: st
     assert refusal(file, f'[[workers]]\nurl = "{url}"') == (
         "workers[0].url = 'http://...@gpu.test:8000': expected http://HOST:PORT or https://HOST[:PORT]"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[routing]\nexpose_prompt = true\nprompt_chars = 1_000_000\n", "routing.prompt_chars"),
+        ("[limits]\nfield_chars = 100_000\n", "limits.field_chars"),
+        ("[routing]\nscript_memory_bytes = 1_048_576\n[limits]\nmetadata_pairs = 1000\n", "limits.field_chars"),
+    ],
+)
+def test_the_largest_request_must_fit_into_the_scripts_memory(tmp_path: Path, text: str, key: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"routing\.script_memory_bytes = \d+: expected at least \d+") as caught:
+        load(path)
+    assert key in str(caught.value)

@@ -37,7 +37,8 @@ class Language(msgspec.Struct, frozen=True):
     """`records`: fields and their kinds. `methods`: what may be called with a colon. `hooks`: kinds of the parameters.
 
     `libraries`: string, table, ... and what each name in them gives. `unavailable`: names of Lua that raise an error.
-    `options`: keys of the tables that `queue` and `reject` take.
+    `options`: keys of the tables that `queue` and `reject` take. `answer`: keys of the table that a hook may return,
+    and the kinds that each may have, divided by "|".
     """
 
     records: dict[str, dict[str, str]]
@@ -47,6 +48,7 @@ class Language(msgspec.Struct, frozen=True):
     unavailable: frozenset[str]
     hooks: dict[str, tuple[str, ...]]
     options: dict[str, frozenset[str]]
+    answer: dict[str, str]
     statuses: tuple[str, ...]
     strategies: tuple[str, ...]
 
@@ -165,6 +167,7 @@ LANGUAGE = Language(
         "queue": frozenset({"timeout_s", "priority"}),
         "reject": frozenset({"status", "message", "retry_after"}),
     },
+    answer={"worker": "worker|text|list", "model": "text", "headers": "table", "reason": "text"},
     statuses=(READY, BUSY, OFFLINE),
     strategies=tuple(STRATEGIES),
 )

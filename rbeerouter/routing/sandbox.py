@@ -29,6 +29,10 @@ SYNTAX, CRASH, MEMORY, DELIBERATE = -1, -3, -4, -7
 """Codes of answers that are none; prelude.lua tells them all."""
 
 
+_LOAD_TIMES = 10
+"""How much more than a decision loading may use: tables of data are filled then."""
+
+
 class RuntimeLost(Exception):
     """What held the script is gone: its process was killed or crashed."""
 
@@ -36,21 +40,22 @@ class RuntimeLost(Exception):
 class Limits(msgspec.Struct, frozen=True):
     """What a script may use. Past any of the first three the strategy decides and the log says so.
 
-    instructions: Lua instructions per decision; loading the script may use ten times as many
+    instructions: Lua instructions per decision
     cpu_s: processor seconds per decision, for work that instructions do not show
     memory_bytes: heap that one call may add; half of it may stay behind before the state is rebuilt
+    (loading the script may use ten times as many instructions and bytes)
     log_lines, log_line_chars: what log() may write in one decision
     state_keys, state_bytes, state_value_bytes: what `state` may keep
     """
 
     instructions: int = 2_000_000
     cpu_s: float = 0.02
-    memory_bytes: int = 8 << 20
+    memory_bytes: int = 2 << 20
     log_lines: int = 20
     log_line_chars: int = 1000
     state_keys: int = 10_000
     state_bytes: int = 1 << 20
-    state_value_bytes: int = 4096
+    state_value_bytes: int = 16 << 10
 
 
 class Abilities(msgspec.Struct, frozen=True):
@@ -112,7 +117,7 @@ class Sandbox:
         run, table = self._lua.execute, self._lua.table_from
         given = msgspec.structs.asdict(limits) | msgspec.structs.asdict(abilities)
         options = {name: ",".join(value) if type(value) is tuple else value for name, value in given.items()}
-        options["load_instructions"] = limits.instructions * 10
+        options["load_instructions"] = limits.instructions * _LOAD_TIMES
         name, text = _SANDBOX
         kit = run(text, table(options), name=name, mode="t")
         for name, text in _OTHERS:
@@ -126,7 +131,7 @@ class Sandbox:
         self.touch, self.measured = host.touch, host.measured
         self.seed, self.set_param, self.restore = host.seed, host.set_param, host.restore
         self._base = self._empty = self._used()
-        self._put_bytes = self._workers_bytes = 0
+        self._put_bytes = self._workers_bytes = self._state_bytes = 0
 
     def put(
         self, index: int, fields: dict[str, Any], models: tuple, loras: tuple, metadata: dict[str, Any]
@@ -146,7 +151,7 @@ class Sandbox:
 
     def load(self, source: bytes, name: str) -> Any:
         """Compiles and runs a script's text. Returns (0, "") or a code of prelude.lua and what is wrong."""
-        answer = self._limited(self._load, source, name.encode(errors="replace"))
+        answer = self._limited(self._load, source, name.encode(errors="replace"), times=_LOAD_TIMES)
         if answer != 0:
             return answer
         self.settle()
@@ -155,6 +160,7 @@ class Sandbox:
     def settle(self) -> None:
         """What the script holds now (tables it begins with, restored state) is not a leak."""
         self._lua.gccollect()
+        self._state_bytes = self._host.state_heap()
         self._empty = self._used() - self._workers_bytes
         self._base = self._empty + self._workers_bytes
 
@@ -180,11 +186,16 @@ class Sandbox:
         return self._host[what]()
 
     def swollen(self) -> bool:
-        """Does the heap stay high even after a collection? Then this state should be replaced."""
+        """Does the heap stay high even after a collection, and not for what `state` keeps? Then this Lua state should
+        be replaced."""
         if self._used() <= self._base + (self._limits.memory_bytes >> 1):
             return False
         self._lua.gccollect()
-        return self._used() > self._base + (self._limits.memory_bytes >> 1)
+        kept = max(0, self._host.state_heap() - self._state_bytes)
+        if self._used() > self._base + kept + (self._limits.memory_bytes >> 1):
+            return True
+        self._base, self._empty, self._state_bytes = self._base + kept, self._empty + kept, self._state_bytes + kept
+        return False
 
     def close(self) -> None:
         """Nothing to do: the state goes with the object."""
@@ -192,9 +203,9 @@ class Sandbox:
     def _used(self) -> int:
         return self._lua.get_memory_used(True)               # all of it, not less a base
 
-    def _limited(self, function: Any, *arguments: Any) -> Any:
+    def _limited(self, function: Any, *arguments: Any, times: int = 1) -> Any:
         set_limit = self._lua.set_max_memory
-        set_limit(self._base + self._limits.memory_bytes, True)
+        set_limit(self._base + self._limits.memory_bytes * times, True)
         try:
             return function(*arguments)
         except lua.LuaMemoryError:

@@ -40,11 +40,12 @@ async def examine(script: Path, config: Path | None, how: str, limit_s: float) -
         return Verdict(True, "not examined: reload_gate is off")
     commands = {"check": ["--static"]}
     if how == "test" and suite_path(script).exists():
-        commands["test"] = ["--cases", "0", "--seed", "1", *(["--config", str(config)] if config else [])]
+        commands["test"] = ["--cases", "0", "--seed", "1"]
+    settings = ["--config", str(config)] if config else []
     told = []
     deadline = asyncio.get_running_loop().time() + limit_s
     for command, options in commands.items():
-        code, output = await _run([command, "--script", str(script), *options], deadline)
+        code, output = await _run([command, "--script", str(script), *settings, *options], deadline)
         if code is None:
             return Verdict(False, "", f"routing {command} took longer than {limit_s:g} s ([routing] gate_s)")
         lines = [line for line in output.splitlines() if line.strip()]

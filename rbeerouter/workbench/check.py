@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Collection
 
 import msgspec
 
@@ -17,6 +18,7 @@ from rbeerouter.routing.language import LANGUAGE, Language
 from rbeerouter.routing.problem import Problem, explain, picture
 from rbeerouter.routing.script import Script, ScriptError
 from rbeerouter.routing.syntax import parse
+from rbeerouter.workbench.answers import Answers
 from rbeerouter.workbench.finding import ERROR, WARNING, Finding, Report
 from rbeerouter.workbench.flow import check_flow, endings
 from rbeerouter.workbench.kinds import Kinds
@@ -30,8 +32,21 @@ _LINE_END = re.compile(r"\r\n|\n\r|\r|\n")
 _TOLD_BY_LUA = {"syntax", "load", "missing-route-request"}
 
 
-def check(source: bytes, name: str, language: Language = LANGUAGE) -> list[Finding]:
-    """What is wrong in a script, in the order of its lines. `name` is the file's, as errors show it. Never raises."""
+def check(
+    source: bytes,
+    name: str,
+    language: Language = LANGUAGE,
+    *,
+    request_headers: Collection[str] | None = None,
+    set_headers: Collection[str] | None = None,
+) -> list[Finding]:
+    """What is wrong in a script, in the order of its lines. Never raises.
+
+    Args:
+        name: the file's, as errors show it.
+        request_headers, set_headers: what `[routing]` lets the script read and set; None when that is not known, and
+            then nothing is said of headers.
+    """
     problem = _load_problem(source, name)
     if problem is not None and problem.problem is None:
         return [Finding(ERROR, "not-loaded", 1, 1, str(problem).removeprefix(f"{name}: "))]
@@ -46,9 +61,10 @@ def check(source: bytes, name: str, language: Language = LANGUAGE) -> list[Findi
         ends = endings(tree, scopes)
         kinds = Kinds(tree, scopes, language, ends)
         check_names(report, scopes, language)
-        Members(report, kinds, language).check()
+        Members(report, kinds, language, _lower(request_headers)).check()
         Nils(report, scopes, kinds).check()
         check_flow(report, ends)
+        Answers(report, scopes, kinds, language, _lower(set_headers)).check()
     found = report.sorted()
     if problem is None:
         return found
@@ -56,6 +72,10 @@ def check(source: bytes, name: str, language: Language = LANGUAGE) -> list[Findi
     if any(finding.severity == ERROR and finding.line == told.line for finding in found):
         return found                                           # the same, told better
     return sorted([told, *found], key=lambda finding: (finding.line, finding.column))
+
+
+def _lower(names: Collection[str] | None) -> set[str] | None:
+    return None if names is None else {name.lower() for name in names}
 
 
 def _load_problem(source: bytes, name: str) -> ScriptError | None:

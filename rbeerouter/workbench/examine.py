@@ -28,11 +28,11 @@ def run(script: Path, config: Config | None, out: TextIO, as_json: bool = False,
         ScriptError: the file cannot be read.
     """
     source = read_source(script)
-    findings = check(source, script.name)
+    abilities = configured_abilities(config.routing) if config is not None else Abilities()
+    findings = check(source, script.name, **_headers(abilities, config))
     errors = [finding for finding in findings if finding.severity == ERROR]
     cost: dict[int, float] = {}
     if not errors and not static:
-        abilities = configured_abilities(config.routing) if config is not None else Abilities()
         if config is not None and config.workers:
             findings += [
                 Finding(WARNING, "never-chosen", 1, 1, f"no request that was tried goes to the worker {worker}")
@@ -49,6 +49,13 @@ def run(script: Path, config: Config | None, out: TextIO, as_json: bool = False,
         print(f"a decision takes {told} workers", file=out)
     print(f"{script.name}: {_count(len(errors), 'error')}, {_count(len(findings) - len(errors), 'warning')}", file=out)
     return not errors
+
+
+def _headers(abilities: Abilities, config: Config | None) -> dict[str, tuple[str, ...]]:
+    """Those that the script may read and set; without a configuration nobody knows."""
+    if config is None:
+        return {}
+    return {"request_headers": abilities.request_headers, "set_headers": abilities.set_headers}
 
 
 def _as_json(source: bytes, script: Path, findings: list[Finding], cost: dict[int, float]) -> str:

@@ -62,7 +62,9 @@ def _filled_by_hand(tree: Tree, scopes: Scopes) -> list[Variable]:
     for node in tree.nodes:
         table: Node | None = None
         if node.type == "bracket_index_expression" and node.parent is not None and node.parent.type == "variable_list":
-            table = node.child("table")
+            key = node.child("field")
+            if key is None or key.type != "string":            # list["name"] is no item
+                table = node.child("table")
         elif node.type == "function_call" and node.children and tree.text(node.children[0]) == "table.insert":
             given = arguments(node)
             table = given[0] if given else None

@@ -6,9 +6,11 @@ each time the line runs.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from rbeerouter.routing.habits import METHODS
 from rbeerouter.routing.language import Call, Language
-from rbeerouter.routing.syntax import Node, Tree, arguments, constant, is_plain_key
+from rbeerouter.routing.syntax import Node, Tree, arguments, constant
 from rbeerouter.workbench.finding import ERROR, WARNING, Report, nearest
 from rbeerouter.workbench.kinds import RELATIONS, Kind, Kinds
 from rbeerouter.workbench.scopes import gives_many
@@ -20,17 +22,23 @@ _VALUES = {"text", "number", "boolean"}
 _NO_NUMBER = {"boolean", "list", "request", "worker", "outcome", "attempt", "metadata", "method", "function", "global"}
 _JOINED = {"..", "+", "-", "*", "/", "//", "%", "^"}
 _CALLABLE = {"function", "method", "global", "strategy"}
-_READ_ONLY = {"worker"}
+_KEPT = {("worker", "metadata"), ("worker", "models"), ("worker", "loras")}
+"""What belongs to a worker and cannot be changed either."""
+_BY_FIELD = "function|text"
+"""What list methods take that work by the name of a field."""
 
 
 class Members:
-    """One run over a script."""
+    """One run over a script. The headers are those of `[routing]`; None when they are not known."""
 
-    def __init__(self, report: Report, kinds: Kinds, language: Language) -> None:
+    def __init__(
+        self, report: Report, kinds: Kinds, language: Language, request_headers: Collection[str] | None = None
+    ) -> None:
         self._report = report
         self._tree: Tree = report.tree
         self._kinds = kinds
         self._language = language
+        self._request_headers = request_headers
         self._assigned = self._assigned_names()
 
     def check(self) -> None:
@@ -65,21 +73,36 @@ class Members:
             return
         name = self._tree.text(field)
         if _is_target(node):
-            if owner.name in _READ_ONLY:
-                self._report.add(field, ERROR, "read-only", "workers are only read; keep values of your own in a local")
+            self._write(field, name, owner)
             return
         self._member(field, name, owner, _is_callee(node))
 
     def _bracket(self, node: Node) -> None:
         field, owner = node.child("field"), self._kinds.of(node.child("table"))
         key = constant(self._tree, field) if field is not None else None
-        if field is None or _is_target(node):
+        if field is None:
             return
-        if isinstance(key, str):
+        if _is_target(node):
+            self._write(field, key if isinstance(key, str) else "", owner)
+        elif isinstance(key, str):
             self._member(field, key, owner, _is_callee(node))
         elif key == 0 and not isinstance(key, bool) and owner.name == "list":
             hint = f"write {self._short(node.child('table'))}[1]"
             self._report.add(field, ERROR, "index-zero", "lists start at [1] in Lua; there is no [0]", hint)
+
+    def _write(self, field: Node, name: str, owner: Kind) -> None:
+        """Something is assigned to a field, whose name is "" where it is not known."""
+        source = owner.path[0] if owner.path is not None else owner.name
+        if owner.name == "worker" or (source == "worker" and owner.path in _KEPT):
+            self._report.add(field, ERROR, "read-only", "workers are only read; keep values of your own in a local")
+        elif owner.name in ("state", "clock", "library"):
+            shown = str(owner.detail) if owner.name == "library" else _SHOWN[owner.name]
+            hint = f'write state:set("{name or "name"}", value)' if owner.name == "state" else None
+            self._report.add(field, ERROR, "read-only", f"{shown} is only read", hint)
+        elif owner.name in ("request", "metadata", "headers") and source == "request":
+            hint = 'to send another model, return { worker = w, model = "x" }' if name == "model" else None
+            message = "this changes only what the script itself reads, not the request that is sent"
+            self._report.add(field, WARNING, "no-effect", message, hint)
 
     def _member(self, field: Node, name: str, owner: Kind, called: bool) -> None:
         """Something is read by a dot or by ["name"]."""
@@ -99,6 +122,8 @@ class Members:
                     field, ERROR if called else WARNING, "unknown-field", f"a text has no field '{name}'",
                     self._instead(name, owner.name),
                 )  # fmt: skip
+        elif owner.name == "headers":
+            self._header(field, name)
         elif owner.name == "library":
             self._library(field, name, str(owner.detail), called)
         elif owner.name == "global" and owner.detail in self._language.functions:
@@ -112,6 +137,14 @@ class Members:
         article = "an" if record[0] in "aeiou" else "a"
         what = "the request" if record == "request" else f"{article} {record}"
         self._report.add(field, ERROR, "unknown-field", f"{what} has no field '{name}'", hint)
+
+    def _header(self, field: Node, name: str) -> None:
+        known = self._request_headers
+        if known is not None and name.lower() not in known:
+            near = nearest(name, known)
+            hint = f"did you mean {near}?" if near else "add it to request_headers, and reload"
+            message = f"the header '{name}' is not in [routing] request_headers"
+            self._report.add(field, ERROR, "unknown-header", message, hint)
 
     def _unknown_member(self, field: Node, name: str, owner: str) -> None:
         self._report.add(
@@ -151,6 +184,9 @@ class Members:
                 self._report.add(field, ERROR, "not-a-function", message, hint)
             else:
                 self._unknown_field(field, name, owner.name)
+        elif owner.name == "headers":
+            hint = f'write {self._short(table)}["x-name"]'
+            self._report.add(field, ERROR, "unknown-header", "headers have no methods", hint)
         elif owner.name == "library":
             if name in kinds.libraries[str(owner.detail)]:
                 message, hint = f"{owner.detail} takes a dot", f"write {owner.detail}.{name}(...)"
@@ -175,14 +211,16 @@ class Members:
             call = self._language.methods[kind.item.name][str(kind.detail)]
             if callee.type == "method_index_expression":
                 self._arguments(node, given, call, str(kind.detail), kind.item)
+                self._field_by_name(given, call, kind.item)
             elif callee.type == "dot_index_expression":
                 self._dot_call(node, callee, given, call, kind)
         elif kind.name == "global" and kind.detail in self._language.functions:
             name = str(kind.detail)
             self._arguments(node, given, self._language.functions[name], name, None)
-            self._options(given, name)
             if name == "strategy" and given:
                 self._strategy(given[0])
+            elif name == "param":
+                self._param(given)
 
     def _dot_call(self, node: Node, callee: Node, given: list[Node], call: Call, kind: Kind) -> None:
         """`list.filter(list, f)` is right, if odd; `list.filter(f)` is not."""
@@ -226,17 +264,21 @@ class Members:
         if name == "sort_by" and not given and owner is not None and (owner.item or owner).name == "worker":
             self._report.add(node, ERROR, "arguments", "workers have no order of their own", _usage(name))
 
-    def _options(self, given: list[Node], name: str) -> None:
-        """The keys of the tables that queue and reject take."""
-        known = self._language.options.get(name)
-        for table in given if known else ():
-            for entry in table.children if table.type == "table_constructor" else ():
-                key = entry.child("name")
-                word = self._tree.text(key) if key is not None and is_plain_key(self._tree, entry) else ""
-                if key is not None and word and known is not None and word not in known:
-                    near = nearest(word, known)
-                    hint = f"did you mean {near}?" if near else "it has " + ", ".join(sorted(known))
-                    self._report.add(key, ERROR, "unknown-option", f"{name} has no option '{word}'", hint)
+    def _field_by_name(self, given: list[Node], call: Call, owner: Kind) -> None:
+        """`workers:min_by("load")`: the field is a text."""
+        if given and call.takes == (_BY_FIELD,) and owner.item is not None and owner.item.name == "worker":
+            name = constant(self._tree, given[0])
+            if isinstance(name, str) and name not in self._language.records["worker"]:
+                self._unknown_field(given[0], name, "worker")
+
+    def _param(self, given: list[Node]) -> None:
+        values = [constant(self._tree, argument) for argument in given[1:]]
+        numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+        if len(given) == 4 and len(numbers) == 3:
+            default, low, high = numbers
+            if not low <= default <= high:
+                message = f"the default {default:g} is not within {low:g} and {high:g}"
+                self._report.add(given[1], ERROR, "argument", message, _usage("param"))
 
     def _strategy(self, argument: Node) -> None:
         name = constant(self._tree, argument)

@@ -206,9 +206,3 @@ def test_no_hostile_script_harms_the_daemon(folder: Path, tmp_path: Path) -> Non
         pytest.skip(f"{folder} is not there")
     scripts = [one for one in corpus.scripts(folder) if one.name not in DEFECTS and one.name not in corpus.NEAR_THE_LIMIT]
     assert run(play_all(tmp_path, scripts), timeout_s=180.0) == []
-
-
-@pytest.mark.xfail(strict=True, reason="the defects in tests/hostile/corpus.py")
-def test_nor_do_those_that_find_a_defect(tmp_path: Path) -> None:
-    scripts = [one for one in corpus.scripts(OURS) if one.name in DEFECTS]
-    assert run(play_all(tmp_path, scripts), timeout_s=180.0) == []

@@ -27,20 +27,7 @@ DIFFERENCES = {
 }
 """{script of ../shared/hostile: (what it does here, why)}, where the language has changed since it was written."""
 
-_MUTABLE = "what queue() and reject{} give can be changed afterwards, and Python then raises"
-_LONG_TEXTS = "megabytes of text in one instruction: 1000 of them pass before the clock is read, and three times"
-DEFECTS = {
-    "answer_changed_queue": _MUTABLE,
-    "answer_changed_reject": _MUTABLE,
-    "answer_changed_status": _MUTABLE,
-    "answer_forged_kind": _MUTABLE,
-    "hook_failure_rejects": _MUTABLE,
-    "param_infinite": "an infinite bound becomes a text in JSON, and params() then compares a text with a number",
-    "state_infinite_ttl": "an endless ttl becomes the text 'inf' for a new script, and comparing it raises in Python",
-    "text_long_arithmetic": _LONG_TEXTS,
-    "text_long_keys": _LONG_TEXTS,
-    "text_long_numbers": _LONG_TEXTS,
-}
+DEFECTS: dict[str, str] = {}
 """{script of ours: what is wrong with the product}: strict, so that a mended one is taken out."""
 
 NEAR_THE_LIMIT = {"text_long_concat", "text_long_subs"}

@@ -452,3 +452,10 @@ def test_deciding_changes_no_worker() -> None:
     for _ in range(5):
         both.decide(request())
     assert [(one.in_flight, one.load, one.served) for one in made.ordered] == [(0, 0.0, 0)] * 3
+
+
+@pytest.mark.parametrize("look", ["w.metadata[s .. i]", "w.models:contains(s .. i)"])
+def test_what_debug_tells_of_one_decision_is_bounded(look: str) -> None:
+    body = f"local s = ('x'):rep(60000) for i = 1, 12 do workers:filter(function(w) local x = {look} end) end return workers[1]"
+    decision = decider(fleet(), body, debug=True).decide(request())
+    assert len(str(decision.explanation)) < 100_000

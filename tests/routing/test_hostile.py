@@ -160,7 +160,7 @@ def test_a_hostile_script_ends_as_it_may_and_does_no_lasting_damage(
     if not last.swollen():                                     # nobody calls one that is; it would be replaced
         assert played(GOOD, made, able, lambda *_: last) == {"expect": {"pick:w2"}}, "in the same Lua state"
     assert played(GOOD, made, able) == {"expect": {"pick:w2"}}
-    assert last.swollen() or last.held() < empty_heap() + Limits().memory_bytes // 2 + (1 << 16), "the heap is not back"
+    assert last.swollen() or last.held() < empty_heap() + Limits().memory_bytes // 2 + 2 * Limits().state_bytes, "the heap is not back"
     assert list(tmp_path.iterdir()) == []
     assert as_now(made) == before
 

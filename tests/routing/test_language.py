@@ -96,6 +96,15 @@ def test_the_options_are_those_that_are_taken(name: str) -> None:
     assert "has no option 'colour'" in (error(call.format("colour")) or "")
 
 
+def test_the_keys_of_an_answer_are_those_that_are_taken() -> None:
+    values = {"worker": "workers[1]", "text": "'w1'", "list": "workers", "table": "{}"}
+    for key, kinds in LANGUAGE.answer.items():
+        for kind in kinds.split("|"):
+            assert ask(f"return {{ {key} = {values[kind]} }}").error is None
+        assert ask(f"return {{ {key} = true }}").error is not None
+    assert "unknown key 'colour'" in (ask("return { worker = 'w1', colour = 1 }").error or "")
+
+
 def test_the_hooks_are_called_with_these_kinds() -> None:
     assert {name: len(kinds) for name, kinds in LANGUAGE.hooks.items()} == {
         "route_request": 2, "on_complete": 2, "on_failure": 3,

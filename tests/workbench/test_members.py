@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.builders import ask
+from rbeerouter.routing.sandbox import Abilities
+from rbeerouter.workbench.check import check
+from tests.support.builders import SCRIPT, ask, lua
 from tests.workbench.scripts import findings, hints, told
 
 ERRORS = [
@@ -53,6 +55,25 @@ ERRORS = [
      "make a number of the text: tonumber(x)"),
     ("return workers < 5", "compare 2:8", None),
     ("for _, w in ipairs(workers) do w.load = 5 end", "read-only 2:34", None),
+    ("for _, w in ipairs(workers) do w['load'] = 5 end", "read-only 2:34", None),
+    ("for _, w in ipairs(workers) do w.metadata.tier = 1 end", "read-only 2:43", None),
+    ("for _, w in ipairs(workers) do w.models[1] = 'm' end", "read-only 2:41", None),
+    ("state.count = 1", "read-only 2:7", 'write state:set("count", value)'),
+    ("math.half = 0.5", "read-only 2:6", None),
+    ("return workers:sort_by('laod')[1]", "unknown-field 2:24", "did you mean load?"),
+    ("return workers:min_by('vrma')", "unknown-field 2:23", "did you mean vram?"),
+    ("return workers:max_by('vrma')", "unknown-field 2:23", "did you mean vram?"),
+    ("log(workers:group_by('backnd'))", "unknown-field 2:22", "did you mean backend?"),
+    ("return workers:filter(function(w) return w.load < 1 end):weighted('preformance')", "unknown-field 2:67",
+     "did you mean performance?"),
+    ("return request.headers:get('x-tier')", "unknown-header 2:24", 'write request.headers["x-name"]'),
+    ("log(param('canary', 120, 0, 100))", "argument 2:21",
+     'write param("canary_percent", 25, 0, 100): name, default, lowest, highest'),
+    ("log(param('canary', -1, 0, 100))", "argument 2:21",
+     'write param("canary_percent", 25, 0, 100): name, default, lowest, highest'),
+    ("log(param('canary', 5, 10, 0))", "argument 2:21",
+     'write param("canary_percent", 25, 0, 100): name, default, lowest, highest'),
+    ("state:set('x', {})", "argument 2:16", None),
     ("for _, w in ipairs(workers) do if w.load() then return w end end", "not-a-function 2:35", "leave the () out"),
     ("for _, w in ipairs(workers) do if w:load() then return w end end", "not-a-function 2:37", "write w.load"),
 ]  # fmt: skip
@@ -81,6 +102,9 @@ def test_each_error_that_is_told_is_one_that_lua_raises(body: str) -> None:
         ("return workers:filter(function(w) return 'Ready' ~= w.status end)[1]", "unknown-status 2:42"),
         ("log(request.model.name)", "unknown-field 2:19"),
         ("log(math.tau)", "unknown-function 2:10"),
+        ("request.model = 'x'", "no-effect 2:9"),
+        ("request['model'] = 'x'", "no-effect 2:9"),
+        ("request.metadata.tier = 'x'", "no-effect 2:18"),
         ("log(hash_str(5))", "argument 2:14"),
         ("log(workers:len(1))", "arguments 2:5"),
     ],
@@ -101,6 +125,12 @@ def test_what_is_odd_and_no_error_is_a_warning(body: str, where: str) -> None:
         "return request.metadata.anything",
         "return request.metadata['x-y']",
         "return request.headers.accept",
+        "return workers:min_by('load')",
+        "log(workers[1].models:group_by('laod'))",
+        "log(param('canary', 25, 25, 25))",
+        "local l = workers[1].models l = workers:map(function(w) return w.id end) l[1] = 'x'",
+        "local m = rand() < 2 and {} or workers[1].metadata m.tier = 1",
+        "workers[1] = nil",
         "return workers:map(function(w) return w.id end):sort_by()[1]",
         "return workers:sample()",
         "return workers:sample(2)[1]",
@@ -122,6 +152,24 @@ def test_what_is_odd_and_no_error_is_a_warning(body: str, where: str) -> None:
 )
 def test_nothing_is_called_an_error_that_is_none(body: str) -> None:
     assert [line for line in told(body) if line.startswith("error")] == []
+
+
+@pytest.mark.parametrize("read", ['request.headers["x-teir"]', 'request.headers["X-Teir"]', "request.headers.x_teir"])
+def test_a_header_that_may_not_be_read_is_told_when_the_settings_are_known(read: str) -> None:
+    able = Abilities(request_headers=("x-tier",))
+    (found,) = check(lua(f"log({read})"), SCRIPT, request_headers=["X-Tier"])
+    assert (found.severity, found.code, found.hint) == ("error", "unknown-header", "did you mean x-tier?")
+    assert found.message in (ask(f"log({read})", abilities=able).error or "")
+    assert told(f"log({read})") == []
+
+
+def test_a_header_that_may_be_read_is_right_in_any_case() -> None:
+    body = 'log(request.headers["X-Tier"], request.headers["x-tier"])'
+    assert check(lua(body), SCRIPT, request_headers=["x-tier"]) == []
+    assert ask(body, abilities=Abilities(request_headers=("x-tier",))).error is None
+    assert [found.hint for found in check(lua("log(request.headers.a)"), SCRIPT, request_headers=[])] == [
+        "add it to request_headers, and reload"
+    ]
 
 
 def test_both_sides_of_every_branch_are_read() -> None:

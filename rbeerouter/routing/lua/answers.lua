@@ -6,7 +6,8 @@
 
 local kit = ...
 
-local type, next, error, tostring, rawget, getmetatable = type, next, error, tostring, rawget, getmetatable
+local type, next, error, tostring, rawget, getmetatable, setmetatable =
+      type, next, error, tostring, rawget, getmetatable, setmetatable
 local concat, format, gsub, lower, find = table.concat, string.format, string.gsub, string.lower, string.find
 local math_type, huge = math.type, math.huge
 local suggestion, clean, globals = kit.suggestion, kit.clean, kit.globals
@@ -46,7 +47,13 @@ kit.json = json
 
 ---------------------------------------------------------------------------------------------------- queue, reject
 
-local KIND = {}                  -- the key, which no script can spell, under which an answer tells what it is
+local made = setmetatable({}, { __mode = "k" })  -- what they gave, by the view that the script has: it can change nothing
+
+local function answer_of(data)
+  local view = kit.frozen(data)
+  made[view] = data
+  return view
+end
 
 local function options_of(given, known, name)
   if type(given) ~= "table" then error(name .. " expects a table, got " .. type(given), 3) end
@@ -71,8 +78,8 @@ function globals.queue(worker, options)
   if worker ~= nil and not kit.index_or_id(worker) then
     error("queue expects a worker, a worker's id or nil, got " .. shown(worker), 2)
   end
-  local answer = { [KIND] = "queue", worker = worker }
-  if options == nil then return answer end
+  local answer = { action = "wait", worker = worker }
+  if options == nil then return answer_of(answer) end
   options_of(options, QUEUE_OPTIONS, "queue")
   if options.timeout_s ~= nil then answer.timeout_s = need_number(options.timeout_s, 0, 86400, "queue: timeout_s") end
   local priority = options.priority
@@ -82,7 +89,7 @@ function globals.queue(worker, options)
       error("queue: priority: expected \"high\", \"normal\", \"low\" or a whole number from -1000 to 1000, got " .. shown(priority), 2)
     end
   end
-  return answer
+  return answer_of(answer)
 end
 
 local REJECT_OPTIONS = { status = true, message = true, retry_after = true }
@@ -100,7 +107,9 @@ function globals.reject(options)
     error("reject: message: expected a text, got a " .. type(message), 2)
   end
   if retry_after ~= nil then need_number(retry_after, 0, 60, "reject: retry_after") end
-  return { [KIND] = "reject", status = status, message = message and message:sub(1, 1000), retry_after = retry_after }
+  return answer_of {
+    action = "reject", status = status, message = message and kit.cut(message, 1000), retry_after = retry_after,
+  }
 end
 
 ---------------------------------------------------------------------------------------------------------- reading
@@ -109,7 +118,7 @@ local SEND_KEYS = { worker = true, model = true, headers = true, reason = true }
 local MOST_WORKERS = 64          -- of a failover order
 
 local function describe(value)
-  return type(value) == "string" and "the unknown worker id '" .. clean(value:sub(1, 200)) .. "'" or "a " .. type(value)
+  return type(value) == "string" and "the unknown worker id '" .. clean(kit.cut(value, 200)) .. "'" or "a " .. type(value)
 end
 
 local function expected(got)
@@ -161,13 +170,13 @@ local function is_send_table(answer)
 end
 
 local function read_table(answer, rich)
-  local kind, meta = rawget(answer, KIND), getmetatable(answer)
-  if meta ~= nil and meta ~= kit.list_meta and meta ~= kit.lazy_meta then expected("a table") end
-  if kind == "reject" then
-    rich.action, rich.status, rich.message, rich.retry_after = "reject", answer.status, answer.message, answer.retry_after
-  elseif kind == "queue" then
-    rich.action, rich.timeout_s, rich.priority = "wait", answer.timeout_s, answer.priority
-    if answer.worker ~= nil then rich.workers = indexes_of(answer.worker) end
+  local special, meta = made[answer], getmetatable(answer)
+  if special then
+    rich.action, rich.status, rich.message, rich.retry_after, rich.timeout_s, rich.priority =
+      special.action, special.status, special.message, special.retry_after, special.timeout_s, special.priority
+    if special.worker ~= nil then rich.workers = indexes_of(special.worker) end
+  elseif meta ~= nil and meta ~= kit.list_meta and meta ~= kit.lazy_meta then
+    expected("a table")
   elseif meta == nil and rawget(answer, 1) == nil and is_send_table(answer) then
     for key in next, answer do
       if not SEND_KEYS[key] then
@@ -175,7 +184,7 @@ local function read_table(answer, rich)
       end
     end
     local inner = answer.worker
-    if type(inner) == "table" and rawget(inner, KIND) then expected("{worker = " .. inner[KIND] .. "(...)}") end
+    if inner ~= nil and made[inner] then expected("queue(...) or reject{...} as the worker of a table") end
     if inner ~= nil then rich.workers, rich.is_list = indexes_of(inner) end
     rich.model = answer.model
     if rich.model ~= nil and (type(rich.model) ~= "string" or rich.model == "" or #rich.model > 512) then
@@ -209,7 +218,7 @@ function kit.read_answer(line, answer, reason)
   if rich.workers and #rich.workers == 0 then rich.workers = nil end
   if reason ~= nil then
     if type(reason) ~= "string" then error("reason: expected a text, got a " .. type(reason), 0) end
-    rich.reason = reason:sub(1, 200)
+    rich.reason = kit.cut(reason, 200)
   end
   rich.log = kit.take_log()                              -- at last: reading the answer may fail, or log more
   return json(rich)

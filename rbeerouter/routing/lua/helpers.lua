@@ -134,7 +134,7 @@ function globals.log(...)
   for i = 1, select("#", ...) do parts[i] = display((select(i, ...)), 0) end
   local text = concat(parts, " ")
   charge(#text)
-  if #text > options.log_line_chars then text = sub(text, 1, options.log_line_chars) .. "..." end
+  if #text > options.log_line_chars then text = kit.cut(text, options.log_line_chars) .. "..." end
   lines[#lines + 1] = clean(text)
 end
 globals.print = globals.log
@@ -149,10 +149,11 @@ end
 
 ----------------------------------------------------------------------------------------------------------- state
 
--- What a script keeps from one request to the next. Bounded: past state_keys or state_bytes, entries that have expired
--- go first, then those that were written longest ago.
+-- What a script keeps from one request to the next. Bounded: past state_keys or state_bytes, those entries go that were
+-- written longest ago.
 local entries = {}               -- by key: { value, expiry or false, when it was written }
-local keys, bytes, clock = 0, 0, 0
+local keys, bytes = 0, 0
+local written, first, last = {}, 1, 0            -- keys in the order in which they were written; old places may be stale
 
 local function size_of(key, value) return #key + (type(value) == "string" and #value or 8) + 64 end
 
@@ -163,36 +164,42 @@ local function forget(key)
   entries[key] = nil
 end
 
-local function in_order()
-  local order, n = {}, 0
-  for key, entry in next, entries do
-    if entry[2] and entry[2] <= now then
-      forget(key)
-    else
-      n = n + 1
-      order[n] = key
-    end
-  end
-  charge(n * 20)
-  kit.tables.sort(order, function(a, b) return entries[a][3] < entries[b][3] end)
-  return order, n
+-- The key that was written at this place, unless it was written again or has gone.
+local function at_place(place)
+  local key = written[place]
+  local entry = key and entries[key]
+  return entry and entry[3] == place and key or nil
 end
 
 local function make_room()
-  local order, n = in_order()
-  for i = 1, n do
-    if keys <= options.state_keys * 0.9 and bytes <= options.state_bytes * 0.9 then return end
-    forget(order[i])
+  while (keys > options.state_keys or bytes > options.state_bytes) and first <= last do
+    local key = at_place(first)
+    if key then forget(key) end
+    written[first], first = nil, first + 1
+  end
+  if last - first > 2 * keys + 1000 then                 -- mostly stale: keys that are written again and again
+    charge(last - first)
+    local live, n = {}, 0
+    for place = first, last do
+      local key = at_place(place)
+      if key then
+        n = n + 1
+        live[n] = key
+      end
+    end
+    for place = 1, n do entries[live[place]][3] = place end
+    written, first, last = live, 1, n
   end
 end
 
 -- In this order, so that want of memory in the middle leaves the counts right.
 local function put(key, value, expiry)
-  local entry = { value, expiry or false, clock + 1 }
+  local entry = { value, expiry or false, last + 1 }
+  written[last + 1] = key
   forget(key)
   entries[key] = entry
-  keys, bytes, clock = keys + 1, bytes + size_of(key, value), clock + 1
-  if keys > options.state_keys or bytes > options.state_bytes then make_room() end
+  keys, bytes, last = keys + 1, bytes + size_of(key, value), last + 1
+  if keys > options.state_keys or bytes > options.state_bytes or last - first > 2 * keys + 1000 then make_room() end
 end
 
 local function live(key)
@@ -217,6 +224,7 @@ local function state_expiry(ttl_s, name)
   if type(ttl_s) ~= "number" or not (ttl_s > 0) then
     error("state:" .. name .. " expects a number of seconds above 0 as its ttl, got " .. kit.shown(ttl_s), 3)
   end
+  if now + ttl_s == huge then return nil end
   return now + ttl_s
 end
 
@@ -274,14 +282,20 @@ end }))
 
 -- A list of { key, value, expiry or false } in the order in which they were written.
 function kit.state_entries()
-  local order, n = in_order()
-  local listed = {}
-  for i = 1, n do
-    local entry = entries[order[i]]
-    listed[i] = { order[i], entry[1], entry[2] }
+  local listed, n = {}, 0
+  for place = first, last do
+    local key = at_place(place)
+    local entry = key and entries[key]
+    if entry and not (entry[2] and entry[2] <= now) then
+      n = n + 1
+      listed[n] = { key, entry[1], entry[2] }
+    end
   end
   return listed
 end
+
+-- What the entries take of the heap, at most: tables and places as well.
+function kit.state_heap() return bytes * 2 + keys * 256 + (last - first) * 32 end
 
 function kit.restore(key, value, expiry) put(key, value, expiry) end
 
@@ -293,8 +307,11 @@ local declared, overrides = {}, {}
 function globals.param(name, default, low, high)
   name = as_string(name, 1, "param")
   for position, value in next, { [2] = default or false, [3] = low or false, [4] = high or false } do
-    if type(value) ~= "number" or value ~= value then
+    if type(value) ~= "number" then
       error("param(name, default, min, max): argument " .. position .. " is a number, got " .. type(value), 2)
+    end
+    if not is_finite(value) then
+      error("param(name, default, min, max): argument " .. position .. " is a finite number, got " .. tostring(value), 2)
     end
   end
   if low > high or default < low or default > high then

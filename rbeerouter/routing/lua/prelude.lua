@@ -60,15 +60,25 @@ local metadata_meta = { __index = metadata_methods }
 
 ---------------------------------------------------------------------------------------------- why, under EXPLAIN
 
-local steps, reads = {}, {}      -- by view: what became of a worker; what was read of it since start_reads
+local steps, reads, read_counts = {}, {}, {}     -- by view: what became of a worker; what was read since start_reads
 
-function kit.start_reads() reads = {} end
+function kit.start_reads() reads, read_counts = {}, {} end
 
+local SHOWN_BYTES, MOST_READS = 100, 32
+
+-- Notes that a field was read; what a script makes up can be long, and is cut.
 function kit.read(view, key, value)
+  key = kit.cut(key, SHOWN_BYTES)
+  if type(value) == "string" then value = kit.cut(value, SHOWN_BYTES) end
   local of_view = reads[view]
   if not of_view then
     of_view = {}
     reads[view] = of_view
+  end
+  if of_view[key] == nil then
+    local count = (read_counts[view] or 0) + 1
+    if count > MOST_READS then return end
+    read_counts[view] = count
   end
   if type(value) ~= "table" then of_view[key] = value == nil and "nil" or value end
 end
@@ -388,7 +398,7 @@ end
 local function begin(wall, offset)
   kit.set_clock(wall, offset)
   environment._rbee_line, deliberate, kit.deciding = 0, false, true
-  if EXPLAIN then steps, reads = {}, {} end
+  if EXPLAIN then steps, reads, read_counts = {}, {}, {} end
   budget.start(options.instructions)
 end
 
@@ -451,7 +461,7 @@ function host.log()
 end
 
 function host.state() return kit.json(kit.state_entries()) end
-host.restore = kit.restore
+host.restore, host.state_heap = kit.restore, kit.state_heap
 
 function host.params() return kit.json(kit.declared_params()) end
 host.set_param = kit.set_param

@@ -19,36 +19,48 @@ local lower, upper, reverse = string.lower, string.upper, string.reverse
 local concat, insert, remove, unpack = table.concat, table.insert, table.remove, table.unpack
 local floor, math_type, utf8_len = math.floor, math.type, utf8.len
 local clock, sethook, getinfo, running_thread = os.clock, debug.sethook, debug.getinfo, coroutine.running
+local collect = collectgarbage
 
 ---------------------------------------------------------------------------------------------------------- budget
 
-local HOOK_EVERY = 1000          -- instructions
-local running, fuel, cpu_started = false, 0, nil     -- cpu_started: nil, then false after one hook, then a time
-local given = 0                  -- the fuel that the stretch began with
+-- Each call of the hook costs about a microsecond, so it comes seldom. One instruction may copy or hash a text as long
+-- as memory_bytes allow; so when the heap has grown a lot, the hook comes often until the call ends.
+local HOOK_EVERY, HOOK_OFTEN = 1000, 20          -- instructions
+local MUCH_KIB = 512
+local running, fuel, cpu_started, often = false, 0, nil, false
+local heap_kib, watched = 0, nil                 -- at the beginning of the stretch; the thread that has the hook
+local given = 0                                  -- the fuel that the stretch began with
 
 local kit = {}                   -- what the files of this folder share; lists.lua puts kit.list there
 local budget = { EXCEEDED = "budget exceeded" }
 local covered = {}               -- lines of the script that were reached, under options.coverage
+local on_hook
+
+local function hook_every(instructions)
+  sethook(watched, on_hook, options.coverage and "l" or "", instructions)
+end
 
 local function exceeded()
   running = false
   error(budget.EXCEEDED, 0)
 end
 
-local function on_hook(event, line)
+function on_hook(event, line)
   if event == "line" then
     if line and getinfo(2, "S").source == budget.chunk_source then covered[line] = (covered[line] or 0) + 1 end
     return
   end
   if not running then return end
-  fuel = fuel - HOOK_EVERY
+  fuel = fuel - (often and HOOK_OFTEN or HOOK_EVERY)
   if fuel <= 0 then exceeded() end
-  if cpu_started == nil then
-    cpu_started = false                          -- a short decision never reads the clock, which is a system call
-  elseif not cpu_started then
-    cpu_started = clock()
+  if not cpu_started then
+    cpu_started = clock()                        -- a short decision never reads the clock, which is a system call
   elseif clock() - cpu_started > options.cpu_s then
     exceeded()
+  end
+  if not often and collect("count") - heap_kib > MUCH_KIB then
+    often = true
+    hook_every(HOOK_OFTEN)
   end
 end
 
@@ -62,11 +74,16 @@ budget.charge = charge
 
 -- Lua keeps hooks by coroutine, so each one that runs a script's code is given its own; without one, the main thread.
 function budget.watch(thread)
-  sethook(thread or running_thread(), on_hook, options.coverage and "l" or "", HOOK_EVERY)
+  watched = thread or running_thread()
+  hook_every(HOOK_EVERY)
 end
 
 function budget.start(instructions)
-  fuel, cpu_started, running, given = instructions, nil, true, instructions
+  fuel, cpu_started, running, given, heap_kib = instructions, nil, true, instructions, collect("count")
+  if often then
+    often = false
+    hook_every(HOOK_EVERY)
+  end
 end
 
 -- What the stretch has used, or did use if it has ended.
@@ -84,6 +101,17 @@ end
 local function clean(text)
   if utf8_len(text) then return text end
   return (gsub(text, "[\128-\255]", "?"))
+end
+
+-- The beginning of a text, at most `most` bytes, never ending inside of a character.
+local function cut(text, most)
+  if #text <= most then return text end
+  while most > 0 do
+    local next_byte = byte(text, most + 1)
+    if next_byte < 128 or next_byte > 191 then break end
+    most = most - 1
+  end
+  return sub(text, 1, most)
 end
 
 local function read_only(_, key)
@@ -109,8 +137,7 @@ local function error_text(value)
   if kind == "string" then text = value
   elseif kind == "number" then text = tostring(value)
   else text = "the error value is a " .. kind end
-  if #text > 400 then text = sub(text, 1, 400) end
-  return clean(text)
+  return clean(cut(text, 400))
 end
 
 -- The name in `names` (a set) that is the fewest changes of letters away from `wanted`; nil when none is near.
@@ -160,8 +187,15 @@ local function as_string(value, position, name)
   bad_argument(position, name, "string", kind, 4)
 end
 
+-- Reading a text as a number takes time with its length, and nobody means a long one.
+local LONGEST_NUMBER = 200
+local function to_number(value, ...)
+  if type(value) == "string" and #value > LONGEST_NUMBER then return nil end
+  return tonumber(value, ...)
+end
+
 local function as_integer(value, position, name)
-  local number = tonumber(value)
+  local number = to_number(value)
   if number and math_type(number) == "integer" then return number end
   if number and number == floor(number) and number > -2^53 and number < 2^53 then return floor(number) end
   bad_argument(position, name, "integer", type(value), 4)
@@ -238,7 +272,11 @@ end
 local strings = { char = string.char }
 
 function strings.len(text) return #as_string(text, 1, "len") end
-function strings.sub(text, first, last) return sub(as_string(text, 1, "sub"), first, last) end
+function strings.sub(text, first, last)
+  text = as_string(text, 1, "sub")
+  charge(#text // 16)
+  return sub(text, first, last)
+end
 
 function strings.byte(text, first, last)
   text = as_string(text, 1, "byte")
@@ -435,18 +473,29 @@ end
 
 local globals = {
   assert = assert, error = error, ipairs = ipairs, next = next, pairs = pairs, select = select,
-  tonumber = tonumber, type = type, unpack = tables.unpack,
+  tonumber = to_number, type = type, unpack = tables.unpack,
   string = frozen(strings), table = frozen(tables), math = frozen(maths), utf8 = frozen(utf8s),
 }
 
 local unavailable = {}
 for name in next, _G do unavailable[name] = true end
 
-getmetatable("").__index = strings                           -- ("x"):rep(1e9) meets the guarded one, too
+local of_text = getmetatable("")
+of_text.__index = strings                                    -- ("x"):rep(1e9) meets the guarded one, too
+for name, operate in next, of_text do                        -- "1" + 1
+  if name ~= "__index" then
+    of_text[name] = function(a, b)
+      if type(a) == "string" and #a > LONGEST_NUMBER or type(b) == "string" and #b > LONGEST_NUMBER then
+        error("attempt to perform arithmetic on a long text", 2)
+      end
+      return operate(a, b)
+    end
+  end
+end
 collectgarbage("generational")                               -- most of what a decision allocates dies with it
 
 kit.options, kit.budget, kit.charge, kit.covered = options, budget, charge, covered
-kit.frozen, kit.read_only, kit.clean, kit.error_text, kit.suggestion = frozen, read_only, clean, error_text, suggestion
+kit.frozen, kit.read_only, kit.clean, kit.cut, kit.error_text, kit.suggestion = frozen, read_only, clean, cut, error_text, suggestion
 kit.as_string, kit.as_integer = as_string, as_integer
 kit.globals, kit.strings, kit.tables, kit.unavailable = globals, strings, tables, unavailable
 return kit
