@@ -126,7 +126,7 @@ class Sandbox:
         self._kit = kit
         self._host = host = run(text, kit, name=name, mode="t")
         self._route, self._resume, self._load = host.route, host.resume, host.load
-        self._failed, self._completed = host.failed, host.completed
+        self._failed, self._completed, self._stop = host.failed, host.completed, host.stop
         self._put, self._finish_puts = host.put, host.finish_puts
         self.touch, self.measured = host.touch, host.measured
         self.seed, self.set_param, self.restore = host.seed, host.set_param, host.restore
@@ -209,8 +209,10 @@ class Sandbox:
         try:
             return function(*arguments)
         except lua.LuaMemoryError:
+            self._stop()                                       # it ended outside of what the prelude guards
             return MEMORY, "not enough memory"
         except (lua.LuaError, UnicodeError, OverflowError) as error:
+            self._stop()
             return CRASH, str(error)[:400]
         finally:
             set_limit(0)

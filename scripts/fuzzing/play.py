@@ -22,7 +22,7 @@ from rbeerouter.core.types import Attempt, Decision, Env, Report, Request, Worke
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.sandbox import Abilities, Limits, Sandbox
 from rbeerouter.routing.script import Script, ScriptError
-from tests.hostile.corpus import DEFECTS, NEAR_THE_LIMIT, OURS, SHARED
+from tests.hostile.corpus import OURS, SHARED
 from tests.support import lua_fuzz
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,19 +45,10 @@ class Broken(Exception):
     """A script did what no script may do."""
 
 
-KNOWN_DEFECTS: tuple[re.Pattern[str], ...] = ()
-"""What tests/routing/test_hostile.py has as defects, so that they hide no others. Empty when all are mended."""
-
-
-def known_defect(error: Exception) -> bool:
-    return any(pattern.search(str(error)) for pattern in KNOWN_DEFECTS)
-
-
 def known_scripts() -> list[str]:
     """The seeds of mutation: both hostile corpora and the examples."""
     folders = (SHARED, OURS, ROOT / "docs" / "examples")
-    left_out = DEFECTS.keys() | NEAR_THE_LIMIT                 # or the fuzzer finds nothing else
-    paths = [path for folder in folders for path in sorted(folder.glob("*.lua")) if path.stem not in left_out]
+    paths = [path for folder in folders for path in sorted(folder.glob("*.lua"))]
     return [text for path in paths if len(text := path.read_text("utf-8", "replace")) < 6000]
 
 

@@ -264,7 +264,7 @@ def test_a_fleet_that_is_larger_than_the_socket_holds_comes_across(shared: Scrip
 
 def test_a_full_state_is_taken_over_by_the_next_script(shared: ScriptProcesses) -> None:
     body = "for i = 1, 9000 do state:set('key ' .. i, ('v'):rep(40)) end return workers[1]"
-    limits = Limits(cpu_s=1.0, instructions=50_000_000)
+    limits = Limits(cpu_s=1.0, instructions=50_000_000, memory_bytes=8 << 20)
     old, new = load(body, shared, limits), load("return workers[1], state:get('key 9000')", shared, limits)
     assert old.route(request(), fleet()).error is None
     new.adopt(old)
@@ -440,11 +440,11 @@ while True:
 NONSENSE = GONE + "answered nonsense and was killed"
 LIES = {
     "a worker that is not there": ("talk.sendall(frame(9 << 16))", NONSENSE),
-    "garbage": ("talk.sendall(b'\\xff' * 256)", GONE + "answered with more than 16777216 bytes and was killed"),
+    "garbage": ("talk.sendall(b'\\xff' * 256)", GONE + "answered with more than 10485760 bytes and was killed"),
     "garbage of a good length": ("talk.sendall(struct.pack('>I', 5) + b'\\xff' * 5)", NONSENSE),
     "two answers": ("talk.sendall(frame(0) * 2)", NONSENSE),
     "a flood": ("talk.sendall(struct.pack('>I', 1 << 23)); [talk.sendall(bytes(1 << 16)) for _ in range(1 << 20)]", NONSENSE),
-    "a flood without end": ("while True: talk.sendall(b'\\xff' * 65536)", GONE + "answered with more than 16777216 bytes"),
+    "a flood without end": ("while True: talk.sendall(b'\\xff' * 65536)", GONE + "answered with more than 10485760 bytes"),
     "a drip": ("talk.sendall(struct.pack('>I', 999)); [(talk.sendall(b'x'), time.sleep(0.02)) for _ in range(999)]", GONE + "gave no answer in 0.08 s"),
     "half an answer": ("talk.sendall(frame(0)[:5]); time.sleep(60)", GONE + "gave no answer in 0.08 s"),
     "half an answer and the end": ("talk.sendall(frame(0)[:5]); sys.exit(3)", GONE + "ended with status 3"),

@@ -27,12 +27,6 @@ DIFFERENCES = {
 }
 """{script of ../shared/hostile: (what it does here, why)}, where the language has changed since it was written."""
 
-DEFECTS: dict[str, str] = {}
-"""{script of ours: what is wrong with the product}: strict, so that a mended one is taken out."""
-
-NEAR_THE_LIMIT = {"text_long_concat", "text_long_subs"}
-"""As the other long texts, but it depends on the machine whether they take too long: not played where time is told."""
-
 LOADS = (50, 20, 90, 10, 20, 70, 0, 30)
 """In hundredths, of w1 to w8."""
 BUSY_WORKERS, OFFLINE_WORKER = ("w4", "w8"), "w7"

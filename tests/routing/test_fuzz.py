@@ -6,7 +6,6 @@ An hour by hand: scripts/fuzz --seconds 3600. What it finds it can make again: s
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ SECONDS = 60
 
 
 def fuzz(*arguments: str, limit_s: float = 30.0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(FUZZ), *arguments]
+    command = [str(FUZZ), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
 
 

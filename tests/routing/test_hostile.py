@@ -20,7 +20,7 @@ from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.sandbox import Abilities, Limits, Sandbox
 from rbeerouter.routing.script import TRIAL_OUTCOME, Choice, Script, ScriptError
 from tests.hostile import corpus
-from tests.hostile.corpus import DEFECTS, GOOD, NEAR_THE_LIMIT, OURS, SHARED, Hostile
+from tests.hostile.corpus import GOOD, OURS, SHARED, Hostile
 from tests.support.builders import down, env, fill, fleet, request, script, worker
 from tests.support.hang import end_the_run_when_it_hangs
 
@@ -129,11 +129,7 @@ def played(source: bytes, made: Fleet, abilities: Abilities, runtime: Any = Sand
 def cases() -> list[Any]:
     found = [*corpus.scripts(SHARED), *corpus.scripts(OURS)]
     rows = [
-        pytest.param(
-            one, able, id=f"{one.name}-{name}",
-            marks=[pytest.mark.xfail(reason=DEFECTS[one.name], strict=True)] if one.name in DEFECTS
-            else [pytest.mark.xfail(reason="it may take too long", strict=False)] if one.name in NEAR_THE_LIMIT else [],
-        )
+        pytest.param(one, able, id=f"{one.name}-{name}")
         for one in found for name, able in ABLE.items()
     ]  # fmt: skip
     if not SHARED.is_dir():
@@ -178,7 +174,6 @@ def test_there_are_enough_scripts_and_each_tells_what_it_may_do() -> None:
     for one in [*corpus.scripts(SHARED), *ours]:
         words = {word for may in one.may.values() for word in may}
         assert one.may.get("expect") and all(word in known or word.startswith("pick:w") for word in words), one.name
-    assert set(DEFECTS) <= {one.name for one in ours}
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there")

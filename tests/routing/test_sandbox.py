@@ -209,6 +209,14 @@ def test_a_bomb_ends_within_the_budget_and_the_next_decision_is_right(body: str,
     assert [one.route(request(), made).worker for _ in range(3)] == [made.workers["w3"]] * 3
 
 
+def test_a_decision_after_a_bomb_begins_with_a_budget_of_its_own() -> None:
+    body, made = BOMBS["a long concat"][0], fleet()
+    for _ in range(30):                                        # where the hook comes next is chance
+        one = script(f"if request.stream then {body} end return workers[3]")
+        one.route(request(stream=True), made)
+        assert one.route(request(), made).worker is made.workers["w3"]
+
+
 @pytest.mark.parametrize(
     ("pattern", "fits", "too_long"),
     [(".-b", 1990, 2010), (".*.*b", 155, 160), ("^.*.*b", 1990, 2010), ("a?" * 8 + "b", 15_000, 16_000),

@@ -485,6 +485,9 @@ function host.names()
   }
 end
 
+-- Ends the budgeted stretch, if a call ended without it.
+function host.stop() budget.stop() end
+
 function host.seed(value) math.randomseed(value) end
 
 -- The instructions that the last call used, in steps of the hook.

@@ -79,11 +79,12 @@ function budget.watch(thread)
 end
 
 function budget.start(instructions)
-  fuel, cpu_started, running, given, heap_kib = instructions, nil, true, instructions, collect("count")
+  fuel, cpu_started, given, heap_kib = instructions, nil, instructions, collect("count")
   if often then
     often = false
     hook_every(HOOK_EVERY)
   end
+  running = true                                 -- last: the hook may come between any two instructions
 end
 
 -- What the stretch has used, or did use if it has ended.
