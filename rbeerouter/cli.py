@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,7 +93,7 @@ def _routing_options(routing: argparse.ArgumentParser) -> None:
     check.set_defaults(run=_check)
     test.add_argument("--test", metavar="FILE", type=Path, help="default: NAME_test.lua beside NAME.lua, if it exists")
     test.add_argument("--seed", type=int, help="repeats a run")
-    test.add_argument("--cases", type=int, default=500, help="made-up requests (default 500)")
+    test.add_argument("--cases", type=_count, default=500, help="made-up requests (default 500)")
     test.add_argument("--junit", metavar="FILE", type=Path, help="write the results for CI")
     test.add_argument("--lcov", metavar="FILE", type=Path, help="write which lines ran")
     test.add_argument("--watch", action="store_true", help="run again whenever a file is saved")
@@ -118,7 +120,7 @@ def _reload(options: argparse.Namespace) -> int:
     from rbeerouter import config as configuration
     from rbeerouter.server import client
 
-    verdict = client.call(configuration.control_bind(options.config), "POST", "/api/v1/reload")
+    verdict = client.call(configuration.control_bind(options.config), "POST", client.RELOAD)
     print(client.verdict_text(verdict))
     return 0 if verdict["ok"] else EXIT_FAILED
 
@@ -134,7 +136,10 @@ def _param(options: argparse.Namespace) -> int:
         print(answer["error"])
         return EXIT_FAILED
     for name, param in answer["params"].items():
-        print(f"{name} = {param['value']:g}   (default {param['default']:g}, {param['min']:g} to {param['max']:g})")
+        value, default, low, high = (f"{param[key]:.15g}" for key in ("value", "default", "min", "max"))
+        print(f"{name} = {value}   (default {default}, {low} to {high})")
+    if not answer["params"]:
+        print("the script has no param()")
     return 0
 
 
@@ -146,6 +151,8 @@ def _explain(options: argparse.Namespace) -> int:
         max_tokens=options.max_tokens, priority=options.priority, stream=options.stream or None,
         metadata=_pairs(options.meta) or None,
     )  # fmt: skip
+    if options.script is not None and options.fleet is None:
+        raise ConfigError("--script needs --fleet FILE; without it the running daemon's script is explained")
     if options.fleet is not None:
         record, source = asking.offline(asked, options.fleet, options.script, options.config)
     else:
@@ -165,7 +172,9 @@ def _explained_by_daemon(options: argparse.Namespace, asked: dict[str, Any]) -> 
     record = client.call(bind, "POST", "/api/v1/explain", asked)
     script = client.call(bind, "GET", "/routing")["script"]
     path = Path(script["file"]) if script else None
-    return record, path.read_bytes() if path is not None and path.is_file() else None
+    source = path.read_bytes() if path is not None and path.is_file() else b""
+    active = script is not None and hashlib.sha256(source).hexdigest().startswith(script["hash"])
+    return record, source if active else None                  # a file that was changed has other lines
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -215,11 +224,20 @@ def _pairs(given: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number that is not negative")
+    return int(text)
+
+
 def _number(name: str, value: str) -> float:
     try:
-        return float(value)
+        number = float(value)
     except ValueError:
-        raise ConfigError(f"{name}={value}: expected a number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"{name}={value}: expected a number")
+    return number
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -32,7 +32,7 @@ BEGIN = "begin"
 """The call that comes first, with limits and abilities."""
 CALLS = (
     "load", "put", "finish_puts", "touch", "measured", "route", "failed", "completed", "resume", "ask", "seed",
-    "set_param", "restore", "settle",
+    "set_param", "clear_state", "restore", "settle",
 )  # fmt: skip
 CHUNK_BYTES = 1 << 16
 

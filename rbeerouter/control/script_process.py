@@ -162,6 +162,9 @@ class ScriptProcess:
     def set_param(self, name: str, value: float) -> None:
         self._gather("set_param", name, value)
 
+    def clear_state(self) -> None:
+        self._gather("clear_state")
+
     def restore(self, key: str, value: Any, expiry: float | None) -> None:
         self._gather("restore", key, value, expiry)
 

@@ -316,6 +316,7 @@ def _failover(first: Decision, another: Decision) -> Decision:
         explanation=first.explanation,
         then=first.then if another.then is None else another.then,
         headers=another.headers or first.headers,
+        wanted=another.wanted or first.wanted,
         log=first.log + another.log,
     )
 

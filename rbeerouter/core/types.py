@@ -168,6 +168,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     worker: who; None when it is rejected, or waits for any worker that can serve it
     by: "script", "strategy" (no script, or it returned nil), "fallback" (the script failed), "failover" (a worker did)
     model: the name to send when the chosen worker serves another model than the client asked for, else None
+    wanted: the model that the script asked for by name, which holds for other workers as well
     error: what was wrong with the script's answer, with its line, or None
     explanation: what became of each worker, one table each (docs/explain.md), only under `[routing] debug`
     action: SEND, WAIT or REJECT
@@ -190,6 +191,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     patience: Patience | None = None
     refusal: Refusal | None = None
     log: tuple[str, ...] = ()
+    wanted: str | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

@@ -7,7 +7,8 @@ dispatcher's.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import copy
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -37,6 +38,7 @@ class Decider:
 
     Attributes:
         suspended: the script that was taken out of service, with what it did last; None as long as none was.
+        on_suspended: called when that happens.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Decider:
         self.debug = debug
         self.last_good = last_good
         self.suspended: tuple[Script, str] | None = None
+        self.on_suspended: Callable[[], None] = lambda: None
         self._env = env
         self._most_faults = faults
         self._faults: dict[str, int] = {}
@@ -111,14 +114,25 @@ class Decider:
             self._count_fault(script, "on_failure", choice)
             if error is None and (choice.worker is not None or answer is not None):
                 if answer is not None and answer.action == "give_up":
+                    job.decision = _with(first, None, log)
                     return None
                 decision = self._after_failure(request, script, choice, first)
                 if decision is not None:
                     return decision
         decision = self._next_in_line(job, first)
-        if decision is None or (error is None and not log):
+        if error is None and not log:
             return decision
+        if decision is None:
+            job.decision = _with(first, error, log)
+            return None
         return _with(decision, error, log)
+
+    def twin(self, fleet: Fleet, script: Script | None) -> Decider:
+        """One that decides as this one would next, with explanations, and changes nothing of it."""
+        twin = Decider(fleet, script, self.strategy.name, self._env, debug=True)
+        twin._strategies = copy.deepcopy(self._strategies)
+        twin.strategy = twin._strategy(self.strategy.name)
+        return twin
 
     def room_for(self, request: Request) -> Worker | None:
         """The strategy's choice among the ready workers that serve the request's model."""
@@ -181,7 +195,7 @@ class Decider:
             worker, "script", reason, _rewrite(request, worker, answer.model if answer else None), None,
             self.explain(script, worker, choice.line) if self.debug else None,
             then=tuple(order[1:]) if choice.workers is not None else None,
-            headers=tuple(answer.headers) if answer else (), log=choice.log,
+            headers=tuple(answer.headers) if answer else (), log=choice.log, wanted=answer.model if answer else None,
         )  # fmt: skip
 
     def _rejected(self, script: Script, answer: Answer, reason: str, choice: Choice) -> Decision:
@@ -196,7 +210,7 @@ class Decider:
         worker = choice.worker
         priority = answer.priority if answer.priority is not None else _priority(request)
         if worker is None and not self._serving(request.model):
-            raise self._nobody(request.model)
+            return self._refused(request.model, "script", reason, None, choice.log)
         return Decision(
             worker, "script", reason, _rewrite(request, worker) if worker is not None else None, action=WAIT,
             patience=Patience(answer.timeout_s, priority),
@@ -212,11 +226,11 @@ class Decider:
         order = [worker for worker in choice.workers or (choice.worker,) if worker and worker.status != OFFLINE]
         if not order:
             return None
-        model = answer.model if answer and answer.model else first.model
+        model = answer.model if answer and answer.model else first.wanted
         return Decision(
             order[0], "failover", reason, _rewrite(request, order[0], model),
             then=tuple(order[1:]) if choice.workers is not None else None,
-            headers=tuple(answer.headers) if answer else (), log=choice.log,
+            headers=tuple(answer.headers) if answer else (), log=choice.log, wanted=model,
         )  # fmt: skip
 
     def _next_in_line(self, job: Job, first: Decision) -> Decision | None:
@@ -225,10 +239,14 @@ class Decider:
             for worker in first.then:
                 if worker.id not in tried and worker.status != OFFLINE and worker.index >= 0:
                     reason = f"next in the script's list after {tried[-1]} failed"
-                    return Decision(worker, "failover", reason, _rewrite(request, worker, first.model))
+                    return Decision(worker, "failover", reason, _rewrite(request, worker, first.wanted))
             return None
-        model = first.model or request.model
+        # A worker of another model was chosen: others of that model, else those that serve what was asked for.
+        model = first.wanted or first.model or request.model
         eligible = self._eligible(model, tried)
+        if not eligible and first.wanted is None:
+            model = request.model
+            eligible = self._eligible(model, tried)
         if not eligible:
             return None
         worker = self.strategy.choose(request, eligible)
@@ -268,6 +286,7 @@ class Decider:
         self.script, self.last_good = self.last_good, None
         if self.script is not None:
             self.script.adopt(script)
+        self.on_suspended()
 
     # The strategy
 
@@ -284,16 +303,13 @@ class Decider:
         wanted = model or request.model
         eligible = self._eligible(wanted)
         if not eligible:
-            nobody = self._nobody(wanted)
             if error is None and not log:
-                raise nobody
-            # What the script said must not be lost with the request.
-            told = Refusal(nobody.failure, nobody.message, nobody.param)
-            return Decision(None, by, reason, None, error, action=REJECT, refusal=told, log=log)
+                raise self._nobody(wanted)
+            return self._refused(wanted, by, reason, error, log)
         worker = self.strategy.choose(request, eligible)
         explanation = self._strategy_explained(wanted, worker) if self.debug else None
         sent = wanted if wanted != request.model else None
-        return Decision(worker, by, reason, sent, error, explanation, headers=headers, log=log)
+        return Decision(worker, by, reason, sent, error, explanation, headers=headers, log=log, wanted=model)
 
     def _serving(self, model: str, tried: Collection[str] = ()) -> list[Worker]:
         return [
@@ -315,6 +331,12 @@ class Decider:
             or [worker for worker in serving if worker.status == BUSY]
             or [worker for worker in serving if worker.health.reachable]
         )
+
+    def _refused(self, model: str, by: str, reason: str, error: str | None, log: tuple[str, ...]) -> Decision:
+        """Nobody can serve it, and what the script said must not be lost with the request."""
+        nobody = self._nobody(model)
+        told = Refusal(nobody.failure, nobody.message, nobody.param)
+        return Decision(None, by, reason, None, error, action=REJECT, refusal=told, log=log)
 
     def _nobody(self, model: str) -> RouterError:
         if any(worker.serves(model) for worker in self.fleet.ordered):

@@ -333,6 +333,7 @@ class Script:
         return self._asked("state") or []                      # Lua cannot tell an empty list from an empty object
 
     def _restore(self, entries: list[list[Any]]) -> None:
+        self._runtime.clear_state()
         for key, value, expiry in entries:
             self._runtime.restore(key, value, expiry or None)
         self._runtime.settle()
@@ -362,6 +363,8 @@ class Script:
         known = self.params()[name]
         if not known["min"] <= value <= known["max"]:
             raise ValueError(f"{name} = {value!r}: expected a number from {known['min']} to {known['max']}")
+        if isinstance(known["default"], int) and float(value).is_integer():
+            value = int(value)                                 # "w" .. 2 and "w" .. 2.0 are not the same
         self._overrides[name] = value
         with contextlib.suppress(RuntimeLost):
             self._runtime.set_param(name, value)
@@ -403,7 +406,7 @@ class Script:
                 break
         self._runtime.close()
         self._runtime = self._build()
-        self._seen_version = -1
+        self._seen_version, self._wall_minute = -1, -1.0
         return fault
 
     def _trials(self, request: Request, fleet: Fleet, choose: Choose | None) -> Any:
@@ -480,7 +483,7 @@ def script_fields(worker: Worker) -> dict[str, Any]:
 WORKER_FIELDS = tuple(LANGUAGE.records["worker"])
 REQUEST_FIELDS = tuple(LANGUAGE.records["request"])
 TRIAL_OUTCOME: dict[str, Any] = {
-    "ok": True, "status": 200, "outcome": "ok", "error": "", "ttft_ms": 10.0, "total_ms": 20.0, "tokens_in": 8,
+    "ok": True, "status": 200, "outcome": "done", "error": "", "ttft_ms": 10.0, "total_ms": 20.0, "tokens_in": 8,
     "tokens_out": 16, "attempts": 1,
 }  # fmt: skip
 """What on_complete is told of the self-test; the names are those of every outcome."""

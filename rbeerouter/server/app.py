@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rbeerouter.server.daemon import Daemon
 
 _encode = msgspec.json.Encoder().encode
-_decode_params = msgspec.json.Decoder(dict[str, float]).decode
+_decode_params = msgspec.json.Decoder(dict[str, int | float]).decode
 _MOST_BODY_BYTES = 1 << 20
 
 
@@ -98,7 +98,7 @@ def _script_routes(daemon: Daemon) -> list[Route]:
             try:
                 given = _decode_params(await _body(request))
                 set_params(daemon.decider.script, given)
-                daemon.log.info("params_set", **given)
+                daemon.log.info("params_set", params=given)
             except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RouterError) as error:
                 return Json({"ok": False, "error": str(error)}, 422)
         script = daemon.decider.script

@@ -9,7 +9,8 @@ import aiohttp
 
 from rbeerouter.config import ConfigError
 
-_TIMEOUT_S = 120                                            # a reload may run tests
+_TIMEOUT_S = 30
+RELOAD = "/api/v1/reload"
 
 
 def call(bind: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
@@ -33,7 +34,8 @@ async def _call(bind: str, method: str, path: str, body: Any) -> dict[str, Any]:
     over_socket = bind.startswith("unix:")
     connector = aiohttp.UnixConnector(bind.removeprefix("unix:")) if over_socket else aiohttp.TCPConnector()
     base = "http://localhost" if over_socket else f"http://{bind}"
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    patient = path == RELOAD                                   # it may run tests, for as long as [routing] gate_s says
+    timeout = aiohttp.ClientTimeout(total=None if patient else _TIMEOUT_S, sock_connect=_TIMEOUT_S)
     try:
         async with (
             aiohttp.ClientSession(connector=connector, timeout=timeout) as session,

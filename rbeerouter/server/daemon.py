@@ -77,6 +77,7 @@ class Daemon:
         self._told: dict[str, tuple[str, str | None]] = {}
         self.loaded_at = timestamp(time.time())
         self._reloading = asyncio.Lock()
+        self._reload_waits = False
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
 
@@ -84,7 +85,7 @@ class Daemon:
         """Serves until a signal says to stop."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._unexpected)
-        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.start("reload", self.reload("SIGHUP")))
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         await self.prober.probe_all()
@@ -122,6 +123,12 @@ class Daemon:
             self._stop_now.set()
         self._stop.set()
 
+    def _hang_up(self) -> None:
+        """Called at SIGHUP. One more reload is enough for any number of signals that come before it begins."""
+        if not self._reload_waits:
+            self._reload_waits = True
+            tasks.start("reload", self.reload("SIGHUP"))
+
     async def reload(self, asked_by: str) -> dict[str, Any]:
         """Loads, compiles and tries the new configuration and script, then swaps both in; or changes nothing.
 
@@ -129,6 +136,8 @@ class Daemon:
             {"ok": bool, ...} with what is active now, or with the error.
         """
         async with self._reloading:
+            if asked_by == "SIGHUP":
+                self._reload_waits = False
             return await self._reload(asked_by)
 
     async def _reload(self, asked_by: str) -> dict[str, Any]:
@@ -171,10 +180,20 @@ class Daemon:
         self.config, self.loaded_at = config, timestamp(time.time())
         self._begin_with_script()
 
+    def _script_suspended(self) -> None:
+        """The alarm: a script was taken out of service because it failed too often in a row."""
+        decider = self.decider
+        assert decider.suspended is not None
+        suspended, error = decider.suspended
+        now = f"script {decider.script.hash}" if decider.script else f"strategy {decider.strategy.name}"
+        self.log.error("script_suspended", script=suspended.hash, error=error, now=now)
+        self._begin_with_script()
+
     def _begin_with_script(self) -> None:
         """Tells what the script logged as it was loaded; and from now on requests carry headers and prompt, if the
         script looks at them."""
         script, routing = self.decider.script, self.config.routing
+        self.decider.on_suspended = self._script_suspended
         if script is not None and script.notes:
             self.log.info("script_log", lines=script.notes)
         self.listener.show(
@@ -221,10 +240,6 @@ class Daemon:
             await asyncio.sleep(_FLUSH_S)
             try:
                 self._note_workers()
-                alarm = self.scripts.alarm(self.decider)
-                if alarm is not None:
-                    self.log.error("script_suspended", **alarm)
-                    self._begin_with_script()
                 self.recorder.catch_up()
             except Exception as error:                          # a line that cannot be made must not end all others
                 self.log.error("unexpected", message="a log line could not be made", error=repr(error))

@@ -45,7 +45,10 @@ async def examine(script: Path, config: Path | None, how: str, limit_s: float) -
     told = []
     deadline = asyncio.get_running_loop().time() + limit_s
     for command, options in commands.items():
-        code, output = await _run([command, "--script", str(script), *settings, *options], deadline)
+        try:
+            code, output = await _run([command, "--script", str(script), *settings, *options], deadline)
+        except OSError as error:
+            return Verdict(False, "", f"routing {command} could not be started: {error.strerror or error}")
         if code is None:
             return Verdict(False, "", f"routing {command} took longer than {limit_s:g} s ([routing] gate_s)")
         lines = [line for line in output.splitlines() if line.strip()]

@@ -30,7 +30,7 @@ class Scripts:
     def __init__(self, env: Env) -> None:
         self._env = env
         self._processes: ScriptProcesses | None = None
-        self._told: Script | None = None
+        self._resting: Script | None = None
 
     def close(self) -> None:
         if self._processes is not None:
@@ -87,27 +87,18 @@ class Scripts:
             self._processes = ScriptProcesses()
         return self._processes
 
-    @staticmethod
-    def hand_over(old: Decider, new: Decider) -> None:
-        """What scripts keep goes on, and the one that served until now is there to go back to."""
+    def hand_over(self, old: Decider, new: Decider) -> None:
+        """What scripts keep goes on, also over a time without one; the one that served is there to go back to."""
         script = new.script
         suspended = old.suspended[0] if old.suspended else None
-        before = old.script or suspended
+        before = old.script or suspended or self._resting
         if script is not None and before is not None:
             script.adopt(before)
         same = script is not None and old.script is not None and script.hash == old.script.hash
         new.last_good = old.last_good if same else old.script
-        for unused in {old.script, old.last_good, suspended} - {None, new.last_good}:
+        resting, self._resting = self._resting, before if script is None else None
+        for unused in {old.script, old.last_good, suspended, resting} - {None, new.last_good, self._resting}:
             unused.close()
-
-    def alarm(self, decider: Decider) -> dict[str, str] | None:
-        """What to tell, once, when a script was taken out of service because it failed too often in a row."""
-        if decider.suspended is None or decider.suspended[0] is self._told:
-            return None
-        self._told, error = decider.suspended
-        script = decider.script
-        now = f"script {script.hash}" if script is not None else f"strategy {decider.strategy.name}"
-        return {"script": self._told.hash, "error": error, "now": now}
 
     def explain(self, config: Config, decider: Decider, fleet: Fleet, text: bytes) -> dict[str, Any]:
         """Decides a request of JSON text on the live fleet without sending it. Raises RouterError, ScriptError."""
@@ -119,7 +110,7 @@ class Scripts:
             if script is not None:
                 copy = self._load(config, script.source, script.name, explained=True)
                 copy.adopt(script)
-            return explain(request, fleet.shadow(), copy, decider.strategy.name, self._env)
+            return explain(request, decider.twin(fleet.shadow(), copy))
         finally:
             if copy is not None:
                 copy.close()

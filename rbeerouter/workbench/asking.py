@@ -15,6 +15,7 @@ from rbeerouter import config as configuration
 from rbeerouter.config import ConfigError
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.types import Env
+from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.script import Script, configured_abilities, configured_limits, read_source
 from rbeerouter.workbench.explain import explain, read_request, render
 from rbeerouter.workbench.fleets import read_fleet
@@ -39,6 +40,10 @@ def asked(file: Path | None, path: str, headers: Mapping[str, str], **fields: An
         if not isinstance(given, dict):
             raise ConfigError(f"{file}: expected a JSON object, the body of a request")
     whole = given if "body" in given and "model" not in given else {"body": given}
+    where = file if file is not None else "the request"
+    for key in ("body", "headers"):
+        if not isinstance(whole.get(key, {}), dict):
+            raise ConfigError(f"{where}: {key}: expected a JSON object, got {type(whole[key]).__name__}")
     body = whole["body"] | {name: value for name, value in fields.items() if value is not None}
     if "model" not in body:
         raise ConfigError("there is no request to explain; pass a FILE with its JSON body, or --model NAME")
@@ -66,7 +71,7 @@ def offline(
     except RouterError as error:
         raise ConfigError(f"the request: {error.message}") from None
     strategy = routing.strategy if settings is not None else _DEFAULT_STRATEGY
-    return explain(request, read_fleet(fleet), loaded, strategy, env), source
+    return explain(request, Decider(read_fleet(fleet), loaded, strategy, env, debug=True)), source
 
 
 def shown(record: Mapping[str, Any], source: bytes | None, as_json: bool) -> str:

@@ -42,7 +42,7 @@ def run(script: Path, config: Config | None, out: TextIO, as_json: bool = False,
     if as_json:
         print(_as_json(source, script, findings, cost), file=out)
         return not errors
-    for finding in findings:
+    for finding in sorted(findings, key=lambda finding: finding.severity != ERROR):
         print(render(finding, source, script.name), end="\n\n", file=out)
     if cost:
         told = ", ".join(f"{us:g} us with {count}" for count, us in cost.items())

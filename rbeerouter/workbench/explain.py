@@ -13,11 +13,9 @@ import msgspec
 
 from rbeerouter.config import Limits
 from rbeerouter.core.errors import RouterError
-from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import Decision, Env, Request
+from rbeerouter.core.types import READY, SEND, WAIT, Decision, Request
 from rbeerouter.dialects import openai
 from rbeerouter.routing.decide import Decider
-from rbeerouter.routing.script import Script
 
 _ORDERING = ("sort_by", "min_by", "max_by")
 
@@ -54,29 +52,33 @@ def read_request(text: bytes, limits: Limits, request_headers: tuple[str, ...] =
         for name, value in headers.items()
         if name.startswith("x-rbee-") or name == "x-session-id"
     }
-    shown = {name: value for name, value in headers.items() if name in request_headers}
+    wanted = {name.lower() for name in request_headers}
+    shown = {name: value for name, value in headers.items() if name in wanted}
     return openai.parse("explain", path, ours, msgspec.json.encode(asked.body), limits, shown, prompt_chars)
 
 
-def explain(request: Request, fleet: Fleet, script: Script | None, strategy: str, env: Env) -> dict[str, Any]:
+def explain(request: Request, decider: Decider) -> dict[str, Any]:
     """The record of one decision, as docs/api.md tells it.
 
     Args:
-        fleet: read only; hand in a `Fleet.shadow` of a live one.
-        script: loaded with `Abilities.explain`, or None for the strategy alone.
+        decider: with `debug`, and a script that was loaded with `Abilities.explain`; a `Decider.twin` of a live one.
     """
-    decider = Decider(fleet, script, strategy, env, debug=True)
     try:
         decision = decider.decide(request)
     except RouterError as error:
         return {
             "worker": None, "action": "fail", "by": None, "reason": str(error), "status": error.failure.status,
-            "error": error.failure.code, "workers": decider.explain(script, None),
+            "error": error.failure.code, "workers": decider.explain(decider.script, None),
         }  # fmt: skip
+    action, worker = decision.action, decision.worker
+    if action == WAIT:                                         # it waits only when nobody has room
+        room = decider.room_for(request) if worker is None else worker if worker.status == READY else None
+        if room is not None:
+            action, worker = SEND, room
     rows = decision.explanation or []
     record: dict[str, Any] = {
-        "worker": decision.worker.id if decision.worker else None,
-        "action": decision.action,
+        "worker": worker.id if worker else None,
+        "action": action,
         "by": decision.by,
         "reason": decision.reason,
         "sent_model": decision.model,

@@ -87,4 +87,8 @@ def read_fleet(path: Path) -> Fleet:
         rows = msgspec.convert(given, list[Row]) if isinstance(given, list) else msgspec.convert(given, _Page).workers
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is no list of workers as GET /api/v1/workers gives it: {error}") from None
+    ids = [row.id for row in rows]
+    twice = next((one for one in ids if ids.count(one) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{path}: the worker {twice!r} stands there twice")
     return fleet_of(rows)

@@ -196,7 +196,7 @@ def test_reject_refuses_a_request_in_words_of_the_script(answer: str, fields: tu
 @pytest.mark.parametrize(
     ("call", "error"),
     [
-        ("queue(5)", "queue expects a worker, a worker's id or nil, got 5"), ("queue('w9')", "queue expects a worker, a worker's id or nil, got w9"),
+        ("queue(5)", "queue expects a worker, a worker's id or nil, got 5"), ("queue('w9')", "queue expects a worker, a worker's id or nil, got the unknown worker id 'w9'"),
         ("queue(workers)", "queue expects a worker, a worker's id or nil, got table"), ("queue({ timeout_s = 5 })", "queue expects a worker, a worker's id or nil, got table"),
         ("queue(nil, 5)", "queue expects a table, got number"), ("queue(nil, { timeout = 5 })", "queue has no option 'timeout'; did you mean 'timeout_s'?"),
         ("queue(nil, { timeout_s = -1 })", "queue: timeout_s: expected a number from 0 to 86400, got -1"),

@@ -272,6 +272,25 @@ def test_the_model_that_the_script_chose_is_what_the_next_worker_must_serve() ->
     )
 
 
+def test_when_nobody_else_has_the_other_model_those_that_serve_the_one_asked_for_are_next() -> None:
+    made = fleet("w1", worker("w2", models=("tiny",)))
+    implied = Decision(made.workers["w2"], "script", "routing.lua:2", "tiny")
+    assert failed(decider(made), ["w2"], implied) == Decision(
+        made.workers["w1"], "failover", "least-request after w2 failed"
+    )
+    named = Decision(made.workers["w2"], "script", "routing.lua:2", "tiny", wanted="tiny")
+    assert failed(decider(made), ["w2"], named) is None
+
+
+def test_each_worker_of_a_list_gets_a_model_of_its_own() -> None:
+    made = fleet(worker("w1", models=("a",)), worker("w2", models=("b",)))
+    one = decider(made, "return {'w1', 'w2'}")
+    first = one.decide(request(model="b"))
+    assert (first.worker.id, first.model) == ("w1", "a")
+    after = failed(one, ["w1"], first, model="b")
+    assert (after.worker.id, after.model) == ("w2", None)
+
+
 # Why not the others.
 
 

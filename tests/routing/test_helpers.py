@@ -557,3 +557,22 @@ def test_the_log_is_kept_across_a_question() -> None:
 def test_a_line_that_is_cut_inside_of_a_character_keeps_the_others(length: int) -> None:
     (line,) = logged("log('x' .. ('ü'):rep(50))", Limits(log_line_chars=length))
     assert line.startswith("xüüüüüüü")
+
+
+def test_what_was_deleted_from_the_state_stays_deleted_when_another_script_takes_it_over() -> None:
+    old, new = script("state:set('gone', 1) state:set('kept', 1)"), script("state:set('gone', nil) return workers[1]")
+    back = script("log(state:get('gone'), state:get('kept'))")
+    for one in (old, back):
+        one.route(request(), fleet())
+    back.adopt(old)
+    new.adopt(old)
+    new.route(request(), fleet())
+    back.adopt(new)
+    assert back.route(request(), fleet()).log == ("nil 1",)
+
+
+def test_a_param_that_counts_stays_a_whole_number() -> None:
+    one = script("return 'w' .. param('which', 1, 1, 3)")
+    one.set_param("which", 2.0)
+    assert (one.route(request(), fleet()).worker or fleet().workers["w1"]).id == "w2"
+    assert one.params()["which"]["value"] == 2 and isinstance(one.params()["which"]["value"], int)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbeerouter.core.dispatch import Job
-from rbeerouter.core.errors import FAILURES, RouterError
+from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import REJECT, SEND, WAIT, Attempt, Decision, Patience
 from rbeerouter.routing.decide import Decider
@@ -129,8 +129,9 @@ def test_a_request_may_wait(answer: str, priority: str | int | None, patience: P
 
 
 def test_a_request_for_a_model_of_nobody_does_not_wait() -> None:
-    with pytest.raises(RouterError, match="gpt-4"):
-        decider(fleet(), "return queue()").decide(request(model="gpt-4"))
+    decision = decider(fleet(), "log('asked') return queue()").decide(request(model="gpt-4"))
+    assert (decision.action, decision.by, decision.log) == (REJECT, "script", ("asked",))
+    assert decision.refusal is not None and decision.refusal.failure.code == "model_not_found"
 
 
 # on_failure.
@@ -365,3 +366,24 @@ def test_explaining_changes_no_decision(seed: int, loads: list[tuple[int, bool]]
         shown = None if limited else (ids(decision) if decision.worker else [], decision.action, decision.reason, decision.error, decision.log)
         found.append((SEND, shown))
     assert found[0] == found[1] or (SEND, None) in found
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"), [("return false", None), ("return request.metadata.zz + 1", "attempt to perform arithmetic")]
+)
+def test_what_on_failure_said_is_kept_when_nobody_is_tried_after_it(answer: str, error: str | None) -> None:
+    source = f"""
+function route_request(request, workers) return {{ "w1" }} end
+function on_failure(request, attempt, workers)
+  log("failed", attempt.worker_id)
+  {answer}
+end
+"""
+    one = decider(fleet(), source.encode())
+    ended = job()
+    ended.decision = one.decide(ended.request)
+    ended.tried, ended.attempts = ["w1"], [Attempt("w1", "upstream_connect_failed", 1.0)]
+    assert one.another(ended, FAILURES["upstream_connect_failed"]) is None
+    assert ended.decision is not None and ended.decision.log == ("failed w1",)
+    assert (ended.decision.error is None) == (error is None)
+    assert error is None or error in str(ended.decision.error)

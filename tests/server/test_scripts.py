@@ -40,13 +40,13 @@ end
 @story
 async def test_a_param_is_set_while_the_script_runs_and_outlives_a_reload(tmp_path: Path) -> None:
     async with FaultWorker(name="a") as a, FaultWorker(name="b") as b, daemon(tmp_path, a, b, script=CANARY) as router:
-        param = {"canary_percent": {"value": 0.0, "default": 0.0, "min": 0.0, "max": 100.0}}
+        param = {"canary_percent": {"value": 0, "default": 0, "min": 0, "max": 100}}
         assert await ask_control(router, "GET", "/api/v1/params") == (200, {"ok": True, "params": param})
         assert await who_answers(router) == "a"
         status, answer = await ask_control(router, "POST", "/api/v1/params", {"canary_percent": 100})
         assert (status, answer["params"]["canary_percent"]["value"]) == (200, 100.0)
         assert await who_answers(router) == "b"
-        assert (await router.wait_event("params_set"))["canary_percent"] == 100
+        assert (await router.wait_event("params_set"))["params"] == {"canary_percent": 100}
         router.script_path.write_text(CANARY + "-- changed\n")
         assert (await router.reload())["ok"]
         assert await who_answers(router) == "b"
@@ -62,7 +62,7 @@ async def test_a_param_is_set_while_the_script_runs_and_outlives_a_reload(tmp_pa
     [
         ({"canary_percent": 101}, "canary_percent = 101: expected a number from 0 to 100"),
         ({"canary_percent": 50, "canary": 1}, "canary: the script has no such param; did you mean 'canary_percent'?"),
-        ({"canary_percent": "x"}, "Expected `float`, got `str` - at `$[...]`"),
+        ({"canary_percent": "x"}, "Expected `int | float`, got `str` - at `$[...]`"),
         ([1], "Expected `object`, got `array`"),
     ],
 )
@@ -92,6 +92,21 @@ async def test_state_survives_a_reload_and_log_lines_stand_in_the_requests_line(
         await router.post(CHAT, PROMPT)
         lines = await router.wait_requests(2)
         assert [line["log"] for line in lines] == [["request 1 llm"], ["request 2 llm"]]
+
+
+@story
+async def test_state_outlives_a_time_without_a_script(tmp_path: Path) -> None:
+    counting = 'function route_request(request, workers)\n  log(state:incr("served"))\n  return workers[1]\nend\n'
+    async with FaultWorker(name="a") as a, daemon(tmp_path, a, script=counting) as router:
+        await router.post(CHAT, PROMPT)
+        text = router.config_path.read_text()
+        assert "script = " in text
+        router.config_path.write_text(text.replace("script = ", "# script = "))
+        assert (await router.reload())["active"]["script"] is None
+        router.config_path.write_text(text)
+        assert (await router.reload())["ok"]
+        await router.post(CHAT, PROMPT)
+        assert [line["log"] for line in await router.wait_requests(2)] == [["1"], ["2"]]
 
 
 # The gate.

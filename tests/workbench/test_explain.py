@@ -8,6 +8,7 @@ import pytest
 from rbeerouter.config import Limits
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.fleet import Fleet
+from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.sandbox import Abilities
 from rbeerouter.routing.script import Script
 from rbeerouter.workbench.explain import explain, read_request, render
@@ -22,7 +23,7 @@ FLEET = [
 
 def told(body: str | None, fleet: Fleet | None = None, **changes: object) -> dict:
     script = Script(lua(body), "routing.lua", env(), None, Abilities(explain=True)) if body is not None else None
-    return explain(request(**changes), fleet or fleet_of(FLEET), script, "least-request", env())
+    return explain(request(**changes), Decider(fleet or fleet_of(FLEET), script, "least-request", env(), debug=True))
 
 
 def steps(record: dict) -> dict[str, list[tuple]]:
@@ -58,7 +59,9 @@ def test_a_whole_order_tells_places() -> None:
     ("body", "action", "more"),
     [
         ("return reject{status = 429, message = 'no', retry_after = 3}", "reject", {"status": 429, "message": "no", "retry_after": 3}),
-        ("return queue('gpu1')", "wait", {"worker": "gpu1"}),
+        ("return queue('off')", "wait", {"worker": "off"}),
+        ("return queue('gpu1')", "send", {"worker": "gpu1"}),
+        ("return queue()", "send", {"worker": "cpu1"}),
         ("return {worker = 'gpu1', model = 'big'}", "send", {"worker": "gpu1", "sent_model": "big"}),
         ("return nil", "send", {"worker": "cpu1", "by": "strategy"}),
         ("error('nobody')", "send", {"by": "fallback", "script_error": "routing.lua:2: nobody"}),
@@ -88,7 +91,7 @@ def test_a_request_that_nobody_can_serve_is_told_as_the_client_would_be() -> Non
 def test_the_record_is_json_and_text() -> None:
     source = lua("return workers:filter(function(w) return w.backend == 'cuda' end):min_by('load')")
     script = Script(source, "routing.lua", env(), None, Abilities(explain=True))
-    record = explain(request(), fleet_of(FLEET), script, "least-request", env())
+    record = explain(request(), Decider(fleet_of(FLEET), script, "least-request", env(), debug=True))
     assert msgspec.json.decode(msgspec.json.encode(record)) == record
     text = render(record, source)
     assert text.splitlines()[0] == "gpu2   by script: routing.lua:2"

@@ -76,7 +76,8 @@ local PRIORITIES = { high = 1, normal = 0, low = -1 }
 -- Waits for a worker, or with nil for any that can serve the request, to have room.
 function globals.queue(worker, options)
   if worker ~= nil and not kit.index_or_id(worker) then
-    error("queue expects a worker, a worker's id or nil, got " .. shown(worker), 2)
+    local got = type(worker) == "string" and "the unknown worker id '" .. clean(kit.cut(worker, 200)) .. "'" or shown(worker)
+    error("queue expects a worker, a worker's id or nil, got " .. got, 2)
   end
   local answer = { action = "wait", worker = worker }
   if options == nil then return answer_of(answer) end

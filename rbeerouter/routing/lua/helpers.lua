@@ -125,6 +125,7 @@ local function display(value, depth)
 end
 
 function globals.log(...)
+  if options.log_lines == 0 then return end
   line_count, kit.logged = line_count + 1, true
   if line_count > options.log_lines then
     lines[options.log_lines + 1] = "(more was left out: [routing] log_lines)"
@@ -296,6 +297,11 @@ end
 
 -- What the entries take of the heap, at most: tables and places as well.
 function kit.state_heap() return bytes * 2 + keys * 256 + (last - first) * 32 end
+
+function kit.clear_state()
+  entries, keys, bytes = {}, 0, 0
+  written, first, last = {}, 1, 0
+end
 
 function kit.restore(key, value, expiry) put(key, value, expiry) end
 

@@ -375,6 +375,7 @@ local function request_of(
     for i = last + 1, #given, 2 do headers[given[i]] = given[i + 1] end
   end
   local kind = metadata.type
+  if kind ~= nil and type(kind) ~= "string" then kind = tostring(kind) end
   metadata.get = nil                                     -- an entry of that name would hide the method
   return setmetatable({
     model = model, model_size = model_size, user_id = user_id, session_id = session_id, priority = priority,
@@ -461,7 +462,7 @@ function host.log()
 end
 
 function host.state() return kit.json(kit.state_entries()) end
-host.restore, host.state_heap = kit.restore, kit.state_heap
+host.clear_state, host.restore, host.state_heap = kit.clear_state, kit.restore, kit.state_heap
 
 function host.params() return kit.json(kit.declared_params()) end
 host.set_param = kit.set_param
