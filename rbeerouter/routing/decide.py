@@ -85,7 +85,7 @@ class Decider:
                 self._faults.pop("route_request", None)
             worker = choice.worker
             if worker is not None and choice.answer is None and worker.status != OFFLINE:
-                explanation = self.explain(script, worker, choice.line) if self.debug else None
+                explanation = self.explain(script, worker) if self.debug else None
                 return Decision(
                     worker, "script", script.place(choice.line), _rewrite(request, worker), None, explanation
                 )
@@ -150,7 +150,7 @@ class Decider:
             decision = job.decision or Decision(None, "strategy", self.strategy.name)   # nobody could be had
             job.decision = _with(decision, choice.error, choice.log)
 
-    def explain(self, script: Script | None, chosen: Worker | None, line: int = 0) -> list[dict[str, Any]]:
+    def explain(self, script: Script | None, chosen: Worker | None) -> list[dict[str, Any]]:
         """What became of each worker in the decision just made, in fleet order.
 
         Each table has id, status, load, `chosen`, and the steps that the script took with it: by (filter, sort_by,
@@ -193,7 +193,7 @@ class Decider:
         worker = order[0]
         return Decision(
             worker, "script", reason, _rewrite(request, worker, answer.model if answer else None), None,
-            self.explain(script, worker, choice.line) if self.debug else None,
+            self.explain(script, worker) if self.debug else None,
             then=tuple(order[1:]) if choice.workers is not None else None,
             headers=tuple(answer.headers) if answer else (), log=choice.log, wanted=answer.model if answer else None,
         )  # fmt: skip

@@ -339,8 +339,10 @@ class Script:
         self._runtime.settle()
 
     def adopt(self, other: Script) -> None:
-        """Takes over what another script kept in `state`, and the params that were set."""
+        """Takes over what another script kept in `state`, and the params that were set. Whatever it saw of the fleet
+        before is old: the other one took the changes."""
         self._overrides |= other._overrides
+        self._seen_version = -1
         with contextlib.suppress(RuntimeLost):                 # a new one will be made for the next decision
             self._restore(other.state())
             for name, value in other._overrides.items():

@@ -387,3 +387,15 @@ end
     assert ended.decision is not None and ended.decision.log == ("failed w1",)
     assert (ended.decision.error is None) == (error is None)
     assert error is None or error in str(ended.decision.error)
+
+
+def test_the_script_that_comes_back_sees_the_fleet_as_it_is_now() -> None:
+    made = fleet()
+    good = script("return workers:min_by('load')", abilities=ABLE)
+    assert good.route(request(), made).worker is made.workers["w1"]
+    both = decider(made, "return request.metadata.nothing.x", faults=2, last_good=good)
+    for name in ("w1", "w2"):
+        fill(made, name, 2)
+        both.decide(request())
+    assert both.script is good
+    assert both.decide(request()).worker is made.workers["w3"]
