@@ -43,7 +43,7 @@ class Limits(msgspec.Struct, frozen=True):
     instructions: Lua instructions per decision
     cpu_s: processor seconds per decision, for work that instructions do not show
     memory_bytes: heap that one call may add; half of it may stay behind before the state is rebuilt
-    (loading the script may use ten times as many instructions and bytes)
+    (loading the script may use ten times as much of these three)
     log_lines, log_line_chars: what log() may write in one decision
     state_keys, state_bytes, state_value_bytes: what `state` may keep
     """
@@ -119,6 +119,7 @@ class Sandbox:
         given = msgspec.structs.asdict(limits) | msgspec.structs.asdict(abilities)
         options = {name: ",".join(value) if type(value) is tuple else value for name, value in given.items()}
         options["load_instructions"] = limits.instructions * _LOAD_TIMES
+        options["load_cpu_s"] = limits.cpu_s * _LOAD_TIMES
         name, text = _SANDBOX
         kit = run(text, table(options), name=name, mode="t")
         for name, text in _OTHERS:

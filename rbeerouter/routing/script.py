@@ -96,6 +96,8 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
     log: tuple[str, ...] = ()
 
 
+_LOST = (RuntimeLost, ScriptError, msgspec.MsgspecError)
+"""After these nothing that the runtime says is to be trusted any more."""
 _decode_answer = msgspec.json.Decoder(Answer).decode
 _decode_lines = msgspec.json.Decoder(list[str]).decode
 
@@ -219,7 +221,7 @@ class Script:
                 index = answer >> 16
                 return Choice(fleet.ordered[index - 1] if index else None, answer & 0xFFFF)
             return self._read(answer, request, fleet, choose)
-        except (RuntimeLost, ScriptError) as error:
+        except _LOST as error:
             return self._lost(error)
 
     def after_failure(
@@ -230,7 +232,7 @@ class Script:
             self._bring_up_to_date(fleet)
             answer = self._runtime.failed(attempt, tried, *self._now(), *flat(request))
             return self._read(answer, request, fleet, choose)
-        except (RuntimeLost, ScriptError) as error:
+        except _LOST as error:
             return self._lost(error)
 
     def completed(self, request: Request, outcome: dict[str, Any], fleet: Fleet) -> Choice:
@@ -243,7 +245,7 @@ class Script:
             if type(answer) is str:
                 return Choice(None, 0, log=tuple(_decode_lines(answer)))
             return self._read(answer, request, fleet, None)
-        except (RuntimeLost, ScriptError) as error:
+        except _LOST as error:
             return self._lost(error)
 
     def _read(self, answer: Any, request: Request, fleet: Fleet, choose: Choose | None) -> Choice:

@@ -323,7 +323,7 @@ function host.load(source, name)
   if not chunk then return -1, error_text(syntax_error) end
   kit.deciding, asks = false, find(source, "strategy", 1, true) ~= nil
   if not asks then budget.watch() end
-  budget.start(options.load_instructions)
+  budget.start(options.load_instructions, true)
   local code, problem = settle(run(chunk))
   if problem then return code, problem end
   if type(rawget(environment, "route_request")) ~= "function" then

@@ -7,7 +7,7 @@
 --    load) is absent, so the error that the budget raises always reaches the host;
 --  * whatever can run long in C, where the hook is not called, is charged for or bounded before it starts.
 --
--- options: { instructions, load_instructions, cpu_s, coverage, ... }: see sandbox.py
+-- options: { instructions, load_instructions, cpu_s, load_cpu_s, coverage, ... }: see sandbox.py
 
 local options = ...
 
@@ -30,6 +30,7 @@ local MUCH_KIB = 512
 local running, fuel, cpu_started, often = false, 0, nil, false
 local heap_kib, watched = 0, nil                 -- at the beginning of the stretch; the thread that has the hook
 local given = 0                                  -- the fuel that the stretch began with
+local loading, cpu_s = false, 0                  -- whoever loads a script waits for it: data may fill the heap then
 
 local kit = {}                   -- what the files of this folder share; lists.lua puts kit.list there
 local budget = { EXCEEDED = "budget exceeded" }
@@ -55,10 +56,10 @@ function on_hook(event, line)
   if fuel <= 0 then exceeded() end
   if not cpu_started then
     cpu_started = clock()                        -- a short decision never reads the clock, which is a system call
-  elseif clock() - cpu_started > options.cpu_s then
+  elseif clock() - cpu_started > cpu_s then
     exceeded()
   end
-  if not often and collect("count") - heap_kib > MUCH_KIB then
+  if not often and not loading and collect("count") - heap_kib > MUCH_KIB then
     often = true
     hook_every(HOOK_OFTEN)
   end
@@ -78,7 +79,8 @@ function budget.watch(thread)
   hook_every(HOOK_EVERY)
 end
 
-function budget.start(instructions)
+function budget.start(instructions, is_load)
+  loading, cpu_s = is_load, is_load and options.load_cpu_s or options.cpu_s
   fuel, cpu_started, given, heap_kib = instructions, nil, instructions, collect("count")
   if often then
     often = false
