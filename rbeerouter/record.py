@@ -15,7 +15,7 @@ import queue
 import sys
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
@@ -179,13 +179,14 @@ class Recorder:
     def __init__(self, log: LogFile, kept: int = 1000) -> None:
         self._ended: list[Job] = []
         self._most_kept = kept
-        self._kept: OrderedDict[str, Line] = OrderedDict()
+        self._kept: deque[list[Any]] = deque()                # [number of lines, their text], as they were written
         self.outcomes: Counter[str] = Counter()
         self.decided_by: Counter[str] = Counter()
         self.script_errors = 0
         self.attempts: Counter[tuple[str, str]] = Counter()
         self.decision_s, self.ttft_s, self.total_s = Histogram(), Histogram(), Histogram()
-        self._write = structlog.wrap_logger(log, processors=[_as_json], wrapper_class=structlog.BoundLogger).bind().msg
+        logger = structlog.wrap_logger(log, processors=[self._as_json], wrapper_class=structlog.BoundLogger)
+        self._write = logger.bind().msg
 
     def record(self, job: Job) -> None:
         """Takes a job that has ended. Lines are made some at a time: that costs half of making them one by one."""
@@ -199,26 +200,39 @@ class Recorder:
         if ended:
             lines = [self._line(job) for job in ended]
             self._write(lines)
-            self._keep(lines)
 
     def keep(self, kept: int) -> None:
         """From here on so many lines stay in memory."""
         self._most_kept = kept
-        self._keep([])
+        self._forget()
 
-    def find(self, request_id: str) -> Line | None:
+    def find(self, request_id: str) -> dict[str, Any] | None:
         """The line of a request that has ended not too long ago; the latest, when clients have used a name again."""
         self.catch_up()
-        return self._kept.get(request_id)
+        left, wanted = self._most_kept, b',"request_id":"%b",' % request_id.encode()
+        for count, text in reversed(self._kept):
+            if wanted in text:
+                for line in reversed(text.split(b"\n")[-left:]):
+                    if wanted in line:
+                        return msgspec.json.decode(line)
+            left -= count
+        return None
 
-    def _keep(self, lines: list[Line]) -> None:
-        kept, most = self._kept, self._most_kept
-        if most:
-            for line in lines:
-                kept.pop(line.request_id, None)
-                kept[line.request_id] = line
-        while len(kept) > most:
-            kept.popitem(last=False)
+    def _as_json(self, logger: Any, method: str, event_dict: dict[str, Any]) -> bytes:
+        """The last structlog processor: the event is a list of lines. What is kept is their text: the objects would be
+        a megabyte that each request walks through."""
+        lines = event_dict["event"]
+        text = _encode_lines(lines)[:-1]
+        if self._most_kept:
+            self._kept.append([len(lines), text])
+            self._forget()
+        return text
+
+    def _forget(self) -> None:
+        kept = self._kept
+        lines = sum(count for count, _ in kept)
+        while kept and lines - kept[0][0] >= self._most_kept:
+            lines -= kept.popleft()[0]
 
     def _line(self, job: Job) -> Line:
         request, decision = job.request, job.decision
@@ -305,11 +319,6 @@ def _ms(seconds: float) -> float:
 
 def _hashed(user_id: str) -> str:
     return hashlib.sha256(user_id.encode()).hexdigest()[:8]
-
-
-def _as_json(logger: Any, method: str, event_dict: dict[str, Any]) -> bytes:
-    """The last structlog processor: the event is a list of lines."""
-    return _encode_lines(event_dict["event"])[:-1]
 
 
 def _clean(value: Any) -> Any:

@@ -269,7 +269,7 @@ def test_the_newest_lines_are_found_by_their_requests_names() -> None:
     story.recorder = Recorder(story.sink, kept=2)  # type: ignore[arg-type]
     ended(story, "a", "b", "a", "c")
     found = story.recorder.find("a")
-    assert found is not None and (found.request_id, found.outcome) == ("a", "ok")
+    assert found is not None and (found["request_id"], found["outcome"]) == ("a", "ok")
     assert kept(story, "a", "b", "c", "d") == [True, False, True, False]
     assert len(story.sink.rows) == 4, "looking for a line writes those that wait"
     story.recorder.keep(1)

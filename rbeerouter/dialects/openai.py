@@ -75,8 +75,8 @@ _decode = msgspec.json.Decoder(_Body).decode
 _encode = msgspec.json.Encoder().encode
 
 
-_PLAIN_BYTES = 2048
-"""A body up to this size is not searched for pictures: they would hardly change the estimate."""
+_PLAIN_BYTES = 32 << 10
+"""A body up to this size is not searched for pictures: that takes microseconds, and few are so small."""
 _MOST_PICTURES = 256
 _MOST_SESSION_CHARS = 256
 _NO_TEXTS: dict[str, str] = {}

@@ -394,8 +394,8 @@ def test_a_session_is_named_by_its_header_if_it_is_short(given: bytes, session: 
     [
         (b'{"model":"m"}', 3),
         (b'{"model":"m","prompt":"%b"}' % (b"x" * 8000), 2006),
-        (b'{"model":"m","x":"data:image/png;base64,%b"}' % (b"A" * 8000), 8),
-        (b'{"model":"m","x":["data:a;base64,%b","data:b;base64,%b"]}' % (b"A" * 8000, b"B" * 8000), 9),
+        (b'{"model":"m","x":"data:image/png;base64,%b"}' % (b"A" * 40_000), 8),
+        (b'{"model":"m","x":["data:a;base64,%b","data:b;base64,%b"]}' % (b"A" * 40_000, b"B" * 8000), 9),
         (b'{"model":"m","x":"data:image/png;base64,%b"}' % (b"A" * 1000), 260),
         (b'{"model":"m","x":"' + b";base64," * 100_000 + b'"}', 5),
         (b'{"model":"m","x":[' + b",".join([b'";base64,A"'] * 100_000) + b"]}", (20 + 12 * 100_000 - 1 - 9 * 256) // 4),
