@@ -27,7 +27,7 @@ local collect = collectgarbage
 -- as memory_bytes allow; so when the heap has grown a lot, the hook comes often until the call ends.
 local HOOK_EVERY, HOOK_OFTEN = 1000, 20          -- instructions
 local MUCH_KIB = 512
-local running, fuel, cpu_started, often = false, 0, nil, false
+local running, fuel, cpu_started, often = false, 0, nil, false   -- cpu_started: nil, false after one hook, then a time
 local heap_kib, watched = 0, nil                 -- at the beginning of the stretch; the thread that has the hook
 local given = 0                                  -- the fuel that the stretch began with
 local loading, cpu_s = false, 0                  -- whoever loads a script waits for it: data may fill the heap then
@@ -54,8 +54,10 @@ function on_hook(event, line)
   if not running then return end
   fuel = fuel - (often and HOOK_OFTEN or HOOK_EVERY)
   if fuel <= 0 then exceeded() end
-  if not cpu_started then
-    cpu_started = clock()                        -- a short decision never reads the clock, which is a system call
+  if cpu_started == nil then
+    cpu_started = false                          -- a short decision never reads the clock, which is a system call
+  elseif not cpu_started then
+    cpu_started = clock()
   elseif clock() - cpu_started > cpu_s then
     exceeded()
   end
