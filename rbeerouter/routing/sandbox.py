@@ -111,7 +111,6 @@ class Sandbox:
     """A fresh Lua state."""
 
     def __init__(self, limits: Limits, abilities: Abilities) -> None:
-        self._limits = limits
         self._lua = lua.LuaRuntime(
             register_eval=False, register_builtins=False, attribute_handlers=(_deny, _deny), max_memory=0
         )
@@ -133,18 +132,20 @@ class Sandbox:
         self.touch, self.measured = host.touch, host.measured
         self.seed, self.set_param = host.seed, host.set_param
         self.clear_state, self.restore = host.clear_state, host.restore
-        self._base = self._empty = self._used()
+        self._used, self._set_limit = self._lua.get_memory_used, self._lua.set_max_memory    # True: all of it
+        self._memory, self._half = limits.memory_bytes, limits.memory_bytes >> 1
+        self._base = self._empty = self._used(True)
         self._put_bytes = self._workers_bytes = self._state_bytes = 0
 
     def put(
         self, index: int, fields: dict[str, Any], models: tuple, loras: tuple, metadata: dict[str, Any]
     ) -> None:
         """Registers worker `index` (from 1). Values are plain; None is left out."""
-        before = self._used()
+        before = self._used(True)
         table = self._lua.table_from
         given = {key: value for key, value in fields.items() if value is not None}
         self._put(index, table(given), table(list(models)), table(list(loras)), table(metadata))
-        self._put_bytes += max(0, self._used() - before)
+        self._put_bytes += max(0, self._used(True) - before)
 
     def finish_puts(self, count: int) -> None:
         """Ends a round of puts: what the workers take is not the script's doing, so it is added to the base."""
@@ -164,7 +165,7 @@ class Sandbox:
         """What the script holds now (tables it begins with, restored state) is not a leak."""
         self._lua.gccollect()
         self._state_bytes = self._host.state_heap()
-        self._empty = self._used() - self._workers_bytes
+        self._empty = self._used(True) - self._workers_bytes
         self._base = self._empty + self._workers_bytes
 
     def route(self, *arguments: Any) -> Any:
@@ -191,11 +192,11 @@ class Sandbox:
     def swollen(self) -> bool:
         """Does the heap stay high even after a collection, and not for what `state` keeps? Then this Lua state should
         be replaced."""
-        if self._used() <= self._base + (self._limits.memory_bytes >> 1):
+        if self._used(True) <= self._base + self._half:
             return False
         self._lua.gccollect()
         kept = max(0, self._host.state_heap() - self._state_bytes)
-        if self._used() > self._base + kept + (self._limits.memory_bytes >> 1):
+        if self._used(True) > self._base + kept + self._half:
             return True
         self._base, self._empty, self._state_bytes = self._base + kept, self._empty + kept, self._state_bytes + kept
         return False
@@ -203,12 +204,9 @@ class Sandbox:
     def close(self) -> None:
         """Nothing to do: the state goes with the object."""
 
-    def _used(self) -> int:
-        return self._lua.get_memory_used(True)               # all of it, not less a base
-
     def _limited(self, function: Any, *arguments: Any, times: int = 1) -> Any:
-        set_limit = self._lua.set_max_memory
-        set_limit(self._base + self._limits.memory_bytes * times, True)
+        set_limit = self._set_limit
+        set_limit(self._base + self._memory * times, True)
         try:
             return function(*arguments)
         except lua.LuaMemoryError:

@@ -41,7 +41,7 @@ class Watched(Sandbox):
 
     def held(self) -> int:
         self._lua.gccollect()
-        return self._used()
+        return self._used(True)
 
 
 def hostile_fleet() -> Fleet:

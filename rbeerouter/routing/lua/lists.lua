@@ -120,8 +120,10 @@ end
 -------------------------------------------------------------------------------------------------------- choosing
 
 function methods:filter(keep)
-  need_list(self, "filter")
-  need_function(keep, "filter")
+  if type(self) ~= "table" or type(keep) ~= "function" then     -- in place: this runs in nearly every decision
+    need_list(self, "filter")
+    need_function(keep, "filter")
+  end
   local kept, n = {}, 0
   if EXPLAIN then
     local line = kit.script_line(2)
@@ -414,9 +416,9 @@ function lazy_meta.__len(self) return self[LENGTH] end
 function lazy_meta.__pairs(self) return next, sort_now(self), nil end
 
 function methods:sort_by(order)
-  need_list(self, "sort_by")
+  if type(self) ~= "table" then need_list(self, "sort_by") end
   local n = #self
-  charge(n)                                      -- a table of the script's own can claim any length
+  if n > 256 then charge(n) end                  -- a table of the script's own can claim any length
   return setmetatable({
     [ITEMS] = move(self, 1, n, 1, {}), [ORDER] = as_less(order, "sort_by"), [LENGTH] = n,
     [LINE] = EXPLAIN and kit.script_line(2) or nil,
