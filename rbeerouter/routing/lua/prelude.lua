@@ -269,14 +269,12 @@ local asks, thread, asked = false, nil, false
 
 local function run(task, ...)
   if not asks then
-    budget.reset_depth()
     return true, xpcall(task, told_at_script, ...)
   end
   if not thread or asked then                            -- none yet, or one that still waits for an answer
     thread, asked = create(serve), false
     budget.watch(thread)
   end
-  budget.reset_depth()
   return resume(thread, task, ...)
 end
 

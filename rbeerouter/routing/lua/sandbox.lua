@@ -30,6 +30,7 @@ local MUCH_KIB = 512
 local running, fuel, cpu_started, often = false, 0, nil, false   -- cpu_started: nil, false after one hook, then a time
 local heap_kib, watched = 0, nil                 -- at the beginning of the stretch; the thread that has the hook
 local given = 0                                  -- the fuel that the stretch began with
+local callback_depth = 0                         -- gsub with a function nests on the C stack
 local loading, cpu_s = false, 0                  -- whoever loads a script waits for it: data may fill the heap then
 
 local kit = {}                   -- what the files of this folder share; lists.lua puts kit.list there
@@ -88,6 +89,7 @@ function budget.start(instructions, is_load)
     often = false
     hook_every(HOOK_EVERY)
   end
+  callback_depth = 0
   running = true                                 -- last: the hook may come between any two instructions
 end
 
@@ -349,8 +351,6 @@ function strings.gmatch(text, pattern)
   end
 end
 
-local callback_depth = 0         -- gsub with a function nests on the C stack
-budget.reset_depth = function() callback_depth = 0 end
 
 function strings.gsub(text, pattern, replacement, count)
   text, pattern = as_string(text, 1, "gsub"), as_string(pattern, 2, "gsub")
