@@ -77,7 +77,8 @@ _WAIT = Wait()
 class Job(msgspec.Struct, eq=False):
     """One request being served. Times are `Env.now` seconds; None until they happen.
 
-    `queue_s` is how long it has waited for a worker; `queued` is when it began to, while it does.
+    `queue_s` is how long it has waited for a worker; `queued` is when it began to, while it does. `caller` tells one
+    client from another where the request names no user; it is a credential and must never be shown.
     """
 
     request: Request
@@ -100,6 +101,7 @@ class Job(msgspec.Struct, eq=False):
     bytes_out: int = 0
     tokens_in: int | None = None
     tokens_out: int | None = None
+    caller: bytes = b""
 
 
 def refused_job(request: Request, refusal: RouterError, arrived: float, wall: float, now: float) -> Job:

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 READY = "ready"
 BUSY = "busy"
 OFFLINE = "offline"
+DRAINING = "draining"
+
+OPENAI, ANTHROPIC, OLLAMA, DATA = "openai", "anthropic", "ollama", "data"
+"""The protocols that clients and engines speak."""
+LOCAL, REMOTE = "local", "remote"
 
 SEND, WAIT, REJECT = "send", "wait", "reject"
 """What a decision may say: give the request to a worker now, when it has room, or not at all."""
@@ -48,6 +53,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     the body's `metadata` object, then `x-rbee-meta-NAME` headers, then `type` filled from the endpoint.
     `prompt_tokens` is an estimate. `headers` holds those that `[routing] request_headers` names, in lower case.
     `prompt` is the text of the conversation, None unless `[routing] expose_prompt` lets the script have it.
+    `asked_model` is the name in the body where `model` is what an alias stands for, else None. `timeout_s` is how long
+    the client wants to wait from `Job.arrived` on, None when it does not say.
     """
 
     id: str
@@ -63,10 +70,20 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     prompt_tokens: int | None = None
     headers: dict[str, str] = {}
     prompt: str | None = None
+    protocol: str = OPENAI
+    asked_model: str | None = None
+    timeout_s: float | None = None
 
 
 class WorkerSpec(msgspec.Struct, frozen=True):
-    """What the operator says of a worker. Units: vram in GiB, cost_per_hour in the operator's currency."""
+    """What the operator says of a worker, in a file or by registering it.
+
+    Units: vram in GiB, cost_per_hour in the operator's currency, price_in and price_out in that per million tokens.
+    max_concurrency: None leaves it to what the engine says, else to what is usual for it.
+    model_names: {name that clients use: name that this worker knows it by}.
+    speaks: the protocols that can be sent to it as they are.
+    source: who told of it: "config", "file", "dns", "controller" or "registered".
+    """
 
     id: str
     url: str
@@ -76,12 +93,19 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     models: tuple[str, ...] = ()
     performance: float | None = None
     cost_per_hour: float | None = None
-    max_concurrency: int = 16
+    max_concurrency: int | None = None
     metadata: dict[str, Any] = {}
     api_key: str | None = None
     ca_file: str | None = None
     role: str | None = None
     loras: tuple[str, ...] = ()
+    deployment: str = LOCAL
+    model_names: dict[str, str] = {}
+    price_in: float | None = None
+    price_out: float | None = None
+    speaks: frozenset[str] = frozenset({OPENAI})
+    measure_performance: bool = False
+    source: str = "config"
 
 
 class Worker:
@@ -125,7 +149,7 @@ class Worker:
         self.vram = spec.vram
         self.performance = spec.performance
         self.cost_per_hour = spec.cost_per_hour
-        self.capacity = spec.max_concurrency
+        self.capacity = spec.max_concurrency or 16
         self.metadata = spec.metadata
         self.role = spec.role
         self.loras = spec.loras
@@ -144,7 +168,17 @@ class Worker:
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What one probe of a worker showed. None: the worker did not say."""
+    """What one probe of a worker showed. None: the worker did not say.
+
+    reachable: it answers and can take requests; an engine that loads its model yet cannot.
+    problem: in words, when it is not reachable, or when something could not be read.
+    engine: a key of dialects.engines.ENGINES, when it was detected.
+    models: all that may be asked for; loaded: those in memory now, where the engine tells the difference.
+    slots: how many requests it works on at once.
+    generated_tokens, prompt_tokens, cached_tokens: counters since its start.
+    started_at: anything that changes when the engine is restarted.
+    vram, vram_used: GiB. temperature_c, watts, owner_active (somebody sits at the machine): what the agent tells.
+    """
 
     worker_id: str
     reachable: bool
@@ -153,6 +187,22 @@ class Report(msgspec.Struct, frozen=True):
     waiting: int | None = None
     kv_usage: float | None = None
     vram_used: float | None = None
+    running: int | None = None
+    problem: str | None = None
+    engine: str | None = None
+    loaded: tuple[str, ...] | None = None
+    loras: tuple[str, ...] | None = None
+    slots: int | None = None
+    vram: float | None = None
+    started_at: float | None = None
+    generated_tokens: float | None = None
+    prompt_tokens: float | None = None
+    cached_tokens: float | None = None
+    kv_blocks: int | None = None
+    block_size: int | None = None
+    temperature_c: float | None = None
+    watts: float | None = None
+    owner_active: bool | None = None
 
 
 class Patience(msgspec.Struct, frozen=True, gc=False):
@@ -199,6 +249,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
     status: of the answer the client got, 0 when it got none
     committed: the client has got content, after which no other worker may be tried
+    retry_after_s: how long the worker asked to be left alone, with a refusal of its own
     delivered: the client has got the whole answer, though it may be an error of the worker's own
     stale: a reused connection that the worker had closed before a byte came back; nobody's fault
     """
@@ -208,6 +259,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     committed: bool = False
     delivered: bool = False
     stale: bool = False
+    retry_after_s: float | None = None
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
