@@ -165,7 +165,7 @@ def test_the_command_line_adds_workers_and_comes_before_the_file(file: Path, tmp
 def test_the_command_line_alone_is_enough() -> None:
     config = load(workers=("http://gpu.test:8000",), bind="127.0.0.1:0")
     assert (config.source, config.server.bind, config.workers) == (
-        None, "127.0.0.1:0", (WorkerSpec("gpu.test:8000", "http://gpu.test:8000"),),
+        None, "127.0.0.1:0", (WorkerSpec("gpu.test:8000", "http://gpu.test:8000", max_concurrency=16),),
     )  # fmt: skip
 
 
@@ -459,7 +459,7 @@ def test_the_script_may_see_but_not_set_what_the_router_writes_itself(file: Path
     ],
 )
 def test_a_worker_is_named_by_its_address_and_its_url_is_a_base(file: Path, url: str, cleaned: str, name: str) -> None:
-    assert read(file, f'[[workers]]\nurl = "{url}"').workers == (WorkerSpec(name, cleaned),)
+    assert read(file, f'[[workers]]\nurl = "{url}"').workers == (WorkerSpec(name, cleaned, max_concurrency=16),)
 
 
 def test_a_worker_may_have_an_ipv6_address(file: Path) -> None:
