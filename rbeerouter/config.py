@@ -13,14 +13,15 @@ import os
 import re
 import zoneinfo
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 from urllib.parse import urlsplit
 
 import msgspec
 import tomli
 from msgspec import Meta
 
-from rbeerouter.core.types import WorkerSpec
+from rbeerouter.core.models import NO_MODELS, Model, Models
+from rbeerouter.core.types import LOCAL, REMOTE, WorkerSpec
 
 HOME = Path("~/.config/rbee")
 """Where the default files live: config.toml, routing.lua, logs/routing.log."""
@@ -29,6 +30,8 @@ Positive = Annotated[float, Meta(gt=0, le=1e7)]
 Count = Annotated[int, Meta(ge=1, le=2**40)]
 CountFromZero = Annotated[int, Meta(ge=0, le=2**40)]
 Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Price = Annotated[float, Meta(ge=0, le=1e9)]
 
 
 NEVER_PASSED = {
@@ -80,6 +83,13 @@ class Control(Section):
     allow_unauthenticated: bool = False
 
 
+class Split(Section):
+    """How requests are shared between the local workers and the remote ones."""
+
+    local_fraction: Fraction
+    debt: Annotated[float, Meta(ge=1, le=1e6)] = 10.0
+
+
 class Routing(Section):
     """Who decides."""
 
@@ -105,6 +115,7 @@ class Routing(Section):
     log_lines: CountFromZero = 20
     log_line_chars: Count = 1000
     decisions_kept: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
+    split: Split | None = None
 
 
 class Limits(Section):
@@ -160,6 +171,28 @@ class WorkerEntry(Section):
     ca_file: str | None = None
     role: str | None = None
     loras: tuple[str, ...] = ()
+    deployment: str = LOCAL
+    model_names: dict[str, str] = {}
+    price_in: Price | None = None
+    price_out: Price | None = None
+
+
+class ModelEntry(Section):
+    """One [[models]] block."""
+
+    name: str
+    size: Annotated[float, Meta(gt=0, le=1e6)] | None = None
+    aliases: tuple[str, ...] = ()
+    workers: tuple[str, ...] = ()
+    deployment: str | None = None
+    local_fraction: Fraction | None = None
+    price_in: Price | None = None
+    price_out: Price | None = None
+    continuation: bool = False
+    first_content_s: Positive | None = None
+    gap_s: Positive | None = None
+    request_s: Positive | None = None
+    stream_s: Positive | None = None
 
 
 class File(Section):
@@ -171,6 +204,7 @@ class File(Section):
     limits: Limits = Limits()
     probes: Probes = Probes()
     workers: tuple[WorkerEntry, ...] = ()
+    models: tuple[ModelEntry, ...] = ()
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -185,6 +219,7 @@ class Config(msgspec.Struct, frozen=True):
     workers: tuple[WorkerSpec, ...]
     script: Path | None
     log: Path
+    models: Models = NO_MODELS
 
 
 def load(
@@ -224,9 +259,10 @@ def load(
     if file.routing.log:
         log = _absolute(folder, file.routing.log, f"{where}: routing.log")
     control = msgspec.structs.replace(file.control, bind=_absolute_bind(file.control.bind, folder, where))
+    specs = _name_workers(file.workers, where, folder)
     return Config(
         source=source, server=file.server, control=control, routing=file.routing, limits=file.limits,
-        probes=file.probes, workers=_name_workers(file.workers, where, folder), script=chosen, log=log,
+        probes=file.probes, workers=specs, script=chosen, log=log, models=_registry(file, specs, where),
     )  # fmt: skip
 
 
@@ -339,7 +375,14 @@ def _shown(path: str, value: Any) -> str:
     return "(hidden)" if path.endswith("api_key") else repr(value)
 
 
-def _refuse_unknown(raw: Any, section: type, where: str, key: str) -> None:
+def section_of(kind: Any) -> type[Section] | None:
+    """The table that a field of this type holds: always, if it is there at all, or once for each entry of a list."""
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return kind
+    return next((section for one in get_args(kind) if (section := section_of(one)) is not None), None)
+
+
+def _refuse_unknown(raw: Any, section: type[Section], where: str, key: str) -> None:
     """Refuses keys that no field has, with the nearest one that exists."""
     if not isinstance(raw, dict):
         return
@@ -351,11 +394,14 @@ def _refuse_unknown(raw: Any, section: type, where: str, key: str) -> None:
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(fields)}"
             raise ConfigError(f"{where}: {here}: unknown key; {hint}")
         kind = fields[name].type
-        if isinstance(kind, type) and issubclass(kind, Section):
-            _refuse_unknown(value, kind, where, here)
-        elif name == "workers" and isinstance(value, list):
+        inner = section_of(kind)
+        if inner is None:
+            continue
+        if get_origin(kind) is not tuple:
+            _refuse_unknown(value, inner, where, here)
+        elif isinstance(value, list):
             for index, entry in enumerate(value):
-                _refuse_unknown(entry, WorkerEntry, where, f"{here}[{index}]")
+                _refuse_unknown(entry, inner, where, f"{here}[{index}]")
 
 
 _NAME = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]+")
@@ -373,6 +419,7 @@ def _check(file: File, where: str, strategies: tuple[str, ...]) -> None:
     for key, choices in _CHOICES.items():
         _check_choice(getattr(file.routing, key), choices, f"{where}: routing.{key}")
     _check_timezone(file.routing.timezone, where)
+    _check_sides(file, where)
     _check_room_for_requests(file.routing, file.limits, where)
     for section, key, form in (
         ("server", "request_headers", _NAME_OR_PREFIX), ("server", "response_headers", _NAME_OR_PREFIX),
@@ -386,6 +433,13 @@ def _check(file: File, where: str, strategies: tuple[str, ...]) -> None:
                 raise ConfigError(
                     f"{where}: {section}.{key}: {header!r}: expected a header name that may be passed on"
                 )
+
+
+def _check_sides(file: File, where: str) -> None:
+    for name, entries in (("workers", file.workers), ("models", file.models)):
+        for index, entry in enumerate(entries):
+            if entry.deployment is not None:
+                _check_choice(entry.deployment, (LOCAL, REMOTE), f"{where}: {name}[{index}].deployment")
 
 
 def _check_choice(value: str, choices: tuple[str, ...], key: str) -> None:
@@ -481,6 +535,38 @@ def _name_workers(entries: tuple[WorkerEntry, ...], where: str, folder: Path) ->
         values = msgspec.structs.asdict(entry) | {"id": worker_id, "url": url, "ca_file": ca_file, "api_key": api_key}
         specs[worker_id] = WorkerSpec(**values)
     return tuple(specs.values())
+
+
+def _registry(file: File, specs: tuple[WorkerSpec, ...], where: str) -> Models:
+    """The models of the file, each name and alias in one place only."""
+    if not file.models:
+        return NO_MODELS
+    names = {entry.name: index for index, entry in reversed(list(enumerate(file.models)))}
+    aliases: dict[str, str] = {}
+    known = [spec.id for spec in specs]
+    for index, entry in enumerate(file.models):
+        key = f"{where}: models[{index}]"
+        first, most = names[entry.name], file.limits.field_chars
+        if first != index:
+            raise ConfigError(f"{key}.name = {entry.name!r}: models[{first}] has this name; names must differ")
+        for field, texts in (("name", (entry.name,)), ("aliases", entry.aliases), ("workers", entry.workers)):
+            for text in texts:
+                if not text or len(text) > most:
+                    raise ConfigError(f"{key}.{field}: {text[:100]!r}: expected 1 to {most} characters")
+        for alias in entry.aliases:
+            other = alias if alias in names else aliases.get(alias)
+            if other is not None:
+                taken = "there is a model of this name" if alias in names else f"it is an alias of {other!r} already"
+                raise ConfigError(f"{key}.aliases: {alias!r}: {taken}; expected a name that nothing else has")
+            aliases[alias] = entry.name
+        for worker_id in entry.workers:
+            if "*" not in worker_id and worker_id not in known:
+                near = difflib.get_close_matches(worker_id, known, 1, 0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+                raise ConfigError(
+                    f"{key}.workers: {worker_id!r}: no worker has this id; {hint} (* stands for any text)"
+                )
+    return Models(Model(**msgspec.structs.asdict(entry)) for entry in file.models)
 
 
 def _clean_url(url: str, where: str, key: str) -> str:

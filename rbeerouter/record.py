@@ -23,7 +23,8 @@ import msgspec
 import structlog
 
 from rbeerouter.core.dispatch import CANCELLED, DONE, Job
-from rbeerouter.core.types import Attempt
+from rbeerouter.core.models import NO_MODELS, name_to_send
+from rbeerouter.core.types import Attempt, Decision
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -41,6 +42,7 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
     model: str
     outcome: str
     status: int
+    asked_model: str | None = None
     user: str | None = None
     stream: bool = False
     worker: str | None = None
@@ -57,6 +59,7 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
     total_ms: float | None = None
     tokens_in: int | None = None
     tokens_out: int | None = None
+    cost: float | None = None
     bytes_out: int = 0
     log: tuple[str, ...] = ()
     explanation: list[dict[str, Any]] | None = None
@@ -174,12 +177,16 @@ class Recorder:
 
     Attributes:
         outcomes: {outcome: requests}; their sum is the number of requests accepted and of lines written.
+        models: what the models cost.
+        costs: {worker id: what its answers have cost}.
     """
 
     def __init__(self, log: LogFile, kept: int = 1000) -> None:
         self._ended: list[Job] = []
         self._most_kept = kept
         self._kept: deque[list[Any]] = deque()                # [number of lines, their text], as they were written
+        self.models = NO_MODELS
+        self.costs: dict[str, float] = {}
         self.outcomes: Counter[str] = Counter()
         self.decided_by: Counter[str] = Counter()
         self.script_errors = 0
@@ -234,6 +241,16 @@ class Recorder:
         while kept and lines - kept[0][0] >= self._most_kept:
             lines -= kept.popleft()[0]
 
+    def _cost(self, job: Job, decision: Decision) -> float | None:
+        """What the tokens of an answer cost, which is added to its worker's account."""
+        worker = decision.worker
+        if worker is None:
+            return None
+        cost = self.models.cost(worker.spec, decision.model or job.request.model, job.tokens_in, job.tokens_out)
+        if cost is not None:
+            self.costs[worker.id] = self.costs.get(worker.id, 0.0) + cost
+        return cost
+
     def _line(self, job: Job) -> Line:
         request, decision = job.request, job.decision
         outcome = _outcome(job)
@@ -242,7 +259,7 @@ class Recorder:
         self.total_s.add(total_s)
         line = Line(
             timestamp(job.wall), "request", request.id, request.path, request.model, outcome, job.status,
-            _hashed(request.user_id) if request.user_id is not None else None, request.stream,
+            request.asked_model, _hashed(request.user_id) if request.user_id is not None else None, request.stream,
             attempts=len(job.attempts), total_ms=_ms(total_s), bytes_out=job.bytes_out,
             tokens_in=job.tokens_in, tokens_out=job.tokens_out,
         )  # fmt: skip
@@ -250,7 +267,11 @@ class Recorder:
             line.error = job.failure.code
         if decision is not None:
             line.by, line.reason, line.log = decision.by, decision.reason, decision.log
-            line.sent_model, line.script_error, line.explanation = decision.model, decision.error, decision.explanation
+            line.script_error, line.explanation = decision.error, decision.explanation
+            worker = decision.worker
+            line.sent_model = name_to_send(request, worker, decision.model) if worker is not None else decision.model
+            if line.tokens_in is not None or line.tokens_out is not None:
+                line.cost = self._cost(job, decision)
             line.decision_us = int(job.decision_s * 1e7) / 10
             line.queue_ms = int(job.queue_s * 1e6) / 1000
             self.decided_by[decision.by] += 1

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from rbeerouter.config import Config, ConfigError, Control, Limits, Probes, Routing, Server, load, split_bind
+from rbeerouter.config import Config, ConfigError, Control, Limits, Probes, Routing, Server, Split, load, split_bind
+from rbeerouter.core.models import Model
 from rbeerouter.core.types import WorkerSpec
 from rbeerouter.routing.decide import STRATEGIES
 
@@ -245,7 +246,7 @@ def test_a_variable_that_is_not_set_is_refused_by_its_place(file: Path) -> None:
         ("[probes]\ninterval = 1", "probes.interval: unknown key; did you mean 'interval_s'?"),
         (f"{ONE}max_concurency = 1", "workers[0].max_concurency: unknown key; did you mean 'max_concurrency'?"),
         (f"{ONE}{ONE}modles = []", "workers[1].modles: unknown key; did you mean 'models'?"),
-        ("zzz = 1", "zzz: unknown key; known: server, control, routing, limits, probes, workers"),
+        ("zzz = 1", "zzz: unknown key; known: server, control, routing, limits, probes, workers, models"),
         ("[control]\nzzz = 1", "control.zzz: unknown key; known: bind, allow_unauthenticated"),
     ],
 )
@@ -561,3 +562,65 @@ def test_the_largest_request_must_fit_into_the_scripts_memory(tmp_path: Path, te
     with pytest.raises(ConfigError, match=r"routing\.script_memory_bytes = \d+: expected at least \d+") as caught:
         load(path)
     assert key in str(caught.value)
+
+
+# Models and the split.
+
+MODELS = ONE + '[[workers]]\nid = "cloud"\nurl = "https://api.test"\ndeployment = "remote"\nmodel_names = { m = "M" }\n'
+
+
+def test_models_and_the_split_become_what_the_daemon_uses(file: Path) -> None:
+    config = read(file, MODELS + """price_in = 2
+[[models]]
+name = "m"
+size = 8
+aliases = ["x", "y"]
+workers = ["gpu.test*", "cloud"]
+price_out = 0.5
+continuation = true
+gap_s = 5
+[[models]]
+name = "n"
+deployment = "local"
+[routing.split]
+local_fraction = 0.6
+""")
+    assert config.models.resolve("y") == Model(
+        "m", size=8, aliases=("x", "y"), workers=("gpu.test*", "cloud"), price_out=0.5, continuation=True, gap_s=5
+    )
+    assert list(config.models.restricted) == ["m", "n"]
+    assert config.routing.split == Split(local_fraction=0.6, debt=10)
+    assert [worker.deployment for worker in config.workers] == ["local", "remote"]
+    assert (config.workers[1].model_names, config.workers[1].price_in) == ({"m": "M"}, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[[models]]\nname = "m"\n[[models]]\nname = "m"', "models[1].name = 'm': models[0] has this name; names must differ"),
+        ('[[models]]\nname = "m"\naliases = ["n"]\n[[models]]\nname = "n"',
+         "models[0].aliases: 'n': there is a model of this name; expected a name that nothing else has"),
+        ('[[models]]\nname = "m"\naliases = ["a"]\n[[models]]\nname = "n"\naliases = ["a"]',
+         "models[1].aliases: 'a': it is an alias of 'm' already; expected a name that nothing else has"),
+        ('[[models]]\nname = "m"\naliases = ["a", "a"]',
+         "models[0].aliases: 'a': it is an alias of 'm' already; expected a name that nothing else has"),
+        ('[[models]]\nname = "m"\nworkers = ["clout"]',
+         "models[0].workers: 'clout': no worker has this id; did you mean 'cloud'? (* stands for any text)"),
+        ('[[models]]\nname = ""', "models[0].name: '': expected 1 to 4096 characters"),
+        ('[[models]]\nsize = 3', "models[0] = a table with size: object missing required field `name`"),
+        ('[[models]]\nname = "m"\nalias = ["n"]', "models[0].alias: unknown key; did you mean 'aliases'?"),
+        ('[[models]]\nname = "m"\ndeployment = "lokal"',
+         "models[0].deployment = 'lokal': did you mean 'local'? expected one of local, remote"),
+        ('[[models]]\nname = "m"\nprice_in = -1', "models[0].price_in = -1: expected `float` >= 0.0"),
+        ("[routing.split]\nlocal_fraktion = 0.5", "routing.split.local_fraktion: unknown key; did you mean 'local_fraction'?"),
+        ("[routing.split]\nlocal_fraction = 1.5", "routing.split.local_fraction = 1.5: expected `float` <= 1.0"),
+        ("[routing]\nsplit = 0.5", "routing.split = 0.5: expected `object | null`, got `float`"),
+    ],
+)  # fmt: skip
+def test_models_and_splits_that_cannot_be_meant_are_refused(text: str, expected: str, file: Path) -> None:
+    assert refusal(file, MODELS + text) == expected
+
+
+def test_a_workers_side_is_local_or_remote(file: Path) -> None:
+    expected = "workers[0].deployment = 'cloud': expected one of local, remote"
+    assert refusal(file, ONE + 'deployment = "cloud"') == expected

@@ -15,6 +15,7 @@ import ast
 import re
 import sys
 from pathlib import Path
+from typing import get_origin
 
 import msgspec
 import pytest
@@ -157,11 +158,27 @@ def test_no_function_is_longer_than_70_lines() -> None:
     assert long == {}
 
 
+def tables(section: type[config.Section] = config.File, name: str = "") -> dict[str, type[config.Section]]:
+    """{header: section} of every table that a configuration file may hold, [[...]] where it may stand many times."""
+    found = {}
+    for field in msgspec.structs.fields(section):
+        inner = config.section_of(field.type)
+        if inner is not None:
+            dotted = f"{name}.{field.name}" if name else field.name
+            many = get_origin(field.type) is tuple
+            found[f"[[{dotted}]]" if many else f"[{dotted}]"] = inner
+            found |= tables(inner, dotted)
+    return found
+
+
 def keys() -> list[tuple[str, str]]:
-    """(table, key) of everything that a configuration file may hold."""
-    sections = {field.name: field.type for field in msgspec.structs.fields(config.File) if field.name != "workers"}
-    sections["workers"] = config.WorkerEntry
-    return [(name, field.name) for name, section in sections.items() for field in msgspec.structs.fields(section)]
+    """(table, key) of everything that a configuration file may hold, but for tables inside of tables."""
+    return [
+        (header, field.name)
+        for header, section in tables().items()
+        for field in msgspec.structs.fields(section)
+        if config.section_of(field.type) is None
+    ]
 
 
 @pytest.mark.parametrize("name", ["docs/config.md", "config.example.toml"])
@@ -170,7 +187,7 @@ def test_every_key_of_the_configuration_is_explained(name: str) -> None:
     if not path.is_file():
         pytest.skip(f"{name} is being written")
     text = path.read_text()
-    missing = [(table, key) for table, key in keys() if not re.search(rf"\b{key}\b", text) or f"[{table}]" not in text]
+    missing = [(table, key) for table, key in keys() if not re.search(rf"\b{key}\b", text) or table not in text]
     assert missing == []
 
 

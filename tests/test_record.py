@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from rbeerouter.core.dispatch import Dispatcher, Job, Send, refused_job
 from rbeerouter.core.errors import FAILURES, RouterError, refusal
-from rbeerouter.core.types import REJECT, WAIT, Decision, Outcome, Request
+from rbeerouter.core.models import Model, Models
+from rbeerouter.core.types import REJECT, WAIT, Decision, Outcome, Report, Request
 from rbeerouter.record import Histogram, LogFile, Recorder, event_logger, timestamp
 from rbeerouter.routing.decide import Decider
 from tests.support.builders import Clock, down, env, fleet, quick, request, script, worker
@@ -614,3 +615,43 @@ def test_lines_and_events_share_a_file(log: LogFile) -> None:
     event_logger(log, verbose=False).info("stopped")
     settle(log, 2)
     assert [json.loads(line)["event"] for line in log.path.read_text().splitlines()] == ["request", "stopped"]
+
+
+# Names and cost.
+
+
+def priced(story: Story, tokens: tuple[int | None, int | None], **asked: Any) -> dict[str, Any]:
+    """The line of a job whose answer stated these tokens, with a price for the model m."""
+    story.recorder.models = Models([Model("m", price_in=0.5, price_out=2.0)])
+    story.begin()
+    story.job.tokens_in, story.job.tokens_out = tokens
+    story.end(SERVED)
+    return story.line()
+
+
+def test_tokens_with_a_price_have_a_cost_that_their_worker_is_charged_for() -> None:
+    story = Story()
+    assert priced(story, (1000, 250))["cost"] == 0.001
+    assert story.recorder.costs == {"w1": 0.001}
+
+
+def test_an_answer_that_states_no_tokens_or_whose_model_has_no_price_has_no_cost() -> None:
+    story, other = Story(), Story(model="tiny")
+    assert "cost" not in priced(story, (None, None))
+    assert "cost" not in priced(other, (1000, 250))
+    assert story.recorder.costs == other.recorder.costs == {}
+
+
+def test_the_cost_is_that_of_the_model_and_the_worker_that_answered() -> None:
+    story = Story("return workers:filter(function(w) return w.id == 'w3' end):first()")
+    story.fleet.configure([worker("w1"), worker("w3", models=("tiny",), price_in=4.0)])
+    story.fleet.apply(Report("w3", True, None, 0.0))
+    line = priced(story, (1000, 250))
+    assert (line["sent_model"], line["cost"]) == ("tiny", 0.004)
+    assert story.recorder.costs == {"w3": 0.004}
+
+
+def test_an_alias_and_the_name_that_was_sent_stand_in_the_line() -> None:
+    story = Story(asked_model="default")
+    line = priced(story, (None, None))
+    assert (line["model"], line["asked_model"], line["sent_model"]) == ("m", "default", "m")

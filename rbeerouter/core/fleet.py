@@ -44,7 +44,7 @@ class Fleet:
             if worker is None or worker.url != spec.url:
                 worker = Worker(spec)
             elif worker.spec != spec:
-                learned = () if worker.spec.models else worker.models
+                learned = () if worker.spec.models else worker.listed
                 worker.describe(spec)
                 if not spec.models:
                     worker.learn_models(learned)
@@ -69,7 +69,7 @@ class Fleet:
         # What the engine does not say now is not known: an old value would be taken for a true one.
         worker.waiting, worker.kv_usage, worker.vram_used = report.waiting, report.kv_usage, report.vram_used
         worker.health.probed(report.reachable, self.rules)
-        if report.models is not None and not worker.spec.models and report.models != worker.models:
+        if report.models is not None and not worker.spec.models and report.models != worker.listed:
             worker.learn_models(report.models)
             self.version = next(_versions)
         self._refresh(worker, report.taken_at)

@@ -54,7 +54,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     `prompt_tokens` is an estimate. `headers` holds those that `[routing] request_headers` names, in lower case.
     `prompt` is the text of the conversation, None unless `[routing] expose_prompt` lets the script have it.
     `asked_model` is the name in the body where `model` is what an alias stands for, else None. `timeout_s` is how long
-    the client wants to wait from `Job.arrived` on, None when it does not say.
+    the client wants to wait from `Job.arrived` on, None when it does not say. `deployment` is LOCAL or REMOTE when only
+    workers of that side may have it.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     protocol: str = OPENAI
     asked_model: str | None = None
     timeout_s: float | None = None
+    deployment: str | None = None
 
 
 class WorkerSpec(msgspec.Struct, frozen=True):
@@ -119,8 +121,8 @@ class Worker:
 
     __slots__ = (
         "backend", "capacity", "cost_per_hour", "engine", "failed", "health", "id", "in_flight", "index", "kv_usage",
-        "latency_ms", "load", "loras", "metadata", "model_set", "models", "performance", "probed_at", "role", "served",
-        "spec", "status", "ttft_ms", "url", "vram", "vram_used", "waiting",
+        "latency_ms", "listed", "load", "loras", "metadata", "model_set", "models", "performance", "probed_at", "role",
+        "served", "spec", "status", "ttft_ms", "url", "vram", "vram_used", "waiting",
     )  # fmt: skip
 
     def __init__(self, spec: WorkerSpec) -> None:
@@ -155,9 +157,14 @@ class Worker:
         self.loras = spec.loras
         self.learn_models(spec.models)
 
-    def learn_models(self, models: tuple[str, ...]) -> None:
-        self.models = models
-        self.model_set = frozenset(models)
+    def learn_models(self, listed: tuple[str, ...]) -> None:
+        """Takes the names that the worker lists itself, or the operator lists for it. It also serves those that
+        `model_names` maps, and Ollama's `name:latest` as `name` as well."""
+        self.listed = listed
+        self.models = tuple(dict.fromkeys((*listed, *self.spec.model_names)))
+        bare = {name.removesuffix(":latest") for name in self.models if name.endswith(":latest")}
+        latest = {f"{name}:latest" for name in self.models if ":" not in name} if self.engine == "ollama" else set()
+        self.model_set = frozenset(self.models) | bare | latest
 
     def serves(self, model: str) -> bool:
         """A worker that has not named its models yet (no probe answered so far) may serve any."""

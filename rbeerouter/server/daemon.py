@@ -66,6 +66,7 @@ class Daemon:
         self.log_file = _open_log_file(config)
         self.log = event_logger(self.log_file)
         self.recorder = Recorder(self.log_file, config.routing.decisions_kept)
+        self.recorder.models = config.models
         self.prober = Prober(self.fleet, config.probes, self.env)
         self.app = app.build(self)
         self.listener = Listener(
@@ -177,6 +178,8 @@ class Daemon:
         self.listener.pools.swap(pools)
         self.prober.apply(config.probes)
         self.recorder.keep(config.routing.decisions_kept)
+        self.recorder.catch_up()
+        self.recorder.models = config.models
         self.config, self.loaded_at = config, timestamp(time.time())
         self._begin_with_script()
 

@@ -44,6 +44,10 @@ class DaemonCollector(Collector):
         for (worker, result), count in recorder.attempts.items():
             attempts.add_metric([worker, result], count)
         yield attempts
+        cost = CounterMetricFamily("rbeerouter_cost", "What answers have cost by their tokens", labels=["worker"])
+        for worker_id, total in recorder.costs.items():
+            cost.add_metric([worker_id], total)
+        yield cost
         yield CounterMetricFamily(
             "rbeerouter_script_errors", "Decisions in which the script failed", value=recorder.script_errors
         )
