@@ -1,5 +1,5 @@
 """What clients and workers say on the wire, as bytes in and our types out. No I/O here.
 
-Today one surface: `openai`. A further one is a module with the same functions and its paths in `openai.ENDPOINTS`'s
-place of a table; `wire.exchange` and `wire.listener` are its only callers.
+`surfaces` is the table of all paths for clients, each with the `Dialect` of its protocol: `openai`, `anthropic` and
+`ollama`. `wire.listener` and `wire.exchange` ask only that table.
 """

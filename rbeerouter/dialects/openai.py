@@ -10,30 +10,18 @@ import functools
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from rbeerouter.config import Limits
 from rbeerouter.core.errors import Failure, RouterError
 from rbeerouter.core.types import Request
+from rbeerouter.dialects import worker_errors
 from rbeerouter.dialects.model_sizes import BILLIONS
 
-ENDPOINTS: dict[bytes, str] = {
-    b"/v1/chat/completions": "llm",
-    b"/v1/completions": "llm",
-    b"/v1/responses": "llm",
-    b"/v1/embeddings": "embedding",
-    b"/v1/rerank": "embedding",
-    b"/v1/score": "embedding",
-    b"/v1/pooling": "embedding",
-    b"/v1/classify": "embedding",
-    b"/v1/moderations": "llm",
-    b"/v1/images/generations": "image",
-    b"/v1/audio/speech": "audio",
-}
-"""The inference paths and the `metadata.type` of each. Anything else under /v1/ is not forwarded: engines keep their
-administration there, too (vLLM's /v1/load_lora_adapter)."""
+if TYPE_CHECKING:
+    from rbeerouter.dialects.surfaces import Surface
 
 _GOES_ON = re.compile(r"[a-z0-9]|\.[0-9]")
 _LONGEST_NAME = max(map(len, BILLIONS))
@@ -83,16 +71,16 @@ _NO_TEXTS: dict[str, str] = {}
 
 
 def parse(
-    request_id: str, path: bytes, headers: Mapping[bytes, bytes], body: bytes, limits: Limits,
-    shown: dict[str, str] = _NO_TEXTS, prompt_chars: int = 0,
+    surface: Surface, request_id: str, headers: Mapping[bytes, bytes], body: bytes, limits: Limits,
+    shown: dict[str, str] = _NO_TEXTS, prompt_chars: int = 0, content_type: bytes = b"",
 ) -> Request:  # fmt: skip
     """Makes a Request of a body.
 
     Args:
-        path: a key of ENDPOINTS.
         headers: the request's x-rbee-* headers and x-session-id, names in lower case.
         shown: `Request.headers`, as the script may see them.
         prompt_chars: how long `Request.prompt` may be; 0 leaves it None.
+        content_type: of the body; JSON whatever it says.
 
     Raises:
         RouterError: invalid_json, with the field it is about.
@@ -104,7 +92,7 @@ def parse(
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RouterError("invalid_json", f"the body is not valid JSON: {error}") from None
     _check_unambiguous(body)
-    metadata = _metadata(asked, headers, ENDPOINTS[path], limits)
+    metadata = _metadata(asked, headers, surface.kind, limits)
     priority = asked.priority
     if priority is None and b"x-rbee-priority" in headers:
         priority = headers[b"x-rbee-priority"].decode("latin-1")
@@ -115,10 +103,10 @@ def parse(
         max_tokens = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_output_tokens
     size = len(body)
     return Request(
-        request_id, path.decode(), model, model_size(model), user, priority, max_tokens, asked.stream is True, metadata,
+        request_id, surface.name, model, model_size(model), user, priority, max_tokens, asked.stream is True, metadata,
         _session_id(headers) if headers else None,
         (size if size <= _PLAIN_BYTES else size - _picture_bytes(body)) // 4 or 1,
-        shown, _prompt(body, prompt_chars) if prompt_chars else None,
+        shown, _prompt(body, prompt_chars) if prompt_chars else None, surface.protocol,
     )  # fmt: skip
 
 
@@ -173,11 +161,6 @@ def _check_lengths(model: str, user: str | None, priority: str | int | None, mos
             raise RouterError("invalid_json", f"{name} is longer than {most} characters", name)
 
 
-def unread_request(request_id: str, path: bytes) -> Request:
-    """What can be said of a request whose body could not be understood."""
-    return Request(request_id, path.decode(), "", None, None, None, None, False, {"type": ENDPOINTS[path]})
-
-
 @functools.lru_cache(maxsize=1024)
 def model_size(model: str) -> float | None:
     """Billions of parameters as the name tells: 8.0 for "llama-3-8b", 56.0 for "8x7b", 0.27 for "gemma-270m".
@@ -220,9 +203,14 @@ def error_event(failure: Failure, message: str) -> bytes:
 _DELTA = re.compile(rb'"delta"\s*:\s*\{([^{}]*)\}')
 _SOMETHING = re.compile(rb'"(?!role")\w+"\s*+:\s*+(?!null|""|\[\s*\])')
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
+_REASON = re.compile(rb'"finish_reason"\s*:\s*(.)')
 _OPENING = re.compile(rb"event: ?response\.(?:created|queued|in_progress)\n")
 _COMMENTS = re.compile(rb"^:.*\n?", re.MULTILINE)
-_ENDED = re.compile(rb"\[DONE\]|response\.(?:completed|incomplete|failed)|event: ?error")
+_ENDED = re.compile(
+    rb"(?:^|\n)(?:data: ?\[DONE\]|event: ?(?:error|response\.(?:completed|incomplete|failed))\b)"
+    rb'|"type"\s*:\s*"response\.(?:completed|incomplete|failed)"|"usage"\s*:\s*\{\s*"input_tokens"'
+)
+"""The last event of a stream. Of the Responses API's only the end may be at hand, as it repeats the whole answer."""
 
 
 def has_content(events: bytes) -> bool:
@@ -231,10 +219,24 @@ def has_content(events: bytes) -> bool:
     Only events known to be empty count as such (an opening chunk with a role alone, response.created and its like, a
     part of an event): of a shape nobody knows, the first event is content.
     """
+    return _first_said(events) is not None
+
+
+def error_in(events: bytes) -> str | None:
+    """What went wrong, if the first event that says something tells of an error: its status is 200 all the same."""
+    event = _first_said(events)
+    if event is None or (b"error" not in event and b"failed" not in event):
+        return None
+    return worker_errors.in_event(event)
+
+
+def _first_said(events: bytes) -> bytes | None:
     whole, _, _ = events.replace(b"\r\n", b"\n").rpartition(b"\n\n")
-    if not whole:
-        return False
-    return any(not _is_opening(event) for event in whole.split(b"\n\n") if event.strip())
+    if whole:
+        for event in whole.split(b"\n\n"):
+            if event.strip() and not _is_opening(event):
+                return event
+    return None
 
 
 def _is_opening(event: bytes) -> bool:
@@ -246,8 +248,11 @@ def _is_opening(event: bytes) -> bool:
 
 
 def is_finished(tail: bytes) -> bool:
-    """Does the end of a stream say that it is the end? Needed where only the closed connection marks the end."""
-    return _ENDED.search(tail) is not None or _FINISHED.search(tail) is not None
+    """Does the end of a stream say that it is the end? By its last event, or by the last choice that was told of."""
+    if _ENDED.search(tail) is not None:
+        return True
+    reasons = _REASON.findall(tail)
+    return bool(reasons) and reasons[-1] == b'"'
 
 
 class _Card(msgspec.Struct):

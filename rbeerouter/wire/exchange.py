@@ -23,7 +23,7 @@ from rbeerouter import tasks
 from rbeerouter.core.dispatch import FINISH, WAITING, Effect, Fail, Job, Send
 from rbeerouter.core.errors import FAILURES, Failure
 from rbeerouter.core.types import Outcome
-from rbeerouter.dialects import openai
+from rbeerouter.dialects.surfaces import Surface
 from rbeerouter.wire.headers import Shape, chunk, header_value, status_line, with_headers
 from rbeerouter.wire.upstream import Pool, UpstreamConnection
 
@@ -56,9 +56,13 @@ class Exchange:
     _progress = _seen_progress = 0
     _seen_progress_at = 0.0
 
-    def __init__(self, client: ClientConnection, job: Job, target: bytes, forwarded: bytes, body: bytes) -> None:
+    def __init__(
+        self, client: ClientConnection, job: Job, surface: Surface, target: bytes, forwarded: bytes, body: bytes
+    ) -> None:  # fmt: skip
         self.client = client
         self.job = job
+        self._surface = surface
+        self._dialect = surface.dialect
         self._target = target
         self._forwarded = forwarded
         self._body = body
@@ -85,7 +89,7 @@ class Exchange:
         if pool is None:                                     # removed by a reload since it was chosen
             self._attempt_ended(Outcome(FAILURES["upstream_connect_failed"]))
             return
-        body = self._body if send.model is None else openai.rename_model(self._body, send.model)
+        body = self._body if send.model is None else self._dialect.rename_model(self._body, send.model)
         forwarded = self._forwarded if not send.headers else with_headers(self._forwarded, send.headers)
         head = pool.head(self._target, forwarded, len(body))
         self._shape = None
@@ -121,7 +125,7 @@ class Exchange:
         """Ends an answer that has begun so that no client takes it for a whole one: an error event if it is a stream,
         then the connection is cut with no [DONE] and no final chunk."""
         if self._is_stream:
-            event = openai.error_event(failure, message)
+            event = self._dialect.error_event(failure, message)
             self.client.transport.write(chunk(event) if self._chunked else event)
         self.client.cut(gently=self._chunked)
 
@@ -148,7 +152,7 @@ class Exchange:
     def upstream_lost(self, upstream: UpstreamConnection, exc: Exception | None) -> None:
         """The worker's connection closed while it was ours: the end of an answer without length, or a failure."""
         self._upstream = None
-        finished = not self._is_stream or openai.is_finished(self._tail or self._held)
+        finished = not self._is_stream or self._dialect.is_finished(self._tail or self._held)
         if exc is None and finished and upstream.ends_by_closing():
             upstream.complete = upstream.broken = True
             self.upstream_data(upstream)
@@ -167,7 +171,7 @@ class Exchange:
         if (
             upstream.complete
             or len(self._held) > self.client.listener.limits.hold_bytes
-            or (self._is_stream and openai.has_content(self._held))
+            or (self._is_stream and self._dialect.has_content(self._held))
         ):
             self._commit(upstream)
 
@@ -183,7 +187,7 @@ class Exchange:
             self.upstream_garbage(upstream)                  # nobody asked for an encoding
             return False
         content_type = shape.get(raw, b"content-type")
-        self._is_stream = content_type is not None and content_type.lower().startswith(b"text/event-stream")
+        self._is_stream = content_type is not None and content_type.lower().startswith(self._dialect.stream_type)
         return True
 
     def _commit(self, upstream: UpstreamConnection) -> None:
@@ -233,7 +237,7 @@ class Exchange:
         listener, job = self.client.listener, self.job
         if self._chunked:
             self.client.transport.write(b"0\r\n\r\n")
-        job.tokens_in, job.tokens_out = openai.usage(self._tail[-_USAGE_TAIL_BYTES:])
+        job.tokens_in, job.tokens_out = self._dialect.usage(self._tail[-_USAGE_TAIL_BYTES:])
         status = upstream.status
         upstream.pool.give_back(upstream, listener.now())
         self._upstream = None

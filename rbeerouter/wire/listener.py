@@ -25,7 +25,7 @@ from rbeerouter.core.dispatch import Dispatcher, Job, refused_job
 from rbeerouter.core.errors import FAILURES, Failure, RouterError
 from rbeerouter.core.queue import QueueRules
 from rbeerouter.core.types import Env
-from rbeerouter.dialects import openai
+from rbeerouter.dialects.surfaces import OPENAI_DIALECT, SURFACES, Dialect, Surface, dialect_of
 from rbeerouter.wire.exchange import Exchange
 from rbeerouter.wire.headers import RawHeaders, Shape, Shapes, status_line
 from rbeerouter.wire.relay import PUBLIC_PATHS, Asgi, Relay
@@ -158,6 +158,7 @@ class ClientConnection(asyncio.Protocol):
         self.listener = listener
         self.transport: asyncio.Transport
         self.exchange: Exchange | Relay | None = None
+        self.dialect: Dialect = OPENAI_DIALECT
         self.keep_alive = self.speaks_chunked = True
         self.write_paused = self._head_only = False
         self._unread_bytes, self._unread_since = 0, 0.0
@@ -289,7 +290,6 @@ class ClientConnection(asyncio.Protocol):
         target = url[0] if len(url) == 1 else b"".join(url)
         raw = self._raw.copy()
         parts.clear()
-        url.clear()
         self._raw.clear()
         if len(body) > self.listener.limits.request_body_bytes:
             raise self._too_large()
@@ -301,6 +301,7 @@ class ClientConnection(asyncio.Protocol):
             raise RouterError("bad_request", "HTTP/1.1 requires a Host header")
         if parser.should_upgrade():
             raise RouterError("bad_request", "this server does not upgrade connections; use plain HTTP/1.1")
+        url.clear()
         keep_alive = current and parser.should_keep_alive()
         if self.exchange is None and not self._waiting and not self.write_paused:
             self._begin(parser.get_method(), target, raw, self._shape, body, keep_alive, current)
@@ -329,9 +330,12 @@ class ClientConnection(asyncio.Protocol):
         if request_id is None or not _REQUEST_ID.fullmatch(request_id):
             request_id = self.listener.next_request_id()
         try:
-            if path in openai.ENDPOINTS:
-                self.exchange = self._inference(method, target, path, raw, shape, body, request_id)
+            surface = SURFACES.get(path)
+            if surface is not None:
+                self.dialect = surface.dialect
+                self.exchange = self._inference(method, target, surface, raw, shape, body, request_id)
             else:
+                self.dialect = dialect_of(path)
                 self.exchange = self._other(method, path)
         except RouterError as refusal:
             self._refuse(refusal.failure.code, refusal.message, refusal.param, request_id)
@@ -339,8 +343,9 @@ class ClientConnection(asyncio.Protocol):
         self.exchange.start()
 
     def _inference(
-        self, method: bytes, target: bytes, path: bytes, raw: RawHeaders, shape: Shape, body: bytes, request_id: bytes
-    ) -> Exchange:
+        self, method: bytes, target: bytes, surface: Surface, raw: RawHeaders, shape: Shape, body: bytes,
+        request_id: bytes,
+    ) -> Exchange:  # fmt: skip
         listener = self.listener
         if method != b"POST":
             raise RouterError("method_not_allowed", f"{method.decode()} is not allowed here; use POST")
@@ -350,19 +355,18 @@ class ClientConnection(asyncio.Protocol):
         arrived, wall = listener.now(), listener.env.wall()
         ours = {name: raw[spelled] for name, spelled in shape.ours} if shape.ours else _NOTHING
         try:
-            request = openai.parse(
-                request_id.decode(), path, ours, body, listener.limits, shape.texts(raw) if shape.shown else _NO_TEXTS,
-                listener.prompt_chars,
+            request = surface.parse(
+                surface, request_id.decode(), ours, body, listener.limits,
+                shape.texts(raw) if shape.shown else _NO_TEXTS, listener.prompt_chars,
             )  # fmt: skip
         except RouterError as refusal:
-            unread = openai.unread_request(request_id.decode(), path)
-            listener.record(refused_job(unread, refusal, arrived, wall, listener.now()))
+            listener.record(refused_job(surface.unread(request_id.decode()), refusal, arrived, wall, listener.now()))
             raise
         connection = raw[names[b"connection"]].lower() if b"connection" in names else b"close"
         if connection not in (b"keep-alive", b"close") or len(names) != len(raw):     # or a name in two spellings
             shape = listener.request_shapes.less(raw)
         forwarded = b"%bx-request-id: %b\r\n" % (shape.lines(raw), request_id)
-        return Exchange(self, Job(request, arrived, wall), target, forwarded, body)
+        return Exchange(self, Job(request, arrived, wall), surface, target, forwarded, body)
 
     def _other(self, method: bytes, path: bytes) -> Relay:
         if path not in PUBLIC_PATHS:
@@ -390,7 +394,7 @@ class ClientConnection(asyncio.Protocol):
         self, failure: Failure, message: str, param: str | None = None, request_id: str | None = None
     ) -> None:
         """Writes an error in the client's dialect; nothing of an answer may have been written before."""
-        body = openai.error_body(failure, message, param)
+        body = self.dialect.error_body(failure, message, param)
         self.keep_alive = self.keep_alive and not failure.close
         head = b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-should-retry: %b\r\n%b%b%b\r\n" % (
             status_line(failure.status), self.listener.date_line, len(body),
@@ -424,6 +428,8 @@ class ClientConnection(asyncio.Protocol):
         if failure.close and self.exchange is not None:
             self.cut(gently=False)                            # garbage after a request whose answer is under way
             return
+        if request_id is None and self._url:                  # it got no further than the parser
+            self.dialect = dialect_of(b"".join(self._url).partition(b"?")[0])
         self.answer_failure(failure, message, param, request_id.decode() if request_id else None)
         if failure.close:
             self._closing_at = self.listener.now() + _LINGER_S

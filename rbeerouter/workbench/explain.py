@@ -14,7 +14,7 @@ import msgspec
 from rbeerouter.config import Limits
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.types import READY, SEND, WAIT, Decision, Request
-from rbeerouter.dialects import openai
+from rbeerouter.dialects.surfaces import SURFACES
 from rbeerouter.routing.decide import Decider
 
 _ORDERING = ("sort_by", "min_by", "max_by")
@@ -42,9 +42,9 @@ def read_request(text: bytes, limits: Limits, request_headers: tuple[str, ...] =
             raise RouterError("invalid_json", "the request: expected a JSON object")
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise RouterError("invalid_json", f"the request is not understood: {error}") from None
-    path = asked.path.encode(errors="replace")
-    if path not in openai.ENDPOINTS:
-        known = ", ".join(endpoint.decode() for endpoint in openai.ENDPOINTS)
+    surface = SURFACES.get(asked.path.encode(errors="replace"))
+    if surface is None:
+        known = ", ".join(path.decode() for path in SURFACES)
         raise RouterError("not_found", f"path = {asked.path!r}: expected one of {known}")
     headers = {name.lower(): value for name, value in asked.headers.items()}
     ours = {
@@ -54,7 +54,7 @@ def read_request(text: bytes, limits: Limits, request_headers: tuple[str, ...] =
     }
     wanted = {name.lower() for name in request_headers}
     shown = {name: value for name, value in headers.items() if name in wanted}
-    return openai.parse("explain", path, ours, msgspec.json.encode(asked.body), limits, shown, prompt_chars)
+    return surface.parse(surface, "explain", ours, msgspec.json.encode(asked.body), limits, shown, prompt_chars)
 
 
 def explain(request: Request, decider: Decider) -> dict[str, Any]:

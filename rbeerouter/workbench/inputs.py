@@ -17,6 +17,7 @@ import msgspec
 
 from rbeerouter.core.types import BUSY, OFFLINE, READY, Request
 from rbeerouter.dialects import openai
+from rbeerouter.dialects.surfaces import KINDS_OF_PATHS
 from rbeerouter.routing.sandbox import Abilities
 from rbeerouter.workbench.fleets import Row
 from rbeerouter.workbench.literals import Literal, literals
@@ -34,7 +35,7 @@ ODD_TEXTS = (
     "'", '"', "-1", "1e309", "get",
 )  # fmt: skip
 ODD_NUMBERS = (0, -1, 1, 2**31, 2**53, 2**63 - 1, -(2**63), 0.5, 1e300)
-PATHS = {kind: path.decode() for path, kind in reversed(openai.ENDPOINTS.items())}
+PATHS = {kind: path for path, kind in reversed(KINDS_OF_PATHS.items())}
 """One path for each type of request."""
 
 CAPACITY, PROMPT_TOKENS = 4, 10
@@ -229,10 +230,10 @@ class Inputs:
         model = dice.choice(self._models) if not listed or roll < 0.2 else dice.choice(listed)
         if odd or roll > 0.95:
             model = dice.choice([*ODD_TEXTS[1:], *listed])
-        path = dice.choice([_CHAT, _CHAT, *(path.decode() for path in openai.ENDPOINTS)])
+        path = dice.choice([_CHAT, _CHAT, *KINDS_OF_PATHS])
         metadata = self._metadata(dice, odd) if dice.random() < 0.85 else {}
         if "type" not in metadata or "type" not in self._entries:
-            metadata["type"] = openai.ENDPOINTS[path.encode()]
+            metadata["type"] = KINDS_OF_PATHS[path]
         sizes = self._of_request(dice, "model_size", [7.0, 70.0])
         return Request(
             id=f"r-{dice.getrandbits(32):08x}", path=path, model=model,
@@ -312,7 +313,7 @@ def _worker_fields(one: Row) -> dict[str, Any]:
 
 
 def _request_fields(request: Request) -> dict[str, Any]:
-    metadata, kind = dict(request.metadata), openai.ENDPOINTS.get(request.path.encode())
+    metadata, kind = dict(request.metadata), KINDS_OF_PATHS.get(request.path)
     given = metadata.get("type")
     if given == kind:
         del metadata["type"]

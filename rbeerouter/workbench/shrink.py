@@ -14,6 +14,7 @@ import msgspec
 
 from rbeerouter.core.types import BUSY, READY
 from rbeerouter.dialects import openai
+from rbeerouter.dialects.surfaces import KINDS_OF_PATHS
 from rbeerouter.workbench.fleets import Row
 from rbeerouter.workbench.inputs import CAPACITY, PROMPT_TOKENS, Case
 from rbeerouter.workbench.stage import NOON
@@ -64,7 +65,7 @@ def _smaller(case: Case) -> Iterator[Case]:
                 yield _change(case, failing=(name,))
     if case.wall != NOON:
         yield _change(case, wall=NOON)
-    least = {"type": openai.ENDPOINTS.get(case.request.path.encode(), "llm")}
+    least = {"type": KINDS_OF_PATHS.get(case.request.path, "llm")}
     size = openai.model_size(case.request.model)
     for request in _plainer(case.request, {**_REQUEST, "model_size": size}, least):
         yield _change(case, request=request)

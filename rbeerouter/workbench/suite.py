@@ -17,6 +17,7 @@ import msgspec
 from rbeerouter.config import Config
 from rbeerouter.core.types import Request
 from rbeerouter.dialects import openai
+from rbeerouter.dialects.surfaces import KINDS_OF_PATHS
 from rbeerouter.routing.problem import Problem, explain
 from rbeerouter.routing.sandbox import DELIBERATE, Abilities, Limits, SuiteSandbox
 from rbeerouter.routing.script import REQUEST_FIELDS, WORKER_FIELDS, flat, read_source, script_fields
@@ -279,7 +280,7 @@ class _Run:
         kind = asked.type or asked.metadata.get("type")
         path = asked.path or (PATHS.get(kind) if isinstance(kind, str) else None) or PATHS["llm"]
         metadata = {**asked.metadata}
-        metadata["type"] = kind if kind is not None else openai.ENDPOINTS.get(path.encode(), "llm")
+        metadata["type"] = kind if kind is not None else KINDS_OF_PATHS.get(path, "llm")
         allowed = self._script[2].abilities.request_headers
         headers = {name.lower(): value for name, value in asked.headers.items()}
         hidden = [name for name in headers if name not in allowed]

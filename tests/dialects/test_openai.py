@@ -13,6 +13,7 @@ from rbeerouter.config import Limits
 from rbeerouter.core.errors import FAILURES, RouterError
 from rbeerouter.core.types import Request
 from rbeerouter.dialects import openai
+from rbeerouter.dialects.surfaces import SURFACES
 from tests.support.builders import quick
 
 CHAT = b"/v1/chat/completions"
@@ -27,7 +28,7 @@ def parse(
 ) -> Request:
     """A body as bytes, as text or as what JSON makes of it."""
     text = json.dumps(body) if isinstance(body, dict) else body
-    return openai.parse("id-1", path, headers or {}, text.encode() if isinstance(text, str) else text, limits)
+    return openai.parse(SURFACES[path], "id-1", headers or {}, text.encode() if isinstance(text, str) else text, limits)
 
 
 def refusal(*arguments: Any, **named: Any) -> tuple[str, str | None]:
@@ -60,7 +61,7 @@ def test_a_request_that_says_nothing_but_its_model_is_read() -> None:
 
 
 def test_what_nobody_could_read_is_still_a_request_for_the_log() -> None:
-    assert openai.unread_request("id-1", b"/v1/embeddings") == Request(
+    assert SURFACES[b"/v1/embeddings"].unread("id-1") == Request(
         "id-1", "/v1/embeddings", "", None, None, None, None, False, {"type": "embedding"}
     )
 
@@ -78,12 +79,6 @@ def test_the_type_of_a_request_comes_from_its_endpoint(path: bytes, kind: str) -
     assert (parse({"model": "m"}, path=path).metadata, parse({"model": "m"}, path=path).path) == (
         {"type": kind}, path.decode(),
     )  # fmt: skip
-    assert path in openai.ENDPOINTS
-
-
-def test_no_other_path_is_forwarded_to_an_engine() -> None:
-    assert len(openai.ENDPOINTS) == 11
-    assert all(path.startswith(b"/v1/") for path in openai.ENDPOINTS)
 
 
 @pytest.mark.parametrize(
@@ -403,13 +398,13 @@ def test_a_session_is_named_by_its_header_if_it_is_short(given: bytes, session: 
     ids=["least", "text", "picture", "two pictures", "small picture", "one mark within another", "too many to look at"],
 )
 def test_the_tokens_of_a_prompt_are_a_quarter_of_its_bytes_without_pictures(body: bytes, tokens: int) -> None:
-    found = openai.parse("id-1", b"/v1/chat/completions", {}, body, LIMITS).prompt_tokens
+    found = openai.parse(SURFACES[CHAT], "id-1", {}, body, LIMITS).prompt_tokens
     assert found == tokens
 
 
 def prompt_of(body: Any, chars: int = 1000) -> str | None:
     whole = json.dumps({"model": "m", **body}).encode()
-    return openai.parse("id-1", b"/v1/chat/completions", {}, whole, LIMITS, {}, chars).prompt
+    return openai.parse(SURFACES[CHAT], "id-1", {}, whole, LIMITS, {}, chars).prompt
 
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
@@ -453,13 +448,13 @@ def test_a_prompt_is_read_only_when_it_is_asked_for_and_only_its_beginning() -> 
 def test_a_prompt_that_is_nested_too_deeply_is_no_error() -> None:
     for levels in (10, 100, 200, 300, 400):
         deep = b'{"model":"m","messages":[' + b'{"content":[' * levels + b'"x"' + b"]}" * levels + b"]}"
-        made = openai.parse("id-1", b"/v1/chat/completions", {}, deep, LIMITS, {}, 1000)
+        made = openai.parse(SURFACES[CHAT], "id-1", {}, deep, LIMITS, {}, 1000)
         assert made.prompt in ("x", None)
     assert prompt_of({"messages": [{"content": [{"content": ["x"]}]}]}) == "x"
 
 
 def test_headers_for_the_script_are_handed_through() -> None:
-    made = openai.parse("id-1", b"/v1/completions", {}, b'{"model":"m"}', LIMITS, {"user-agent": "curl"})
+    made = openai.parse(SURFACES[b"/v1/completions"], "id-1", {}, b'{"model":"m"}', LIMITS, {"user-agent": "curl"})
     assert made.headers == {"user-agent": "curl"}
 
 
@@ -708,3 +703,39 @@ def test_the_tokens_are_counted_as_the_end_of_the_answer_states_them(
 )
 def test_an_engines_list_of_models_is_read_or_is_none(body: bytes, models: tuple[str, ...] | None) -> None:
     assert openai.listed_models(body) == models
+
+
+def test_an_error_that_a_stream_begins_with_is_seen() -> None:
+    error = b'data: {"error":{"message":"out of memory","code":500}}\n\n'
+    assert openai.error_in(error) == openai.error_in(VLLM % b"" + error) == "out of memory"
+    assert openai.error_in(b": hi\n\nevent: error\ndata: broken\n\n") == "broken"
+    assert openai.error_in(CONTENTS["a word"] + error) is None
+    assert openai.error_in(CONTENTS["a word"]) is None
+    assert openai.error_in(error[:-1]) is None
+
+
+def test_a_response_that_failed_before_it_said_anything_is_an_error() -> None:
+    created = b'event: response.created\ndata: {"type":"response.created","response":{}}\n\n'
+    failed = (
+        b'event: response.failed\ndata: {"type":"response.failed","response":{"error":{"message":"no memory"}}}\n\n'
+    )
+    assert openai.error_in(created + failed) == "no memory"
+    assert openai.error_in(created) is None
+
+
+def test_a_stream_of_several_choices_has_not_ended_with_the_first_of_them() -> None:
+    chunk = b'data: {"choices":[{"index":%d,"delta":{"content":"x"},"finish_reason":%b}]}\n\n'
+    first, other = chunk % (0, b'"stop"'), chunk % (1, b"null")
+    assert not openai.is_finished(first + other)
+    assert openai.is_finished(first + other + chunk % (1, b'"length"'))
+
+
+def test_a_model_that_writes_the_words_of_the_end_does_not_end_a_stream() -> None:
+    said = rb'data: {"choices":[{"delta":{"content":"\ndata: [DONE] event: error response.completed \"finish_reason\":\"stop\""},"finish_reason":null}]}'
+    assert not openai.is_finished(said + b"\n\n")
+    assert openai.is_finished(said + b"\n\ndata: [DONE]\n\n")
+
+
+def test_a_long_response_is_known_to_be_complete_by_its_usage() -> None:
+    said = b'data: {"type":"response.completed","response":{"output":["%b"],"usage":{"input_tokens":1}}}' % (b"x" * 9000)
+    assert openai.is_finished(said[-2048:])

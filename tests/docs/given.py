@@ -16,6 +16,7 @@ from rbeerouter import config
 from rbeerouter.config import Config
 from rbeerouter.core.types import Request
 from rbeerouter.dialects import openai
+from rbeerouter.dialects.surfaces import SURFACES
 from rbeerouter.routing.decide import STRATEGIES
 from rbeerouter.routing.sandbox import Abilities
 from tests.docs.pages import read
@@ -52,6 +53,6 @@ def asked() -> Request:
     headers = dict(re.findall(r"`([\w-]+): ([^`]+)`", SCRIPTS.section("The examples on this page")))
     assert method == "POST" and len(headers) == 3
     return openai.parse(
-        "r-1", path.encode(), {name.encode(): value.encode() for name, value in headers.items()}, body, config.Limits(),
+        SURFACES[path.encode()], "r-1", {name.encode(): value.encode() for name, value in headers.items()}, body, config.Limits(),
         {name: value for name, value in headers.items() if name in ROUTING.request_headers}, ROUTING.prompt_chars,
     )  # fmt: skip

@@ -20,6 +20,7 @@ from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.health import HealthRules
 from rbeerouter.dialects import openai
+from rbeerouter.dialects.surfaces import KINDS_OF_PATHS, SURFACES
 from rbeerouter.record import Line, Recorder
 from rbeerouter.routing.decide import STRATEGIES, Decider
 from rbeerouter.routing.script import Script, read_source
@@ -145,9 +146,9 @@ def test_every_event_of_the_daemon_has_its_row() -> None:
 
 def test_the_paths_for_clients_are_those_of_the_page() -> None:
     rows = API.table("The public listener")
-    inference = {path: code(cells[0]) for path, cells in rows.items() if path.encode() in openai.ENDPOINTS}
-    assert inference == {path.decode(): kind for path, kind in openai.ENDPOINTS.items()}
-    assert {path.encode() for path in rows if path.startswith("/")} == openai.ENDPOINTS.keys() | PUBLIC_PATHS
+    inference = {path: code(cells[0]) for path, cells in rows.items() if path in KINDS_OF_PATHS}
+    assert inference == KINDS_OF_PATHS
+    assert {path.encode() for path in rows if path.startswith("/")} == SURFACES.keys() | PUBLIC_PATHS
 
 
 CONTROLLED = b"""

@@ -1,0 +1,151 @@
+"""The table of all that clients may ask for: each path, how its body is read, and the protocol it speaks.
+
+`wire.listener` looks a path up here; `wire.exchange` asks the request's `Dialect` what an answer means. A path that is
+not here is not forwarded: engines keep their administration beside these (vLLM's /v1/load_lora_adapter).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+import msgspec
+
+from rbeerouter.core.errors import Failure
+from rbeerouter.core.types import ANTHROPIC, OLLAMA, OPENAI, Request
+from rbeerouter.dialects import anthropic, ollama, openai
+
+EVENT_STREAM, LINES = b"text/event-stream", b"application/x-ndjson"
+
+
+class Dialect(msgspec.Struct, frozen=True):
+    """What one protocol says, in functions over bytes.
+
+    error_body(failure, message, param), error_event(failure, message): a failure of ours, as an answer and in a stream
+    has_content(held): has a stream begun to say anything?
+    error_in(held): the message, if what it begins to say is an error; None otherwise
+    is_finished(tail): does the end of a stream say that it is the end?
+    usage(tail): (tokens in, tokens out) as the end of an answer states them
+    rename_model(body, name): the body of a request with another model
+    stream_type: the content type of its streams
+    keep_alive: what may be written between events so that nobody takes a silent stream for dead; b"" when nothing may
+    """
+
+    protocol: str
+    error_body: Callable[[Failure, str, str | None], bytes]
+    error_event: Callable[[Failure, str], bytes]
+    has_content: Callable[[bytes], bool]
+    error_in: Callable[[bytes], str | None]
+    is_finished: Callable[[bytes], bool]
+    usage: Callable[[bytes], tuple[int | None, int | None]]
+    rename_model: Callable[[bytes, str], bytes]
+    stream_type: bytes = EVENT_STREAM
+    keep_alive: bytes = b": keep-alive\n\n"
+
+
+class Rewriter(Protocol):
+    """Turns a worker's stream into the client's, piece by piece; where the pieces begin and end makes no difference.
+
+    tokens_in, tokens_out: known once the stream has said them.
+    """
+
+    tokens_in: int | None
+    tokens_out: int | None
+
+    def feed(self, data: bytes) -> bytes: ...
+
+    def finish(self) -> bytes:
+        """What is still to be said when the worker's stream has ended well."""
+
+
+class Translation(Protocol):
+    """How a request of one protocol is put to a worker that speaks another.
+
+    path: where it goes at the worker.
+    source: the dialect of the worker's answer; what is held and relayed of it is judged by that.
+    """
+
+    path: bytes
+    source: Dialect
+
+    def body(self, body: bytes, model: str | None) -> bytes:
+        """The request for the worker, with the model's name if another is to be asked for. Raises RouterError."""
+
+    def answer(self, status: int, body: bytes) -> bytes:
+        """A whole answer of the worker, good or bad, in the client's protocol."""
+
+    def stream(self) -> Rewriter: ...
+
+
+class Surface(msgspec.Struct, frozen=True):
+    """One path for clients.
+
+    kind: `metadata.type` of its requests
+    parse: makes a Request of (surface, id, our headers, body, limits, shown headers, prompt chars, content type)
+    streams: does it stream when the body does not say?
+    """
+
+    path: bytes
+    kind: str
+    dialect: Dialect
+    parse: Callable[..., Request]
+    name: str
+    protocol: str
+    streams: bool = False
+
+    def translation(self, speaks: Collection[str]) -> Translation | None:
+        """How a worker that speaks only these protocols is asked; None when it takes the request as it is."""
+        return None
+
+    def unread(self, request_id: str) -> Request:
+        """What can be said of a request whose body could not be understood."""
+        return Request(
+            request_id, self.name, "", None, None, None, None, self.streams, {"type": self.kind}, protocol=self.protocol
+        )
+
+
+OPENAI_DIALECT = Dialect(
+    OPENAI, openai.error_body, openai.error_event, openai.has_content, openai.error_in, openai.is_finished,
+    openai.usage, openai.rename_model,
+)  # fmt: skip
+ANTHROPIC_DIALECT = Dialect(
+    ANTHROPIC, anthropic.error_body, anthropic.error_event, anthropic.has_content, anthropic.error_in,
+    anthropic.is_finished, anthropic.usage, openai.rename_model,
+)  # fmt: skip
+OLLAMA_DIALECT = Dialect(
+    OLLAMA, ollama.error_body, ollama.error_event, ollama.has_content, ollama.error_in, ollama.is_finished,
+    ollama.usage, openai.rename_model, LINES, b"",
+)  # fmt: skip
+
+_OPENAI = {
+    "/v1/chat/completions": "llm",
+    "/v1/completions": "llm",
+    "/v1/responses": "llm",
+    "/v1/moderations": "llm",
+    "/v1/embeddings": "embedding",
+    "/v1/rerank": "embedding",
+    "/v1/score": "embedding",
+    "/v1/pooling": "embedding",
+    "/v1/classify": "embedding",
+    "/v1/images/generations": "image",
+    "/v1/audio/speech": "audio",
+}
+
+SURFACES: dict[bytes, Surface] = {
+    path.encode(): Surface(path.encode(), kind, OPENAI_DIALECT, openai.parse, path, OPENAI)
+    for path, kind in _OPENAI.items()
+}
+KINDS_OF_PATHS = {surface.name: surface.kind for surface in SURFACES.values()}
+"""{path: metadata.type}"""
+
+
+def dialect_of(path: bytes) -> Dialect:
+    """The protocol of whoever asks for a path, so that an error is understood though there is nothing at it."""
+    surface = SURFACES.get(path)
+    if surface is not None:
+        return surface.dialect
+    if path.startswith(b"/v1/messages"):
+        return ANTHROPIC_DIALECT
+    if path.startswith(b"/api/") and not path.startswith(b"/api/v1/"):
+        return OLLAMA_DIALECT
+    return OPENAI_DIALECT
