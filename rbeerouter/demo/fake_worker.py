@@ -2,7 +2,7 @@
 
 Called as `python -m rbeerouter.demo.fake_worker --port 9001 --name gpu1 --model llama-3-8b --speed 60 --slots 4`, by
 people and by the demo scripts. The first line on stdout is `listening http://127.0.0.1:PORT`, also with `--port 0`.
-It must not log requests, must not misbehave on purpose (tests/support/fault_worker.py does that) and must not import
+It must not log requests, must not misbehave on purpose (scripts/faulting/worker.py does that) and must not import
 anything else of rbeerouter.
 """
 

@@ -83,7 +83,7 @@ class Event:
     @property
     def content(self) -> str:
         """The text that an OpenAI chat or text completion event adds to the answer."""
-        if self.is_comment or self.data == "[DONE]":
+        if self.data in ("", "[DONE]"):
             return ""
         choices = self.json().get("choices") or [{}]
         return choices[0].get("delta", {}).get("content") or choices[0].get("text") or ""

@@ -18,7 +18,14 @@ import trustme
 import uvloop
 
 from tests.support.aio import LoopFactory, run
-from tests.support.behaviours import ANSWER_TEXT, BIG_ANSWER_BYTES, POISON
+from tests.support.behaviours import (
+    ANSWER_TEXT,
+    BIG_ANSWER_BYTES,
+    GARBAGE,
+    HUGE_EVENT_BYTES,
+    LONG_EVENT_BYTES,
+    POISON,
+)
 from tests.support.fault_worker import BEHAVIOURS, Connection, FaultWorker, MalformedRequest, Request
 from tests.support.raw_client import Answer, NoAnswer, exchange, get, post, stream
 from tests.support.raw_client import Connection as Client
@@ -60,23 +67,42 @@ GOOD = [
     "set_cookie",
     "slow_first",
     "slow_tokens",
+    "wrong_usage",
 ]
 AS_JSON = {
     **dict.fromkeys(GOOD, WHOLE_JSON),
     **dict.fromkeys(["ok_chunked", "trailers", "bad_content_length", "extra_data", "late_data"], WHOLE_JSON),
     "big_json": replace(WHOLE_JSON, text="x" * BIG_ANSWER_BYTES),
     "embed": replace(WHOLE_JSON, text=""),
+    **dict.fromkeys(["bomb", "error_event", "html", "not_json", "short_length"], replace(WHOLE_JSON, text="")),
     "close_mid_body": Seen(complete=False, text=""),
+    "drip_body": WHOLE_JSON,
     "hang_after_head": replace(SILENCE, status=200),
     "redirect": replace(REFUSED, status=307),
     "status_400": replace(REFUSED, status=400),
     "status_429": replace(REFUSED, status=429),
     "status_500": replace(REFUSED, status=500),
+    "status_500_html": replace(REFUSED, status=500),
     "status_503": replace(REFUSED, status=503),
+    **dict.fromkeys(["429@7", "429"], replace(REFUSED, status=429)),
+    "die@5": Seen(complete=False, text=""),
+    "end@5": replace(WHOLE_JSON, text=""),
 }
 AS_STREAM = {
     **dict.fromkeys(GOOD, WHOLE_STREAM),
-    "split_bytes": WHOLE_STREAM,
+    **dict.fromkeys(["split_bytes", "drip_body", "line_ends"], WHOLE_STREAM),
+    "long_event": replace(WHOLE_STREAM, text="x" * LONG_EVENT_BYTES + ANSWER_TEXT),
+    "huge_event": replace(WHOLE_STREAM, text="x" * HUGE_EVENT_BYTES + ANSWER_TEXT),
+    "error_event": replace(WHOLE_STREAM, text=""),
+    "only_comments": replace(SILENCE, status=200),
+    "cut_event": replace(CUT, complete=True, text="one two"),
+    "die@headers": replace(CUT, text=""),
+    "die@2": replace(CUT, text="one two"),
+    "die@7": replace(CUT, text=f"{ANSWER_TEXT}one two"),
+    "reset@3": replace(CUT, reset=True),
+    "hang@2": replace(SILENCE, status=200, text="one two"),
+    "end@3": replace(CUT, complete=True),
+    "error@3": replace(CUT, complete=True),
     "close_after_head": replace(CUT, text=""),
     "close_after_role": replace(CUT, text=""),
     "close_mid_stream": CUT,
@@ -89,7 +115,9 @@ AS_STREAM = {
 AS_NEITHER = {
     "close_before_head": NOTHING,
     "reset_before_head": replace(NOTHING, reset=True),
-    "hang": SILENCE,
+    "die@start": NOTHING,
+    **dict.fromkeys(["hang", "drip", "hang@start"], SILENCE),
+    "reset@start": replace(NOTHING, reset=True),
     "garbage": Seen("not http", 0, False, text=""),
     "switching_101": replace(SILENCE, status=101),
 }
@@ -119,7 +147,8 @@ async def look(worker: FaultWorker, body: dict[str, Any]) -> Seen:
 
 
 def hangs(worker: FaultWorker) -> bool:
-    return str(worker.behave).startswith(("hang", "endless", "switching"))
+    name = str(worker.behave)
+    return name in ("drip", "only_comments") or name.startswith(("hang", "endless", "switching"))
 
 
 def read_text(answer: Answer) -> tuple[str, bool]:
@@ -128,7 +157,10 @@ def read_text(answer: Answer) -> tuple[str, bool]:
         return "".join(event.content for event in events), any(event.data == "[DONE]" for event in events)
     if answer.status != 200 or not answer.complete:
         return "", False
-    choices = answer.json().get("choices", [])
+    try:
+        choices = json.loads(answer.body).get("choices", [])
+    except ValueError:
+        return "", False
     return choices[0]["message"]["content"] if choices else "", False
 
 
@@ -138,7 +170,7 @@ def read_text(answer: Answer) -> tuple[str, bool]:
 def test_each_behaviour_reaches_a_client_as_its_name_says(name: str, body: dict[str, Any], expected: Seen) -> None:
     async def story() -> None:
         async with FaultWorker(name) as worker:
-            worker.delay_s = 0.01
+            worker.delay_s = 0.0 if name == "drip_body" else 0.01
             assert await look(worker, body) == expected
             assert [request.json() for request in worker.requests] == [body]
 
@@ -146,7 +178,20 @@ def test_each_behaviour_reaches_a_client_as_its_name_says(name: str, body: dict[
 
 
 def test_every_behaviour_has_an_expectation() -> None:
-    assert {name for name, _, _ in EXPECTED} == set(BEHAVIOURS)
+    named = {name for name, _, _ in EXPECTED}
+    assert {name for name in named if "@" not in name and not name.isdigit()} == set(BEHAVIOURS)
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+def test_garbage_is_sent_as_it_stands_on_a_connection_that_stays_open(kind: str) -> None:
+    async def story() -> None:
+        async with FaultWorker(f"garbage:{kind}") as worker, Client(worker.port) as client:
+            client.send_request("POST", CHAT, PROMPT)
+            while len(client.unread) < len(GARBAGE[kind]):
+                await client.arrived()
+            assert (client.unread, client.ended) == (GARBAGE[kind], False)
+
+    run(story())
 
 
 # The bytes of the special ones.
@@ -245,15 +290,17 @@ def test_a_function_chooses_by_request_and_an_async_function_answers_itself() ->
 def test_a_model_name_picks_a_behaviour_without_consuming_the_list() -> None:
     async def story() -> None:
         async with FaultWorker(["status_503", "ok"]) as worker, Client(worker.port) as client:
-            models = ["tiny:status_500", "tiny:7b", "tiny"]
-            assert [(await client.post(CHAT, {**PROMPT, "model": name})).status for name in models] == [500, 503, 200]
+            models = ["tiny:status_500", "tiny:7b", "tiny", "tiny:8b:429@3", "status-400", "502"]
+            statuses = [(await client.post(CHAT, {**PROMPT, "model": name})).status for name in models]
+            assert statuses == [500, 503, 200, 429, 400, 502]
 
     run(story())
 
 
-def test_an_unknown_behaviour_is_refused_at_once() -> None:
+@pytest.mark.parametrize("name", ["okay", "die@", "die@three", "hang@-1", "garbage:nothing", "429@x", "200", ""])
+def test_an_unknown_behaviour_is_refused_at_once(name: str) -> None:
     with pytest.raises(ValueError, match="no such behaviour"):
-        FaultWorker(["ok", "okay"])
+        FaultWorker(["ok", name])
 
 
 def test_a_fault_in_a_behaviour_fails_the_test_that_uses_it() -> None:
@@ -282,7 +329,7 @@ def test_requests_are_recorded_as_sent_and_probes_apart() -> None:
                 pages = [(await client.get(path)).status for path in paths]
                 await client.post(f"{CHAT}?a=1", b'{"model": "tiny"}', [("X-Mixed-Case", "kept")])
             await post(worker.port, CHAT, b"not json")
-            worker.probe_status = 503
+            worker.probe = "503"
             assert (await get(worker.port, "/health")).status == 503
             first, second = worker.requests
             assert [card["id"] for card in models.json()["data"]] == ["small", "large"]
@@ -497,6 +544,23 @@ async def foreign_server(
     async with server:
         yield server.sockets[0].getsockname()[1]
         await ended.wait()
+
+
+@pytest.mark.parametrize(
+    ("probe", "expected"), [("ok", 200), ("503", 503), ("401", 401), ("refuse", NoAnswer), ("hang", TimeoutError)]
+)
+def test_probes_are_answered_well_or_badly_whatever_becomes_of_requests(probe: str, expected: Any) -> None:
+    async def story() -> None:
+        async with FaultWorker("status_400") as worker:
+            worker.probe = probe
+            if isinstance(expected, int):
+                assert (await get(worker.port, "/v1/models", timeout_s=SHORT_S)).status == expected
+            else:
+                with pytest.raises(expected):
+                    await get(worker.port, "/v1/models", timeout_s=SHORT_S)
+            assert (await post(worker.port, CHAT, PROMPT)).status == 400
+
+    run(story())
 
 
 def test_a_client_reads_an_early_answer_while_its_body_is_still_going_out() -> None:

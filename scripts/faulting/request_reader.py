@@ -1,6 +1,6 @@
 """Turns the bytes of a keep-alive connection into whole HTTP/1.1 requests, for the fault worker.
 
-Called by tests/support/fault_worker.py. It must not be lenient: what it refuses, a router must never send to a worker.
+Called by worker.py. It must not be lenient: what it refuses, a router must never send to a worker.
 """
 
 from __future__ import annotations

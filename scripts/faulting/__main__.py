@@ -1,0 +1,7 @@
+"""`python -m faulting`, as scripts/fault-worker runs it."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())
