@@ -37,9 +37,12 @@ Price = Annotated[float, Meta(ge=0, le=1e9)]
 NEVER_PASSED = {
     "authorization", "proxy-authorization", "proxy-authenticate", "proxy-connection", "cookie", "set-cookie", "host",
     "content-length", "content-encoding", "accept-encoding", "transfer-encoding", "connection", "upgrade", "te",
-    "trailer", "keep-alive", "expect", "date", "x-request-id",
+    "trailer", "keep-alive", "expect", "date", "x-request-id", "x-conversation-id",
 }  # fmt: skip
-"""Headers that no rule lets through, `*` included: credentials, hop-by-hop ones, and those the router writes itself."""
+"""Headers that no rule lets through, `*` included: credentials, hop-by-hop ones, and those the router writes itself.
+x-conversation-id makes llama.cpp go on generating for a client that has left."""
+NEVER_PASSED_PREFIXES = ("x-rbee-", "x-override-")
+"""Nor those that begin like this: our own, and those by which SGLang lets a caller choose its rank and its priority."""
 
 
 class Secret(str):
@@ -159,13 +162,13 @@ class WorkerEntry(Section):
 
     url: str
     id: str | None = None
-    engine: str = "openai"
+    engine: str = "auto"
     backend: str | None = None
     vram: Annotated[float, Meta(ge=0)] | None = None
     models: tuple[str, ...] = ()
-    performance: Annotated[float, Meta(ge=0)] | None = None
+    performance: Annotated[float, Meta(ge=0)] | str | None = None
     cost_per_hour: Annotated[float, Meta(ge=0)] | None = None
-    max_concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] = 16
+    max_concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     metadata: dict[str, str | Integer | float | bool] = {}
     api_key: str | None = None
     ca_file: str | None = None
@@ -229,6 +232,7 @@ def load(
     script: Path | None = None,
     bind: str | None = None,
     strategies: tuple[str, ...] = (),
+    engines: tuple[str, ...] = (),
 ) -> Config:
     """Reads a configuration.
 
@@ -236,6 +240,7 @@ def load(
         path: a TOML file; None uses ~/.config/rbee/config.toml if it exists, else no file.
         workers, script, bind: what the command line adds to the file, or puts in its place.
         strategies: the names that [routing] strategy may have.
+        engines: the names that a worker's engine may have, beside "auto".
 
     Raises:
         ConfigError: with the file, key, value and what was expected.
@@ -254,6 +259,7 @@ def load(
         raw["server"]["bind"] = bind
     file = _convert(_expand(raw, where, ""), where)
     _check(file, where, strategies)
+    _check_workers(file.workers, where, engines)
     chosen = _script_path(script, file.routing.script, folder, where)
     log = HOME.expanduser() / "logs" / "routing.log"
     if file.routing.log:
@@ -429,10 +435,22 @@ def _check(file: File, where: str, strategies: tuple[str, ...]) -> None:
             name = header.lower()
             # Those that a script sets go behind what the router itself writes.
             ours = key == "set_headers" and (name == "content-type" or name.startswith("x-rbee-"))
-            if not form.fullmatch(name) or name in NEVER_PASSED or ours:
+            never = name in NEVER_PASSED or (section == "server" and name.startswith(NEVER_PASSED_PREFIXES))
+            if not form.fullmatch(name) or never or ours:
                 raise ConfigError(
                     f"{where}: {section}.{key}: {header!r}: expected a header name that may be passed on"
                 )
+
+
+def _check_workers(entries: tuple[WorkerEntry, ...], where: str, engines: tuple[str, ...]) -> None:
+    for index, entry in enumerate(entries):
+        key = f"{where}: workers[{index}]"
+        if engines:
+            _check_choice(entry.engine, ("auto", *engines), f"{key}.engine")
+        if isinstance(entry.performance, str) and entry.performance != "auto":
+            raise ConfigError(
+                f"{key}.performance = {entry.performance!r}: expected a number of tokens per second, or 'auto'"
+            )
 
 
 def _check_sides(file: File, where: str) -> None:
@@ -532,7 +550,11 @@ def _name_workers(entries: tuple[WorkerEntry, ...], where: str, folder: Path) ->
         if entry.api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", entry.api_key):
             raise ConfigError(f"{where}: {key}.api_key: expected printable ASCII without spaces, got something else")
         api_key = Secret(entry.api_key) if entry.api_key is not None else None
-        values = msgspec.structs.asdict(entry) | {"id": worker_id, "url": url, "ca_file": ca_file, "api_key": api_key}
+        measured = entry.performance == "auto"
+        values = msgspec.structs.asdict(entry) | {
+            "id": worker_id, "url": url, "ca_file": ca_file, "api_key": api_key, "measure_performance": measured,
+            **({"performance": None} if measured else {}),
+        }  # fmt: skip
         specs[worker_id] = WorkerSpec(**values)
     return tuple(specs.values())
 

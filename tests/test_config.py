@@ -13,6 +13,7 @@ from rbeerouter.core.models import Model
 from rbeerouter.core.types import WorkerSpec
 from rbeerouter.routing.decide import STRATEGIES
 
+ENGINES = ("vllm", "ollama")
 NAMES = tuple(STRATEGIES)
 ONE = '[[workers]]\nurl = "http://gpu.test:8000"\n'
 
@@ -36,7 +37,7 @@ def file(tmp_path: Path) -> Path:
 
 def read(file: Path, text: str, **options: Any) -> Config:
     file.write_text(text)
-    return load(file, strategies=NAMES, **options)
+    return load(file, strategies=NAMES, engines=ENGINES, **options)
 
 
 def refusal(file: Path, text: str, **options: Any) -> str:
@@ -166,7 +167,7 @@ def test_the_command_line_adds_workers_and_comes_before_the_file(file: Path, tmp
 def test_the_command_line_alone_is_enough() -> None:
     config = load(workers=("http://gpu.test:8000",), bind="127.0.0.1:0")
     assert (config.source, config.server.bind, config.workers) == (
-        None, "127.0.0.1:0", (WorkerSpec("gpu.test:8000", "http://gpu.test:8000", max_concurrency=16),),
+        None, "127.0.0.1:0", (WorkerSpec("gpu.test:8000", "http://gpu.test:8000"),),
     )  # fmt: skip
 
 
@@ -280,6 +281,9 @@ def test_an_unknown_key_is_answered_with_the_nearest_known_one(file: Path, text:
         ("[routing]\nscript = 5", "routing.script = 5: expected `str | null`, got `int`"),
         (f"{ONE}vram = -1", "workers[0].vram = -1: expected `float` >= 0.0"),
         (f"{ONE}cost_per_hour = nan", "workers[0].cost_per_hour = nan: expected `float` >= 0.0"),
+        (f'{ONE}engine = "vlm"', "workers[0].engine = 'vlm': did you mean 'vllm'? expected one of auto, vllm, ollama"),
+        (f'{ONE}performance = "fast"',
+         "workers[0].performance = 'fast': expected a number of tokens per second, or 'auto'"),
         (f"{ONE}max_concurrency = 0", "workers[0].max_concurrency = 0: expected `int` >= 1"),
         (f'{ONE}models = "m"', "workers[0].models = 'm': expected `array`, got `str`"),
         (f"{ONE}metadata = {{ a = [1] }}",
@@ -415,7 +419,7 @@ def test_an_address_comes_apart_into_host_and_port() -> None:
 
 @pytest.mark.parametrize("key", ["request_headers", "response_headers"])
 @pytest.mark.parametrize("header", ["Authorization", "cookie", "HOST", "content-length", "transfer-encoding",
-                                    "connection",
+                                    "connection", "X-Conversation-Id", "x-override-priority",
                                     "proxy-authorization", "a b", "", "a:b", "x\\n", "ü"])  # fmt: skip
 def test_a_header_that_must_not_pass_or_is_none_is_refused(file: Path, key: str, header: str) -> None:
     shown = header.replace("\\n", "\n")
@@ -460,7 +464,7 @@ def test_the_script_may_see_but_not_set_what_the_router_writes_itself(file: Path
     ],
 )
 def test_a_worker_is_named_by_its_address_and_its_url_is_a_base(file: Path, url: str, cleaned: str, name: str) -> None:
-    assert read(file, f'[[workers]]\nurl = "{url}"').workers == (WorkerSpec(name, cleaned, max_concurrency=16),)
+    assert read(file, f'[[workers]]\nurl = "{url}"').workers == (WorkerSpec(name, cleaned),)
 
 
 def test_a_worker_may_have_an_ipv6_address(file: Path) -> None:

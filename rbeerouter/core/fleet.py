@@ -45,7 +45,10 @@ class Fleet:
                 worker = Worker(spec)
             elif worker.spec != spec:
                 learned = () if worker.spec.models else worker.listed
+                engine, speaks, same = worker.engine, worker.speaks, worker.spec.engine == spec.engine
                 worker.describe(spec)
+                if same:
+                    worker.engine, worker.speaks = engine, speaks
                 if not spec.models:
                     worker.learn_models(learned)
                 self._fit(worker)
@@ -69,6 +72,10 @@ class Fleet:
         # What the engine does not say now is not known: an old value would be taken for a true one.
         worker.waiting, worker.kv_usage, worker.vram_used = report.waiting, report.kv_usage, report.vram_used
         worker.health.probed(report.reachable, self.rules)
+        if report.engine is not None and report.engine != worker.engine:
+            worker.engine = report.engine
+            self.version = next(_versions)
+        worker.speaks = report.speaks or worker.speaks
         if report.models is not None and not worker.spec.models and report.models != worker.listed:
             worker.learn_models(report.models)
             self.version = next(_versions)

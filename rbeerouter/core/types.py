@@ -80,6 +80,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 class WorkerSpec(msgspec.Struct, frozen=True):
     """What the operator says of a worker, in a file or by registering it.
 
+    engine: a key of dialects.engines.ENGINES, or "auto": whatever it is found to be.
     Units: vram in GiB, cost_per_hour in the operator's currency, price_in and price_out in that per million tokens.
     max_concurrency: None leaves it to what the engine says, else to what is usual for it.
     model_names: {name that clients use: name that this worker knows it by}.
@@ -89,7 +90,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
 
     id: str
     url: str
-    engine: str = "openai"
+    engine: str = "auto"
     backend: str | None = None
     vram: float | None = None
     models: tuple[str, ...] = ()
@@ -122,7 +123,7 @@ class Worker:
     __slots__ = (
         "backend", "capacity", "cost_per_hour", "engine", "failed", "health", "id", "in_flight", "index", "kv_usage",
         "latency_ms", "listed", "load", "loras", "metadata", "model_set", "models", "performance", "probed_at", "role",
-        "served", "spec", "status", "ttft_ms", "url", "vram", "vram_used", "waiting",
+        "served", "speaks", "spec", "status", "ttft_ms", "url", "vram", "vram_used", "waiting",
     )  # fmt: skip
 
     def __init__(self, spec: WorkerSpec) -> None:
@@ -147,6 +148,7 @@ class Worker:
         self.id = spec.id
         self.url = spec.url
         self.engine = spec.engine
+        self.speaks = spec.speaks
         self.backend = spec.backend
         self.vram = spec.vram
         self.performance = spec.performance
@@ -179,9 +181,9 @@ class Report(msgspec.Struct, frozen=True):
 
     reachable: it answers and can take requests; an engine that loads its model yet cannot.
     problem: in words, when it is not reachable, or when something could not be read.
-    engine: a key of dialects.engines.ENGINES, when it was detected.
+    engine: a key of dialects.engines.ENGINES, as the operator said or as it was detected; speaks: its protocols.
     models: all that may be asked for; loaded: those in memory now, where the engine tells the difference.
-    slots: how many requests it works on at once.
+    slots: how many requests it works on at once, as it says or as is usual for its engine.
     generated_tokens, prompt_tokens, cached_tokens: counters since its start.
     started_at: anything that changes when the engine is restarted.
     vram, vram_used: GiB. temperature_c, watts, owner_active (somebody sits at the machine): what the agent tells.
@@ -197,6 +199,7 @@ class Report(msgspec.Struct, frozen=True):
     running: int | None = None
     problem: str | None = None
     engine: str | None = None
+    speaks: frozenset[str] | None = None
     loaded: tuple[str, ...] | None = None
     loras: tuple[str, ...] | None = None
     slots: int | None = None

@@ -28,6 +28,7 @@ from rbeerouter.core.dispatch import Dispatcher, Job
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.health import HealthRules
 from rbeerouter.core.types import OFFLINE, Env, Report
+from rbeerouter.dialects.engines import ENGINES
 from rbeerouter.record import LogFile, Recorder, event_logger, open_log, timestamp
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.script import ScriptError
@@ -297,7 +298,9 @@ def serve(config: Config, read_config: Callable[[], Config]) -> None:
 
 def read_config(path: Path | None, workers: tuple[str, ...], script: Path | None, bind: str | None) -> Config:
     """The configuration as the command line asks for it. Raises ConfigError, also where there is no worker."""
-    config = configuration.load(path, workers=workers, script=script, bind=bind, strategies=tuple(STRATEGIES))
+    config = configuration.load(
+        path, workers=workers, script=script, bind=bind, strategies=tuple(STRATEGIES), engines=tuple(ENGINES)
+    )
     if not config.workers:
         where = config.source or "the command line"
         raise ConfigError(f"{where}: no workers; add a [[workers]] block with a url, or pass --worker http://HOST:PORT")

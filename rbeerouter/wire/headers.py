@@ -10,7 +10,7 @@ import functools
 import http
 from collections.abc import Iterable
 
-from rbeerouter.config import NEVER_PASSED
+from rbeerouter.config import NEVER_PASSED, NEVER_PASSED_PREFIXES
 
 RawHeaders = dict[bytes, bytes]
 """Headers under the names as they were written."""
@@ -97,10 +97,11 @@ class Shapes:
 
 
 _NEVER_PASSED = {name.encode() for name in NEVER_PASSED}
+_NEVER_PASSED_PREFIXES = tuple(prefix.encode() for prefix in NEVER_PASSED_PREFIXES)
 
 
 def _may_pass(name: bytes, allowed: list[bytes]) -> bool:
-    if name in _NEVER_PASSED or name.startswith(b"x-rbee-"):
+    if name in _NEVER_PASSED or name.startswith(_NEVER_PASSED_PREFIXES):
         return False
     return any(name.startswith(rule[:-1]) if rule.endswith(b"*") else name == rule for rule in allowed)
 

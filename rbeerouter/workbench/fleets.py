@@ -14,7 +14,7 @@ from rbeerouter.config import ConfigError
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import OFFLINE, WorkerSpec
 
-_DEFAULT_CAPACITY = 4
+DEFAULT_CAPACITY = 4
 
 
 class Row(msgspec.Struct):
@@ -52,7 +52,7 @@ def fleet_of(rows: list[Row]) -> Fleet:
         WorkerSpec(
             id=row.id, url=f"http://{index}.imagined", engine=row.engine, backend=row.backend, vram=row.vram,
             models=row.models, performance=row.performance, cost_per_hour=row.cost_per_hour,
-            max_concurrency=row.capacity or _DEFAULT_CAPACITY, metadata=row.metadata, role=row.role, loras=row.loras,
+            max_concurrency=row.capacity or DEFAULT_CAPACITY, metadata=row.metadata, role=row.role, loras=row.loras,
         )
         for index, row in enumerate(rows)
     )

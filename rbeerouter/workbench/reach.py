@@ -11,7 +11,7 @@ import msgspec
 from rbeerouter.core.types import Env, WorkerSpec
 from rbeerouter.routing.sandbox import Abilities
 from rbeerouter.routing.script import Script
-from rbeerouter.workbench.fleets import Row, fleet_of, row_of
+from rbeerouter.workbench.fleets import DEFAULT_CAPACITY, Row, fleet_of, row_of
 from rbeerouter.workbench.inputs import Inputs
 
 _TRIES, _LONGEST_S = 3000, 2.0
@@ -49,6 +49,8 @@ def never_chosen(source: bytes, name: str, specs: Sequence[WorkerSpec], abilitie
 
 def _row(spec: WorkerSpec, rng: random.Random, usable: bool) -> Row:
     """A worker of the configuration in some state."""
-    in_flight = rng.randrange(spec.max_concurrency + 1)
-    status = "offline" if not usable else "busy" if in_flight == spec.max_concurrency else "ready"
-    return msgspec.structs.replace(row_of(spec), status=status, in_flight=in_flight)
+    row = row_of(spec)
+    capacity = row.capacity or DEFAULT_CAPACITY
+    in_flight = rng.randrange(capacity + 1)
+    status = "offline" if not usable else "busy" if in_flight == capacity else "ready"
+    return msgspec.structs.replace(row, status=status, in_flight=in_flight)

@@ -17,6 +17,13 @@ def test_only_allowed_names_pass_in_any_spelling_and_leave_in_lower_case() -> No
     assert SHAPES.of(raw).lines(raw) == b"accept: a\r\nopenai-beta: c\r\n"
 
 
+def test_headers_that_would_steer_an_engine_never_pass() -> None:
+    """llama.cpp goes on for a client that has left; SGLang lets the caller choose its rank and priority."""
+    raw = {b"X-Conversation-Id": b"a", b"X-Override-Priority": b"9", b"x-override-routed-dp-rank": b"0", b"X-Tier": b"b"}
+    shapes = Shapes(["*"])
+    assert shapes.of(raw).lines(raw) == b"x-tier: b\r\n"
+
+
 def test_a_shape_holds_names_and_no_values() -> None:
     first, second = {b"Accept": b"1", b"X": b"2"}, {b"Accept": b"3", b"X": b"4"}
     assert SHAPES.of(first) is SHAPES.of(second)
