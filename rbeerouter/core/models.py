@@ -11,10 +11,13 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from rbeerouter.core.types import Request, Worker, WorkerSpec
+from rbeerouter.core.errors import RouterError
+from rbeerouter.core.types import LOCAL, REMOTE, Request, Worker, WorkerSpec
 
 _LATEST = ":latest"
 _TOKENS_PRICED = 1_000_000
+OWN_LIMITS = ("first_content_s", "gap_s", "request_s", "stream_s")
+"""What a model may have in place of what holds for all."""
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -120,6 +123,14 @@ class Models:
 
 
 NO_MODELS = Models()
+
+
+def for_side(request: Request, wanted: bytes) -> Request:
+    """The request for workers of one side only, as the header x-rbee-deployment says. Raises RouterError."""
+    side = wanted.decode("latin-1").strip().lower()
+    if side not in (LOCAL, REMOTE):
+        raise RouterError("bad_request", f"x-rbee-deployment: {side[:20]!r}: expected local or remote")
+    return msgspec.structs.replace(request, deployment=side)
 
 
 def name_to_send(request: Request, worker: Worker, chosen: str | None) -> str | None:

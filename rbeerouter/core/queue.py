@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class QueueRules(msgspec.Struct, frozen=True):
     """length: jobs that may wait, 0 for none. wait_s: how long where the script does not say; most_s: at most.
 
-    request_s, stream_s: how long a request may take from its arrival to its end, waiting included.
+    request_s, stream_s: how long a request may take from its arrival to its end, waiting included; of_models: {model:
+    the two of them} for models with their own.
     """
 
     length: int = 256
@@ -35,12 +36,18 @@ class QueueRules(msgspec.Struct, frozen=True):
     most_s: float = 300.0
     request_s: float = 600.0
     stream_s: float = 1800.0
+    of_models: dict[str, tuple[float, float]] = {}
+
+    def time_limit(self, job: Job) -> float:
+        """Until when a job must have been answered, however it got that far."""
+        request_s, stream_s = self.of_models.get(job.request.model, (self.request_s, self.stream_s))
+        return job.arrived + (stream_s if job.request.stream else request_s)
 
 
 _Place = tuple[int, int]
 """(-priority, number): the lower one goes first. No two jobs have the same."""
-_Lane = tuple[Worker | None, str]
-"""The worker that was named, or None and the model's name."""
+_Lane = tuple[Worker | None, str, str | None]
+"""The worker that was named; or None, the model's name and the only side that may have it."""
 
 
 class Waiter(msgspec.Struct, frozen=True, gc=False):
@@ -68,8 +75,7 @@ class Queue:
     def deadline(self, job: Job, patience: Patience, now: float) -> float:
         """Until when a job that begins to wait now may stay."""
         rules, asked = self.rules, patience.timeout_s
-        most = job.arrived + (rules.stream_s if job.request.stream else rules.request_s)
-        return min(now + min(rules.wait_s if asked is None else asked, rules.most_s), most)
+        return min(now + min(rules.wait_s if asked is None else asked, rules.most_s), rules.time_limit(job))
 
     def full(self) -> bool:
         return len(self.waiters) >= self.rules.length
@@ -93,8 +99,9 @@ class Queue:
     def before(self, priority: int, worker: Worker) -> bool:
         """Does anybody wait for this worker, or perhaps for it, who would go before a newcomer of this priority?"""
         return any(
-            -lane[0][0][0] >= priority and (named is worker or (named is None and worker.serves(model)))
-            for (named, model), lane in self._lanes.items()
+            -lane[0][0][0] >= priority
+            and (named is worker or (named is None and worker.serves(model) and side in (None, worker.spec.deployment)))
+            for (named, model, side), lane in self._lanes.items()
         )
 
     def admit(self, find: Callable[[Job, Worker | None], Worker | None]) -> Iterator[tuple[Job, Worker]]:
@@ -143,4 +150,4 @@ class Queue:
 
 
 def _lane(worker: Worker | None, job: Job) -> _Lane:
-    return (None, job.request.model) if worker is None else (worker, "")
+    return (None, job.request.model, job.request.deployment) if worker is None else (worker, "", None)

@@ -8,7 +8,7 @@ dispatcher's.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,8 +16,11 @@ import msgspec
 from rbeerouter.config import strategy_spelling
 from rbeerouter.core.errors import Failure, Refusal, RouterError, refusal
 from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.models import NO_MODELS, Models
 from rbeerouter.core.types import BUSY, OFFLINE, READY, REJECT, WAIT, Decision, Env, Patience, Request, Worker
+from rbeerouter.routing.rules import Rules
 from rbeerouter.routing.script import Answer, Choice, Script
+from rbeerouter.routing.split import Split, same_side, weights
 from rbeerouter.routing.strategies import STRATEGIES, Strategy
 
 if TYPE_CHECKING:
@@ -35,6 +38,8 @@ class Decider:
         debug: say for each worker what became of it; needs a script that was loaded with `explain`.
         faults: how many decisions in a row may fail by the script's fault until it is taken out of service; 0: any.
         last_good: the script to go back to then.
+        models: what the configuration says of models.
+        split: shares requests between the sides; None shares nothing.
 
     Attributes:
         suspended: the script that was taken out of service, with what it did last; None as long as none was.
@@ -50,6 +55,8 @@ class Decider:
         debug: bool = False,
         faults: int = 0,
         last_good: Script | None = None,
+        models: Models = NO_MODELS,
+        split: Split | None = None,
     ) -> None:
         self.fleet = fleet
         self.script = script
@@ -57,6 +64,9 @@ class Decider:
         self.last_good = last_good
         self.suspended: tuple[Script, str] | None = None
         self.on_suspended: Callable[[], None] = lambda: None
+        self.models = models
+        self.split = split
+        self._rules = Rules(models)
         self._env = env
         self._most_faults = faults
         self._faults: dict[str, int] = {}
@@ -70,8 +80,8 @@ class Decider:
            not serve the one that was asked for. Of a list, the first that is not offline; the others come after it.
         2. The script lets the request wait, or refuses it: so it is.
         3. The script returns nil, or there is none: the strategy chooses.
-        4. The script fails, or names no worker of ours, or only offline ones: the strategy chooses; the fault is
-           logged.
+        4. The script fails, or names no worker of ours, or only offline ones or such as may not have the request: the
+           strategy chooses; the fault is logged.
 
         Raises:
             RouterError: model_not_found, no_healthy_worker.
@@ -84,7 +94,10 @@ class Decider:
             if self._faults:
                 self._faults.pop("route_request", None)
             worker = choice.worker
-            if worker is not None and choice.answer is None and worker.status != OFFLINE:
+            if (
+                worker is not None and choice.answer is None and worker.status != OFFLINE
+                and not self._rules.hold_for(request)
+            ):
                 explanation = self.explain(script, worker) if self.debug else None
                 return Decision(
                     worker, "script", script.place(choice.line), _rewrite(request, worker), None, explanation
@@ -129,15 +142,22 @@ class Decider:
 
     def twin(self, fleet: Fleet, script: Script | None) -> Decider:
         """One that decides as this one would next, with explanations, and changes nothing of it."""
-        twin = Decider(fleet, script, self.strategy.name, self._env, debug=True)
+        twin = Decider(fleet, script, self.strategy.name, self._env, debug=True, models=self.models)
+        twin.split = copy.deepcopy(self.split)
         twin._strategies = copy.deepcopy(self._strategies)
         twin.strategy = twin._strategy(self.strategy.name)
         return twin
 
     def room_for(self, request: Request) -> Worker | None:
         """The strategy's choice among the ready workers that serve the request's model."""
-        ready = [worker for worker in self._serving(request.model) if worker.status == READY]
+        ready = [worker for worker in self._serving(request, request.model) if worker.status == READY]
         return self.strategy.choose(request, ready) if ready else None
+
+    def weights(self) -> dict[str, float]:
+        """{worker id: the share of requests that it can expect from the strategy now}."""
+        share = self.split.overall if self.split is not None else None
+        fraction = share.local_fraction if share is not None else None
+        return weights(self.fleet.ordered, self.strategy.name == "least-request", fraction)
 
     def completed(self, job: Job) -> None:
         """Tells the script's on_complete how a job ended. Its faults are noted on the job's decision."""
@@ -181,22 +201,44 @@ class Decider:
             error = script.fault_at(choice.line, "route_request returned false, expected a worker, nil or reject{...}")
             return self._by_strategy(request, "fallback", self.strategy.name, error, log=choice.log)
         if choice.worker is None:
-            model = answer.model if answer is not None else None
+            model = self._wanted(answer)
             headers = tuple(answer.headers) if answer is not None else ()
             why = f"{self.strategy.name}; {reason} returned nil" if not (answer and answer.reason) else reason
             return self._by_strategy(request, "strategy", why, None, choice.log, model, headers)
-        order = [worker for worker in choice.workers or (choice.worker,) if worker.status != OFFLINE]
+        named, wanted = choice.workers or (choice.worker,), self._wanted(answer)
+        order = [worker for worker in self._permitted(request, wanted, named) if worker.status != OFFLINE]
         if not order:
-            named = ", ".join(worker.id for worker in choice.workers or (choice.worker,))
-            error = script.fault_at(choice.line, f"the script chose {named}, which is offline")
+            error = script.fault_at(choice.line, self._not_usable(request, wanted, named))
             return self._by_strategy(request, "fallback", self.strategy.name, error, log=choice.log)
         worker = order[0]
         return Decision(
-            worker, "script", reason, _rewrite(request, worker, answer.model if answer else None), None,
+            worker, "script", reason, _rewrite(request, worker, wanted), None,
             self.explain(script, worker) if self.debug else None,
             then=tuple(order[1:]) if choice.workers is not None else None,
-            headers=tuple(answer.headers) if answer else (), log=choice.log, wanted=answer.model if answer else None,
+            headers=tuple(answer.headers) if answer else (), log=choice.log, wanted=wanted,
         )  # fmt: skip
+
+    def _wanted(self, answer: Answer | None) -> str | None:
+        """The model that the script asked for by name."""
+        return self.models.canonical(answer.model) if answer is not None and answer.model else None
+
+    def _permitted(self, request: Request, wanted: str | None, named: Sequence[Worker]) -> list[Worker]:
+        """Those of the workers that a script named which may have the request."""
+        if not self._rules.hold_for(request):
+            return list(named)
+        return [worker for worker in named if self._forbidden(request, wanted, worker) is None]
+
+    def _forbidden(self, request: Request, wanted: str | None, worker: Worker) -> str | None:
+        model = _rewrite(request, worker, wanted) or request.model
+        return self._rules.against(self.fleet, request, model, worker)
+
+    def _not_usable(self, request: Request, wanted: str | None, named: Sequence[Worker]) -> str:
+        """Why none of the workers that a script named can have the request."""
+        why = {self._forbidden(request, wanted, worker) or "offline" for worker in named}
+        chose = f"the script chose {', '.join(worker.id for worker in named)}"
+        if why == {"offline"}:
+            return f"{chose}, which is offline"
+        return f"{chose}, which may not have this request: {', '.join(sorted(why))}"
 
     def _rejected(self, script: Script, answer: Answer, reason: str, choice: Choice) -> Decision:
         status = answer.status or 403
@@ -209,8 +251,11 @@ class Decider:
     def _waiting(self, request: Request, script: Script, answer: Answer, reason: str, choice: Choice) -> Decision:
         worker = choice.worker
         priority = answer.priority if answer.priority is not None else _priority(request)
-        if worker is None and not self._serving(request.model):
-            return self._refused(request.model, "script", reason, None, choice.log)
+        if worker is None and not self._serving(request, request.model):
+            return self._refused(request, request.model, "script", reason, None, choice.log)
+        if worker is not None and not self._permitted(request, None, (worker,)):
+            error = script.fault_at(choice.line, self._not_usable(request, None, (worker,)))
+            return self._by_strategy(request, "fallback", self.strategy.name, error, log=choice.log)
         return Decision(
             worker, "script", reason, _rewrite(request, worker) if worker is not None else None, action=WAIT,
             patience=Patience(answer.timeout_s, priority),
@@ -223,10 +268,11 @@ class Decider:
         reason = f"on_failure {place}: {answer.reason}" if answer and answer.reason else f"on_failure {place}"
         if answer is not None and answer.action == "reject":
             return self._rejected(script, answer, reason, choice)
-        order = [worker for worker in choice.workers or (choice.worker,) if worker and worker.status != OFFLINE]
+        model = self._wanted(answer) or first.wanted
+        named = [worker for worker in choice.workers or (choice.worker,) if worker is not None]
+        order = [worker for worker in self._permitted(request, model, named) if worker.status != OFFLINE]
         if not order:
             return None
-        model = answer.model if answer and answer.model else first.wanted
         return Decision(
             order[0], "failover", reason, _rewrite(request, order[0], model),
             then=tuple(order[1:]) if choice.workers is not None else None,
@@ -236,19 +282,21 @@ class Decider:
     def _next_in_line(self, job: Job, first: Decision) -> Decision | None:
         request, tried = job.request, job.tried
         if first.then is not None:
-            for worker in first.then:
+            for worker in self._permitted(request, first.wanted, first.then):
                 if worker.id not in tried and worker.status != OFFLINE and worker.index >= 0:
                     reason = f"next in the script's list after {tried[-1]} failed"
                     return Decision(worker, "failover", reason, _rewrite(request, worker, first.wanted))
             return None
         # A worker of another model was chosen: others of that model, else those that serve what was asked for.
         model = first.wanted or first.model or request.model
-        eligible = self._eligible(model, tried)
+        eligible = self._eligible(request, model, tried)
         if not eligible and first.wanted is None:
             model = request.model
-            eligible = self._eligible(model, tried)
+            eligible = self._eligible(request, model, tried)
         if not eligible:
             return None
+        if self.split is not None and first.worker is not None:
+            eligible = same_side(first.worker, eligible)
         worker = self.strategy.choose(request, eligible)
         reason = f"{self.strategy.name} after {tried[-1]} failed"
         return Decision(worker, "failover", reason, model if model != request.model else None)
@@ -256,7 +304,7 @@ class Decider:
     def choose_for_script(self, name: str, request: Request, workers: list[Worker]) -> Worker | None:
         """What `strategy(name)(request, workers)` gives: of the workers that can be used, those that serve the model if
         any does, ready ones before busy ones."""
-        usable = [worker for worker in workers if worker.status != OFFLINE]
+        usable = [worker for worker in self._permitted(request, None, workers) if worker.status != OFFLINE]
         serving = [worker for worker in usable if worker.serves(request.model)] or usable
         able = [worker for worker in serving if worker.status == READY] or serving
         return self._strategy(name).choose(request, able) if able else None
@@ -301,30 +349,34 @@ class Decider:
         headers: tuple[tuple[str, str], ...] = (),
     ) -> Decision:
         wanted = model or request.model
-        eligible = self._eligible(wanted)
+        eligible = self._eligible(request, wanted)
         if not eligible:
             if error is None and not log:
-                raise self._nobody(wanted)
-            return self._refused(wanted, by, reason, error, log)
+                raise self._nobody(request, wanted)
+            return self._refused(request, wanted, by, reason, error, log)
+        if self.split is not None and not self._rules.leave_one_side(self.fleet, request, wanted):
+            eligible = self.split.narrowed(wanted, eligible)
         worker = self.strategy.choose(request, eligible)
-        explanation = self._strategy_explained(wanted, worker) if self.debug else None
+        explanation = self._strategy_explained(request, wanted, worker) if self.debug else None
         sent = wanted if wanted != request.model else None
         return Decision(worker, by, reason, sent, error, explanation, headers=headers, log=log, wanted=model)
 
-    def _serving(self, model: str, tried: Collection[str] = ()) -> list[Worker]:
-        return [
+    def _serving(self, request: Request, model: str, tried: Collection[str] = ()) -> list[Worker]:
+        """Those that serve the model and may have the request, in whatever state they are."""
+        serving = [
             worker
             for worker in self.fleet.ordered
             if (not worker.models or model in worker.model_set) and worker.id not in tried
         ]
+        return self._rules.allowed(self.fleet, request, model, serving) if self._rules.hold_for(request) else serving
 
-    def _eligible(self, model: str, tried: Collection[str] = ()) -> list[Worker]:
+    def _eligible(self, request: Request, model: str, tried: Collection[str] = ()) -> list[Worker]:
         """Ready workers that serve the model; when all of those are full, the busy ones: engines have queues.
 
         When there is none of either, those that were ejected but can be reached: refusing everybody because of some
         failures would make one bad prompt an outage.
         """
-        serving = self._serving(model, tried)
+        serving = self._serving(request, model, tried)
         ready = [worker for worker in serving if worker.status == READY]
         return (
             ready
@@ -332,32 +384,44 @@ class Decider:
             or [worker for worker in serving if worker.health.reachable]
         )
 
-    def _refused(self, model: str, by: str, reason: str, error: str | None, log: tuple[str, ...]) -> Decision:
+    def _refused(
+        self, request: Request, model: str, by: str, reason: str, error: str | None, log: tuple[str, ...]
+    ) -> Decision:
         """Nobody can serve it, and what the script said must not be lost with the request."""
-        nobody = self._nobody(model)
+        nobody = self._nobody(request, model)
         told = Refusal(nobody.failure, nobody.message, nobody.param)
         return Decision(None, by, reason, None, error, action=REJECT, refusal=told, log=log)
 
-    def _nobody(self, model: str) -> RouterError:
-        if any(worker.serves(model) for worker in self.fleet.ordered):
+    def _nobody(self, request: Request, model: str) -> RouterError:
+        if self._serving(request, model):
             return RouterError("no_healthy_worker", "no worker that serves this model can be reached at the moment")
         if not self.fleet.ordered:
             return RouterError("no_healthy_worker", "no worker is configured")
+        for worker in self.fleet.ordered:
+            why = self._rules.against(self.fleet, request, model, worker) if worker.serves(model) else None
+            if why is not None:
+                what = f"the model {_shown(model)} does not exist on any worker that may have this request: {why}"
+                return RouterError("model_not_found", what, "model")
         return RouterError("model_not_found", f"the model {_shown(model)} does not exist on any worker", "model")
 
-    def _strategy_explained(self, model: str, chosen: Worker) -> list[dict[str, Any]]:
+    def _strategy_explained(self, request: Request, model: str, chosen: Worker) -> list[dict[str, Any]]:
         rows = self.explain(self.script, chosen)
         for row, worker in zip(rows, self.fleet.ordered, strict=True):
             if worker is not chosen:
-                why = self._reason_against(model, worker, chosen)
+                why = self._reason_against(request, model, worker, chosen)
                 row.setdefault("steps", []).append({"by": self.strategy.name, "why": why})
         return rows
 
-    def _reason_against(self, model: str, worker: Worker, chosen: Worker) -> str:
+    def _reason_against(self, request: Request, model: str, worker: Worker, chosen: Worker) -> str:
         if not worker.serves(model):
             return f"does not serve {_shown(model)}"
+        forbidden = self._rules.against(self.fleet, request, model, worker)
+        if forbidden is not None:
+            return forbidden
         if worker.status == OFFLINE or (worker.status == BUSY and chosen.status == READY):
             return worker.status
+        if self.split is not None and worker.spec.deployment != chosen.spec.deployment:
+            return f"it was the turn of the {chosen.spec.deployment} side"
         return f"{self.strategy.name} chose {chosen.id} (load {worker.load:.2f} against {chosen.load:.2f})"
 
 

@@ -1,6 +1,6 @@
 """The control plane's pages: health, workers, routing, metrics, reload. Nothing here carries a prompt or a key.
 
-`server.daemon` serves this on `[control] bind`; the public listener relays /health, /v1/models and /api/v1/health.
+`server.daemon` serves this on `[control] bind`; the public listener relays /health, the models and /api/v1/health.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rbeerouter import __version__
 from rbeerouter.config import is_loopback, split_bind
-from rbeerouter.core.errors import RouterError
+from rbeerouter.core.errors import FAILURES, RouterError
+from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.models import Models
 from rbeerouter.core.types import OFFLINE, Worker
+from rbeerouter.dialects import openai
 from rbeerouter.routing.script import ScriptError, script_fields
 from rbeerouter.server import metrics
 from rbeerouter.server.scripts import set_params
@@ -54,10 +57,15 @@ def build(daemon: Daemon) -> Starlette:
         return Json({"workers": [describe_worker(worker) for worker in daemon.fleet.ordered]})
 
     async def models(request: Request) -> Json:
-        cards = [
-            {"id": model, "object": "model", "created": 0, "owned_by": "rbeerouter"} for model in daemon.fleet.models()
-        ]
-        return Json({"object": "list", "data": cards})
+        return Json({"object": "list", "data": list(model_cards(daemon.fleet, daemon.config.models).values())})
+
+    async def model(request: Request) -> Response:
+        name = request.path_params["model"]
+        card = model_cards(daemon.fleet, daemon.config.models).get(name)
+        if card is not None:
+            return Json(card)
+        failure, what = FAILURES["model_not_found"], f"the model {name[:100]!r} does not exist on any worker"
+        return Response(openai.error_body(failure, what, "model"), failure.status, media_type="application/json")
 
     async def routing(request: Request) -> Json:
         return Json(describe_routing(daemon))
@@ -79,6 +87,7 @@ def build(daemon: Daemon) -> Starlette:
             Route("/api/v1/health", health),
             Route("/api/v1/workers", workers),
             Route("/v1/models", models),
+            Route("/v1/models/{model:path}", model),
             Route("/routing", routing),
             Route("/metrics", metrics_page),
             Route("/api/v1/reload", reload, methods=["POST"]),
@@ -171,6 +180,27 @@ class OwnNamesOnly:
         return True
 
 
+def model_cards(fleet: Fleet, models: Models) -> dict[str, dict[str, Any]]:
+    """{name: OpenAI's card} of all that can be asked for: what workers list, and of the configured models those that a
+    worker serves and may have, each with its aliases."""
+    cards = {}
+    listed = fleet.models()
+    for name, worker_ids in listed.items():
+        rule = models.restricted.get(models.canonical(name))
+        if rule is None or any(rule.allows(fleet.workers[worker_id]) for worker_id in worker_ids):
+            cards[name] = _card(name)
+    for model in models:
+        if any(worker.serves(model.name) and model.allows(worker) for worker in fleet.ordered):
+            cards[model.name] = _card(model.name)
+            for alias in model.aliases:
+                cards[alias] = {**_card(alias), "root": model.name, "parent": model.name}
+    return cards
+
+
+def _card(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "rbeerouter"}
+
+
 def describe_worker(worker: Worker) -> dict[str, Any]:
     """All that the script sees of a worker, and what the operator wants besides."""
     return {**script_fields(worker), "url": worker.url, "served": worker.served, "failed": worker.failed}
@@ -184,7 +214,8 @@ def describe_routing(daemon: Daemon) -> dict[str, Any]:
         "script": {"file": str(daemon.config.script), "hash": script.hash} if script else None,
         "suspended": {"hash": suspended[0].hash, "error": suspended[1]} if suspended else None,
         "strategy": decider.strategy.name,
-        "weights": {worker.id: 1.0 for worker in daemon.fleet.ordered},
+        "weights": {worker_id: round(weight, 4) for worker_id, weight in decider.weights().items()},
+        "split": decider.split.told() if decider.split is not None else None,
         "debug": decider.debug,
         "loaded_at": daemon.loaded_at,
     }

@@ -74,6 +74,7 @@ class Daemon:
             config.server, config.limits, Dispatcher(self.fleet, self.decider, self.env, config.limits.attempts),
             pools, self.env, self.recorder.record, self.app, _most_connections(config),
         )  # fmt: skip
+        self.listener.apply(config.server, config.limits, config.models)
         self._begin_with_script()
         self.reloads: Counter[str] = Counter(ok=0, rejected=0)
         self._told: dict[str, tuple[str, str | None]] = {}
@@ -175,7 +176,7 @@ class Daemon:
         dispatcher = self.listener.dispatcher
         self.decider = dispatcher.decider = decider
         dispatcher.attempts = config.limits.attempts
-        self.listener.apply(config.server, config.limits)
+        self.listener.apply(config.server, config.limits, config.models)
         self.listener.pools.swap(pools)
         self.prober.apply(config.probes)
         self.recorder.keep(config.routing.decisions_kept)

@@ -27,6 +27,7 @@ class DaemonCollector(Collector):
     def collect(self) -> _Families:
         self._daemon.recorder.catch_up()
         yield from self._requests()
+        yield from self._split()
         yield from self._workers()
         yield from self._process()
 
@@ -59,6 +60,19 @@ class DaemonCollector(Collector):
             family = HistogramMetricFamily(f"rbeerouter_{name}_seconds", help_text)
             family.add_metric([], histogram.cumulative(), histogram.sum_s)
             yield family
+
+    def _split(self) -> _Families:
+        taken = CounterMetricFamily("rbeerouter_split_requests", "Turns of the split, by who got them", labels=["side"])
+        given = CounterMetricFamily(
+            "rbeerouter_split_fallbacks", "Turns that a side had to give to the other", labels=["side"]
+        )
+        split = self._daemon.decider.split
+        counts = split.counts() if split is not None else {}
+        for side, (requests, fallbacks) in counts.items():
+            taken.add_metric([side], requests)
+            given.add_metric([side], fallbacks)
+        yield taken
+        yield given
 
     def _workers(self) -> _Families:
         in_flight = GaugeMetricFamily("rbeerouter_worker_in_flight", "Requests on a worker now", labels=["worker"])

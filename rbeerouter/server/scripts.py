@@ -15,6 +15,7 @@ from rbeerouter.core.types import Env
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.sandbox import Abilities, Limits, Runtime, Sandbox
 from rbeerouter.routing.script import Script, ScriptError, configured_abilities, configured_limits, read_source
+from rbeerouter.routing.split import make_split
 from rbeerouter.server import gate
 from rbeerouter.workbench.explain import explain, read_request
 
@@ -63,7 +64,10 @@ class Scripts:
     def decider(self, config: Config, fleet: Fleet, source: bytes | None) -> Decider:
         """Loads the script and tries it on a made-up request. Raises ScriptError when it is broken."""
         routing = config.routing
-        decider = Decider(fleet, None, routing.strategy, self._env, routing.debug, routing.script_faults)
+        decider = Decider(
+            fleet, None, routing.strategy, self._env, routing.debug, routing.script_faults, models=config.models,
+            split=make_split(routing.split, config.models),
+        )  # fmt: skip
         if source is not None and config.script is not None:
             script = self._load(config, source, config.script.name, routing.debug)
             fault = script.self_test(fleet, decider.choose_for_script)
@@ -88,7 +92,10 @@ class Scripts:
         return self._processes
 
     def hand_over(self, old: Decider, new: Decider) -> None:
-        """What scripts keep goes on, also over a time without one; the one that served is there to go back to."""
+        """What scripts keep goes on, also over a time without one; the one that served is there to go back to. So
+        do the turns of the split."""
+        if new.split is not None and old.split is not None:
+            new.split.adopt(old.split)
         script = new.script
         suspended = old.suspended[0] if old.suspended else None
         before = old.script or suspended or self._resting

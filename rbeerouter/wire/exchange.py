@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from rbeerouter import tasks
 from rbeerouter.core.dispatch import FINISH, WAITING, Effect, Fail, Job, Send
 from rbeerouter.core.errors import FAILURES, Failure
+from rbeerouter.core.models import name_to_send
 from rbeerouter.core.types import Outcome
 from rbeerouter.dialects.surfaces import Surface
 from rbeerouter.wire.headers import Shape, chunk, header_value, status_line, with_headers
@@ -89,7 +90,10 @@ class Exchange:
         if pool is None:                                     # removed by a reload since it was chosen
             self._attempt_ended(Outcome(FAILURES["upstream_connect_failed"]))
             return
-        body = self._body if send.model is None else self._dialect.rename_model(self._body, send.model)
+        name, request = send.model, self.job.request
+        if send.worker.spec.model_names or request.asked_model is not None:
+            name = name_to_send(request, send.worker, name)
+        body = self._body if name is None else self._dialect.rename_model(self._body, name)
         forwarded = self._forwarded if not send.headers else with_headers(self._forwarded, send.headers)
         head = pool.head(self._target, forwarded, len(body))
         self._shape = None
@@ -298,8 +302,8 @@ class Exchange:
             self._attempt_ended(Outcome(FAILURES[code], committed=self._committed))
 
     def _overdue(self, now: float) -> str | None:
-        job, limits = self.job, self.client.listener.limits
-        stream = job.request.stream
+        job, listener = self.job, self.client.listener
+        limits, stream = listener.limits_of.get(job.request.model, listener.limits), job.request.stream
         if now - job.arrived > (limits.stream_s if stream else limits.request_s):
             return "upstream_deadline"
         if not self._committed and stream and now - job.sent > limits.first_content_s:

@@ -19,10 +19,12 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 import httptools
+import msgspec
 
 from rbeerouter.config import Limits, Server
 from rbeerouter.core.dispatch import Dispatcher, Job, refused_job
 from rbeerouter.core.errors import FAILURES, Failure, RouterError
+from rbeerouter.core.models import NO_MODELS, OWN_LIMITS, Model, Models, for_side
 from rbeerouter.core.queue import QueueRules
 from rbeerouter.core.types import Env
 from rbeerouter.dialects.surfaces import OPENAI_DIALECT, SURFACES, Dialect, Surface, dialect_of
@@ -54,6 +56,8 @@ class Listener:
 
     Attributes:
         shown_headers, prompt_chars: what the script wants to see of a request, see `show`.
+        models: None where the configuration names none.
+        limits_of: {model: the limits with its own in their place}.
     """
 
     def __init__(
@@ -79,16 +83,21 @@ class Listener:
         self.clock = env.now()
         self.shown_headers: tuple[str, ...] = ()
         self.prompt_chars = 0
+        self.models: Models | None = None
+        self.limits_of: dict[str, Limits] = {}
         self.apply(server, limits)
 
-    def apply(self, server: Server, limits: Limits) -> None:
+    def apply(self, server: Server, limits: Limits, models: Models = NO_MODELS) -> None:
         """Takes new settings. Requests that have begun keep the limits they have passed."""
         self._settings, self.limits = server, limits
+        self.models = models if models else None              # None is quicker to ask
+        self.limits_of = {model.name: _limits_of(model, limits) for model in models}
         self.request_shapes = Shapes(server.request_headers, ours=(b"content-type",), shown=self.shown_headers)
         self.response_shapes = Shapes(server.response_headers)
         self.dispatcher.queue.rules = QueueRules(
-            limits.queue_length, limits.queue_s, limits.queue_most_s, limits.request_s, limits.stream_s
-        )
+            limits.queue_length, limits.queue_s, limits.queue_most_s, limits.request_s, limits.stream_s,
+            {name: (own.request_s, own.stream_s) for name, own in self.limits_of.items()},
+        )  # fmt: skip
 
     def show(self, headers: tuple[str, ...] = (), prompt_chars: int = 0) -> None:
         """What the script wants to see of each request besides the usual, which costs time: by default nothing.
@@ -98,7 +107,7 @@ class Listener:
             prompt_chars: how long `Request.prompt` may be; 0 for none.
         """
         self.shown_headers, self.prompt_chars = headers, prompt_chars
-        self.apply(self._settings, self.limits)
+        self.apply(self._settings, self.limits, self.models or NO_MODELS)
 
     async def open(self, host: str, port: int) -> int:
         """Starts to listen; returns the port, which differs from the one asked for when that is 0."""
@@ -146,6 +155,11 @@ class Listener:
         self.pools.expire(now)
         self.dispatcher.fleet.tick(now)
         self.waiters.tick()
+
+
+def _limits_of(model: Model, limits: Limits) -> Limits:
+    own = {name: getattr(model, name) for name in OWN_LIMITS}
+    return msgspec.structs.replace(limits, **{name: value for name, value in own.items() if value is not None})
 
 
 class ClientConnection(asyncio.Protocol):
@@ -359,6 +373,10 @@ class ClientConnection(asyncio.Protocol):
                 surface, request_id.decode(), ours, body, listener.limits,
                 shape.texts(raw) if shape.shown else _NO_TEXTS, listener.prompt_chars,
             )  # fmt: skip
+            if listener.models:
+                request = listener.models.resolved(request)
+            if ours and b"x-rbee-deployment" in ours:
+                request = for_side(request, ours[b"x-rbee-deployment"])
         except RouterError as refusal:
             listener.record(refused_job(surface.unread(request_id.decode()), refusal, arrived, wall, listener.now()))
             raise

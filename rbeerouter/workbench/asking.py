@@ -14,9 +14,11 @@ import msgspec
 from rbeerouter import config as configuration
 from rbeerouter.config import ConfigError
 from rbeerouter.core.errors import RouterError
+from rbeerouter.core.models import NO_MODELS
 from rbeerouter.core.types import Env
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.script import Script, configured_abilities, configured_limits, read_source
+from rbeerouter.routing.split import make_split
 from rbeerouter.workbench.explain import explain, read_request, render
 from rbeerouter.workbench.fleets import read_fleet
 
@@ -71,7 +73,11 @@ def offline(
     except RouterError as error:
         raise ConfigError(f"the request: {error.message}") from None
     strategy = routing.strategy if settings is not None else _DEFAULT_STRATEGY
-    return explain(request, Decider(read_fleet(fleet), loaded, strategy, env, debug=True)), source
+    models = settings.models if settings is not None else NO_MODELS
+    decider = Decider(
+        read_fleet(fleet), loaded, strategy, env, debug=True, models=models, split=make_split(routing.split, models)
+    )
+    return explain(request, decider), source
 
 
 def shown(record: Mapping[str, Any], source: bytes | None, as_json: bool) -> str:

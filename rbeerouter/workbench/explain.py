@@ -13,6 +13,7 @@ import msgspec
 
 from rbeerouter.config import Limits
 from rbeerouter.core.errors import RouterError
+from rbeerouter.core.models import for_side, name_to_send
 from rbeerouter.core.types import READY, SEND, WAIT, Decision, Request
 from rbeerouter.dialects.surfaces import SURFACES
 from rbeerouter.routing.decide import Decider
@@ -54,7 +55,9 @@ def read_request(text: bytes, limits: Limits, request_headers: tuple[str, ...] =
     }
     wanted = {name.lower() for name in request_headers}
     shown = {name: value for name, value in headers.items() if name in wanted}
-    return surface.parse(surface, "explain", ours, msgspec.json.encode(asked.body), limits, shown, prompt_chars)
+    request = surface.parse(surface, "explain", ours, msgspec.json.encode(asked.body), limits, shown, prompt_chars)
+    side = ours.get(b"x-rbee-deployment")
+    return for_side(request, side) if side is not None else request
 
 
 def explain(request: Request, decider: Decider) -> dict[str, Any]:
@@ -63,6 +66,7 @@ def explain(request: Request, decider: Decider) -> dict[str, Any]:
     Args:
         decider: with `debug`, and a script that was loaded with `Abilities.explain`; a `Decider.twin` of a live one.
     """
+    request = decider.models.resolved(request)
     try:
         decision = decider.decide(request)
     except RouterError as error:
@@ -81,7 +85,7 @@ def explain(request: Request, decider: Decider) -> dict[str, Any]:
         "action": action,
         "by": decision.by,
         "reason": decision.reason,
-        "sent_model": decision.model,
+        "sent_model": name_to_send(request, worker, decision.model) if worker is not None else decision.model,
         "order": [worker.id for worker in decision.then] if decision.then is not None else None,
         "headers": dict(decision.headers) or None,
         "script_error": decision.error,

@@ -19,6 +19,7 @@ from rbeerouter.config import File
 from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.health import HealthRules
+from rbeerouter.core.models import NO_MODELS
 from rbeerouter.dialects import openai
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS, SURFACES
 from rbeerouter.record import Line, Recorder
@@ -171,7 +172,7 @@ class Control:
         self.daemon: Any = SimpleNamespace(
             fleet=fleet, decider=decider, config=SimpleNamespace(
                 script="/etc/rbeerouter/routing.lua", control=config.Control(), routing=config.Routing(),
-                limits=config.Limits(),
+                limits=config.Limits(), models=NO_MODELS,
             ),
             loaded_at="2026-11-21T07:12:22.630Z", recorder=recorder, log_file=log, scripts=Scripts(env()),
             reloads=Counter(ok=1), find_decision=recorder.find, log=SimpleNamespace(info=lambda *_, **fields: None),

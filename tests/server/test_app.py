@@ -65,7 +65,7 @@ async def test_every_page_says_what_is_true(tmp_path: Path) -> None:
             assert len(routing["script"].pop("hash")) == 12
             assert routing == {
                 "script": {"file": str(router.script_path)}, "suspended": None, "strategy": "least-request",
-                "debug": False, "weights": {"a": 1.0, "b": 1.0},
+                "debug": False, "weights": {"a": 0.2, "b": 0.8}, "split": None,
             }  # fmt: skip
             client.abort()
             await router.wait_requests(1)

@@ -48,10 +48,13 @@ def worker_entry(worker: WorkerLike) -> dict[str, Any]:
 
 
 def config_text(workers: Iterable[WorkerLike], **sections: Sections) -> str:
-    """A configuration as TOML, whose strings and lists are spelled as JSON spells them."""
+    """A configuration as TOML, whose strings and lists are spelled as JSON spells them. A list of tables, such as
+    `models=[{...}]`, becomes a block for each."""
     lines = []
     for name, values in sections.items():
-        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+        header = f"[[{name}]]" if isinstance(values, list) else f"[{name}]"
+        for table in values if isinstance(values, list) else [values]:
+            lines += [header, *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
     for entry in map(worker_entry, workers):
         lines.append("[[workers]]")
         for key, value in entry.items():

@@ -1,0 +1,143 @@
+"""The split: which side, local or remote, has the turn, and the share of requests that each worker can expect.
+
+`routing.decide` asks for the side before its strategy chooses; the control plane shows what came of it. Nothing here
+knows a strategy or changes a worker. Chance plays no part: turns are smooth weighted round robin over two sides.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from rbeerouter import config
+from rbeerouter.core.models import Models
+from rbeerouter.core.types import BUSY, LOCAL, READY, REMOTE, Worker
+
+
+class Share:
+    """The turns of one fraction.
+
+    What the local side is owed grows by the fraction with each request and falls by one with each that it gets: it has
+    the turn when it is owed half a request or more, so neither side is ever a whole one ahead. A side that cannot take
+    its turn is owed it, up to `debt` requests.
+    """
+
+    def __init__(self, local_fraction: float, debt: float) -> None:
+        self.local_fraction = local_fraction
+        self.debt = debt
+        self.taken: Counter[str] = Counter()
+        self.fallbacks: Counter[str] = Counter()
+        self._owed = 0.0
+
+    def turn(self, local: bool, remote: bool) -> str:
+        """The side that gets the next request, of those that have somebody for it; at least one has."""
+        owed = self._owed + self.local_fraction
+        due = LOCAL if owed >= 0.5 else REMOTE
+        side = due if (local if due == LOCAL else remote) else (REMOTE if due == LOCAL else LOCAL)
+        if side != due:
+            self.fallbacks[due] += 1
+        self.taken[side] += 1
+        if side == LOCAL:
+            owed -= 1.0
+        self._owed = max(-self.debt, min(self.debt, owed))
+        return side
+
+    def adopt(self, before: Share) -> None:
+        """Goes on where another one stood, if it shared alike."""
+        if before.local_fraction == self.local_fraction:
+            self.taken, self.fallbacks, self._owed = before.taken, before.fallbacks, before._owed
+            self._owed = max(-self.debt, min(self.debt, self._owed))
+
+    def told(self) -> dict[str, Any]:
+        """What GET /routing shows of it."""
+        requests = self.taken.total()
+        return {
+            "local_fraction": self.local_fraction,
+            "achieved": round(self.taken[LOCAL] / requests, 4) if requests else None,
+            "requests": requests,
+            "fallbacks": {LOCAL: self.fallbacks[LOCAL], REMOTE: self.fallbacks[REMOTE]},
+        }
+
+
+class Split:
+    """The turns of all models: each model with its own fraction has its own, all others have them together.
+
+    Args:
+        overall: what [routing.split] says, None where there is none.
+    """
+
+    def __init__(self, overall: config.Split | None, models: Models) -> None:
+        debt = overall.debt if overall is not None else config.Split(0.0).debt
+        self.overall = Share(overall.local_fraction, debt) if overall is not None else None
+        self.of_models = {
+            model.name: Share(model.local_fraction, debt) for model in models if model.local_fraction is not None
+        }
+
+    def narrowed(self, model: str, eligible: list[Worker]) -> list[Worker]:
+        """The eligible workers of the side that has the turn; all of them where nothing is shared."""
+        share = self.of_models.get(model, self.overall)
+        if share is None:
+            return eligible
+        local = [worker for worker in eligible if worker.spec.deployment == LOCAL]
+        if share.turn(bool(local), len(local) < len(eligible)) == LOCAL:
+            return local
+        return [worker for worker in eligible if worker.spec.deployment != LOCAL] if local else eligible
+
+    def adopt(self, before: Split) -> None:
+        """Goes on with the turns of the configuration before."""
+        if self.overall is not None and before.overall is not None:
+            self.overall.adopt(before.overall)
+        for name, share in self.of_models.items():
+            if name in before.of_models:
+                share.adopt(before.of_models[name])
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """{side: (turns it got, turns it gave away)} of all models together."""
+        shares = [*self.of_models.values(), *([self.overall] if self.overall is not None else [])]
+        return {
+            side: (sum(share.taken[side] for share in shares), sum(share.fallbacks[side] for share in shares))
+            for side in (LOCAL, REMOTE)
+        }
+
+    def told(self) -> dict[str, Any]:
+        """What GET /routing shows as `split`."""
+        nothing = {"local_fraction": None, "achieved": None, "requests": 0, "fallbacks": {LOCAL: 0, REMOTE: 0}}
+        overall = self.overall.told() if self.overall is not None else nothing
+        return {**overall, "models": {name: share.told() for name, share in self.of_models.items()}}
+
+
+def make_split(overall: config.Split | None, models: Models) -> Split | None:
+    """The split of a configuration, None when it shares nothing."""
+    split = Split(overall, models)
+    return split if split.overall is not None or split.of_models else None
+
+
+def same_side(worker: Worker, eligible: list[Worker]) -> list[Worker]:
+    """Those on a worker's side if there are any: what fails on one side is tried there again first."""
+    return [other for other in eligible if other.spec.deployment == worker.spec.deployment] or eligible
+
+
+def weights(workers: Iterable[Worker], by_load: bool, local_fraction: float | None) -> dict[str, float]:
+    """{worker id: the share of requests it can expect}: 1 in all, or 0 when nobody can be used.
+
+    Args:
+        by_load: the strategy goes by load, so a worker counts by its capacity; else all count alike.
+        local_fraction: the share of the local side; None where both sides are one.
+    """
+    workers = list(workers)
+    counted = {
+        worker.id: (worker.capacity if by_load else 1.0) if worker.status in (READY, BUSY) else 0.0
+        for worker in workers
+    }
+    sides: dict[str, float] = {}
+    side_of = {worker.id: worker.spec.deployment if local_fraction is not None else LOCAL for worker in workers}
+    for worker_id, count in counted.items():
+        sides[side_of[worker_id]] = sides.get(side_of[worker_id], 0.0) + count
+    fractions = {LOCAL: 1.0, REMOTE: 1.0}
+    if local_fraction is not None and sides.get(LOCAL) and sides.get(REMOTE):
+        fractions = {LOCAL: local_fraction, REMOTE: 1.0 - local_fraction}
+    return {
+        worker_id: fractions[side_of[worker_id]] * count / sides[side_of[worker_id]] if count else 0.0
+        for worker_id, count in counted.items()
+    }
