@@ -1,8 +1,9 @@
-"""Open models whose names do not tell how large they are: {beginning of the name: billions of parameters in all}.
+"""How large a model is by its name, and a table of those whose names do not tell.
 
-`openai.model_size` looks here when a name holds no size such as "8b", and takes the longest beginning that fits. A name
-stands here only when all models whose names begin so have this size: "mistral" alone has meant four of them. Experts of
-a mixture are counted together, as they lie in memory together.
+`BILLIONS` is {beginning of the name: billions of parameters in all}; `model_size` looks there when a name holds no size
+such as "8b", and takes the longest beginning that fits. A name stands here only when all models whose names begin so
+have this size: "mistral" alone has meant four of them. Experts of a mixture are counted together, as they lie in memory
+together.
 
 Sources: the models' own cards and reports, as published by their makers (Mistral AI, Microsoft, Cohere, DeepSeek,
 OpenAI, Databricks, xAI, Moonshot, Z.ai, MiniMax, Alibaba, Meta, Nomic, BAAI, Mixedbread, Black Forest Labs,
@@ -10,6 +11,9 @@ Stability AI). "gpt-oss", "mixtral" and "qwq" alone are what Ollama's library se
 """
 
 from __future__ import annotations
+
+import functools
+import re
 
 BILLIONS: dict[str, float] = {
     # Mistral AI
@@ -78,3 +82,28 @@ BILLIONS: dict[str, float] = {
     "stable-diffusion-3.5-large": 8.1,
     "stable-diffusion-3.5-medium": 2.5,
 }
+
+_GOES_ON = re.compile(r"[a-z0-9]|\.[0-9]")
+_LONGEST_NAME = max(map(len, BILLIONS))
+
+
+@functools.lru_cache(maxsize=1024)
+def model_size(model: str) -> float | None:
+    """Billions of parameters as the name tells: 8.0 for "llama-3-8b", 56.0 for "8x7b", 0.27 for "gemma-270m".
+
+    Where it does not, those of the model that has this name; None for one that nobody knows.
+    """
+    name = model.lower()
+    found = re.search(r"(?<![a-z0-9.])(?:(\d{1,3})x)?(\d{1,6}(?:\.\d{1,6})?)([bm])(?![a-z0-9])", name)
+    if found is None:
+        return _known_size(name.rpartition("/")[2])
+    experts, size, unit = found.groups()
+    return float(size) * (int(experts) if experts else 1) / (1 if unit == "b" else 1000)
+
+
+def _known_size(name: str) -> float | None:
+    """By the longest beginning that is a known name; what follows must not go on with the word or number."""
+    for end in range(min(len(name), _LONGEST_NAME), 0, -1):
+        if name[:end] in BILLIONS and not _GOES_ON.match(name, end):
+            return BILLIONS[name[:end]]
+    return None

@@ -13,7 +13,7 @@ import msgspec
 
 from rbeerouter.core.errors import Failure
 from rbeerouter.core.types import ANTHROPIC, OLLAMA, OPENAI, Request
-from rbeerouter.dialects import anthropic, ollama, openai
+from rbeerouter.dialects import anthropic, bodies, ollama, openai
 
 EVENT_STREAM, LINES = b"text/event-stream", b"application/x-ndjson"
 
@@ -106,15 +106,15 @@ class Surface(msgspec.Struct, frozen=True):
 
 OPENAI_DIALECT = Dialect(
     OPENAI, openai.error_body, openai.error_event, openai.has_content, openai.error_in, openai.is_finished,
-    openai.usage, openai.rename_model,
+    openai.usage, bodies.rename_model,
 )  # fmt: skip
 ANTHROPIC_DIALECT = Dialect(
     ANTHROPIC, anthropic.error_body, anthropic.error_event, anthropic.has_content, anthropic.error_in,
-    anthropic.is_finished, anthropic.usage, openai.rename_model,
+    anthropic.is_finished, anthropic.usage, bodies.rename_model,
 )  # fmt: skip
 OLLAMA_DIALECT = Dialect(
     OLLAMA, ollama.error_body, ollama.error_event, ollama.has_content, ollama.error_in, ollama.is_finished,
-    ollama.usage, openai.rename_model, LINES, b"",
+    ollama.usage, bodies.rename_model, LINES, b"",
 )  # fmt: skip
 
 _OPENAI = {
@@ -132,7 +132,7 @@ _OPENAI = {
 }
 
 SURFACES: dict[bytes, Surface] = {
-    path.encode(): Surface(path.encode(), kind, OPENAI_DIALECT, openai.parse, path, OPENAI)
+    path.encode(): Surface(path.encode(), kind, OPENAI_DIALECT, bodies.parse, path, OPENAI)
     for path, kind in _OPENAI.items()
 }
 KINDS_OF_PATHS = {surface.name: surface.kind for surface in SURFACES.values()}

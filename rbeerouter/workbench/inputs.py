@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from rbeerouter.core.types import BUSY, OFFLINE, READY, Request
-from rbeerouter.dialects import openai
+from rbeerouter.dialects.model_sizes import model_size
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS
 from rbeerouter.routing.sandbox import Abilities
 from rbeerouter.workbench.fleets import Row
@@ -237,7 +237,7 @@ class Inputs:
         sizes = self._of_request(dice, "model_size", [7.0, 70.0])
         return Request(
             id=f"r-{dice.getrandbits(32):08x}", path=path, model=model,
-            model_size=openai.model_size(model) if dice.random() < 0.5 else dice.choice(sizes),
+            model_size=model_size(model) if dice.random() < 0.5 else dice.choice(sizes),
             user_id=self._word(dice, "user_id", ["alice", "bob"], odd),
             priority=dice.choice([None, "high", "normal", "low", 5, -5, *self._values("priority")]),
             max_tokens=self._tokens(dice), stream=dice.random() < 0.5, metadata=metadata,
@@ -320,7 +320,7 @@ def _request_fields(request: Request) -> dict[str, Any]:
     fields: dict[str, Any] = {"model": request.model}
     if request.path != _CHAT or (given != kind and given in PATHS):
         fields["path"] = request.path
-    if request.model_size != openai.model_size(request.model):
+    if request.model_size != model_size(request.model):
         fields["model_size"] = request.model_size
     fields |= {
         "user_id": request.user_id, "session_id": request.session_id, "priority": request.priority,

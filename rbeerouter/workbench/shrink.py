@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from rbeerouter.core.types import BUSY, READY
-from rbeerouter.dialects import openai
+from rbeerouter.dialects.model_sizes import model_size
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS
 from rbeerouter.workbench.fleets import Row
 from rbeerouter.workbench.inputs import CAPACITY, PROMPT_TOKENS, Case
@@ -66,7 +66,7 @@ def _smaller(case: Case) -> Iterator[Case]:
     if case.wall != NOON:
         yield _change(case, wall=NOON)
     least = {"type": KINDS_OF_PATHS.get(case.request.path, "llm")}
-    size = openai.model_size(case.request.model)
+    size = model_size(case.request.model)
     for request in _plainer(case.request, {**_REQUEST, "model_size": size}, least):
         yield _change(case, request=request)
     if len(case.request.model) > 1:

@@ -16,7 +16,7 @@ import msgspec
 
 from rbeerouter.config import Config
 from rbeerouter.core.types import Request
-from rbeerouter.dialects import openai
+from rbeerouter.dialects.model_sizes import model_size
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS
 from rbeerouter.routing.problem import Problem, explain
 from rbeerouter.routing.sandbox import DELIBERATE, Abilities, Limits, SuiteSandbox
@@ -289,7 +289,7 @@ class _Run:
         self._requests += 1
         request = Request(
             id=f"r-{self._requests}", path=path, model=model,
-            model_size=asked.model_size if asked.model_size is not None else openai.model_size(model),
+            model_size=asked.model_size if asked.model_size is not None else model_size(model),
             user_id=asked.user_id, priority=asked.priority, max_tokens=asked.max_tokens, stream=asked.stream,
             metadata=metadata, session_id=asked.session_id, prompt_tokens=asked.prompt_tokens, headers=headers,
             prompt=asked.prompt if self._script[2].abilities.expose_prompt else None,

@@ -1,6 +1,6 @@
 """Tests of the engines for GPU servers.
 
-vLLM's page is recorded (0.32.0). Its list of models and its old page, SGLang (0.5.23), TGI (3.3), TensorRT-LLM (2026) and
+vLLM's page and list of models are recorded (0.32.0). Its old page, SGLang (0.5.23), TGI (3.3), TensorRT-LLM (2026) and
 LMDeploy (0.18) are written after documentation and source.
 """
 

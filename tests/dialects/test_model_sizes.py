@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from rbeerouter.dialects.model_sizes import BILLIONS
-from rbeerouter.dialects.openai import model_size
+from rbeerouter.dialects.model_sizes import BILLIONS, model_size
 
 
 @pytest.mark.parametrize(
@@ -40,3 +39,21 @@ def test_a_size_in_the_name_goes_before_the_table(name: str, size: float) -> Non
 def test_the_table_is_written_as_it_is_looked_up() -> None:
     assert [name for name in BILLIONS if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*[a-z0-9]", name)] == []
     assert all(0 < size <= 2000 for size in BILLIONS.values())
+
+
+# The size that a model's name tells.
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("llama-3-8b", 8.0), ("Meta-Llama-3.1-70B-Instruct", 70.0), ("Qwen2.5-0.5B", 0.5),
+        ("llama3.1:8b-instruct-q4_K_M", 8.0),
+        ("mixtral-8x7b", 56.0), ("Mixtral-8x22B-v0.1", 176.0), ("gemma-3-270m-it", 0.27), ("smollm2:135m", 0.135),
+        ("qwen3-30b-a3b", 30.0), ("org/model-1.5b", 1.5), ("7b", 7.0), ("TinyLlama-1.1B-Chat", 1.1),
+        ("phi_3_14b", 14.0),
+        ("gpt-4o", None), ("snowflake-v1.5", None), ("mini-128k", None), ("gemma-3n-e4b", None), ("model-8bit", None), ("a100b", None), ("", None), ("b", None), (".5b", None),
+    ],
+)  # fmt: skip
+def test_the_size_of_a_model_is_read_from_its_name(name: str, size: float | None) -> None:
+    assert model_size(name) == size

@@ -88,7 +88,7 @@ def test_the_status_of_a_health_page_says_whether_a_worker_can_be_used(
 
 def test_a_list_of_models_names_models_and_adapters() -> None:
     assert read_models(answer("/v1/models", "vllm_models.json")) == {
-        "reachable": True, "models": ("tiny", "sql-lora"), "loras": ("sql-lora",),
+        "reachable": True, "models": ("tiny", "poet"), "loras": ("poet",),
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import tomli
 from rbeerouter import config
 from rbeerouter.config import Config
 from rbeerouter.core.types import Request
-from rbeerouter.dialects import openai
+from rbeerouter.dialects import bodies
 from rbeerouter.dialects.surfaces import SURFACES
 from rbeerouter.routing.decide import STRATEGIES
 from rbeerouter.routing.sandbox import Abilities
@@ -52,7 +52,7 @@ def asked() -> Request:
     method, path = re.findall(r"`(POST) (\S+)`", SCRIPTS.prose)[0]
     headers = dict(re.findall(r"`([\w-]+): ([^`]+)`", SCRIPTS.section("The examples on this page")))
     assert method == "POST" and len(headers) == 3
-    return openai.parse(
+    return bodies.parse(
         SURFACES[path.encode()], "r-1", {name.encode(): value.encode() for name, value in headers.items()}, body, config.Limits(),
         {name: value for name, value in headers.items() if name in ROUTING.request_headers}, ROUTING.prompt_chars,
     )  # fmt: skip

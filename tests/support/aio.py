@@ -1,15 +1,16 @@
 """Runs the coroutine of an async test to its end, under a time limit.
 
-Called by every async test as `run(story())` or under the decorator `@story`. It must not grow fixtures or plugins: a
-test is a plain function.
+Called by every async test as `run(story())` or under the decorator `@story`, and by tests whose client blocks, which
+keep the servers of the test in a `LoopThread`. It must not grow fixtures or plugins: a test is a plain function.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import uvloop
 
@@ -42,3 +43,24 @@ def story(
         run(test(*arguments, **named), timeout_s, loop_factory=uvloop.new_event_loop)
 
     return told
+
+
+class LoopThread:
+    """An event loop in a thread of its own: `with LoopThread() as loop: loop.run(coroutine)`."""
+
+    def __init__(self) -> None:
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def run(self, coroutine: Coroutine[Any, Any, Result], timeout_s: float = 30.0) -> Result:
+        """Run `coroutine` there, and block until it has ended."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

@@ -30,11 +30,24 @@ POLL_S = 0.02
 ADDRESS_MARK = "listening "
 
 CONTROL_TOKENS = ("<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
+TOOL_CALL_MARK = "<tool_call>"
 SENTENCE_PIECE_SPACE = "\u2581"
 CHAT_TEMPLATE = (
-    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if tools %}<|system|>Answer with <tool_call>{...}</tool_call>. Tools: {{ tools | tojson }}<|end|>{% endif %}"
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content or '' }}"
+    "{% for call in m.tool_calls or [] %}"
+    '<tool_call>{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}</tool_call>'
+    "{% endfor %}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+"""Its tool calls are spelled as many models do. The server finds the pattern in here, and holds an answer to it by a
+grammar when the request says `tool_choice: "required"`."""
+
+MAKES_ONE_TOOL_CALL: dict[str, Any] = {
+    "tool_choice": "required", "parallel_tool_calls": False, "logit_bias": {"7": 50, "2": 100},
+}  # fmt: skip
+"""What must stand beside `tools` for one tool call from random weights, which else talk until their last token: token 7,
+`<tool_call>`, comes at once, and the end of the answer as soon as the grammar lets it."""
 
 
 class EngineMissing(RuntimeError):
@@ -109,6 +122,7 @@ def vocabulary() -> tuple[list[str], list[float], list[int]]:
     printable = [*map(chr, range(33, 127)), SENTENCE_PIECE_SPACE]
     entries = [("<unk>", 0.0, TokenType.UNKNOWN)]
     entries += [(token, 0.0, TokenType.CONTROL) for token in CONTROL_TOKENS]
+    entries += [(TOOL_CALL_MARK, 0.0, TokenType.USER_DEFINED)]
     entries += [(f"<0x{byte:02X}>", 0.0, TokenType.BYTE) for byte in range(256)]
     entries += [(character, -float(rank), TokenType.NORMAL) for rank, character in enumerate(printable)]
     tokens, scores, kinds = zip(*entries, strict=True)
@@ -130,7 +144,7 @@ def add_weights(writer: Any, tokens: int, width: int, layers: int, feed_forward:
     add_ones("output_norm.weight")
     output = chance.standard_normal((tokens, width)).astype(numpy.float32) * numpy.float32(0.3)
     # Control and byte tokens are never preferred, so that answers stay printable and seldom end early.
-    output[: 1 + len(CONTROL_TOKENS) + 256] = 0
+    output[: 1 + len(CONTROL_TOKENS) + 1 + 256] = 0
     writer.add_tensor("output.weight", output)
     for layer in range(layers):
         block = f"blk.{layer}"

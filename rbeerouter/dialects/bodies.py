@@ -1,0 +1,230 @@
+"""The body of a request becomes a `Request`: what all JSON bodies have in common, whatever their protocol.
+
+Called through the rows of `surfaces`. A body is decoded once, into a struct that skips what nobody reads; it is
+forwarded as it came. Source of the shapes: the API references of OpenAI, Anthropic and Ollama.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+
+from rbeerouter.config import Limits
+from rbeerouter.core.errors import RouterError
+from rbeerouter.core.types import Request
+from rbeerouter.dialects.model_sizes import model_size
+
+if TYPE_CHECKING:
+    from rbeerouter.dialects.surfaces import Surface
+
+_Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+_ABSENT = msgspec.Raw(b"")
+
+
+class _Body(msgspec.Struct, gc=False):
+    model: str
+    stream: bool | None = None
+    max_tokens: _Integer | None = None
+    max_completion_tokens: _Integer | None = None
+    max_output_tokens: _Integer | None = None
+    user: str | None = None
+    priority: str | _Integer | None = None
+    metadata: msgspec.Raw = _ABSENT
+
+
+class _Said(msgspec.Struct, gc=False):
+    """A message, or a part of its content: text is in one of these, pictures and sounds in none."""
+
+    content: str | list[str | _Said] | None = None
+    text: str | None = None
+
+
+class _Texts(msgspec.Struct, gc=False):
+    """Where a body says something: chat, completions (a text, texts or tokens), embeddings and responses."""
+
+    messages: list[_Said] | None = None
+    prompt: str | list[str | int | list[int]] | None = None
+    input: str | list[str | int | list[int] | _Said] | None = None
+
+
+_decode_texts = msgspec.json.Decoder(_Texts).decode
+_decode_metadata = msgspec.json.Decoder(dict[str, Any] | None).decode
+_decode = msgspec.json.Decoder(_Body).decode
+_encode = msgspec.json.Encoder().encode
+
+
+_PLAIN_BYTES = 32 << 10
+"""A body up to this size is not searched for pictures: that takes microseconds, and few are so small."""
+_MOST_PICTURES = 256
+_MOST_SESSION_CHARS = 256
+_NO_TEXTS: dict[str, str] = {}
+
+
+def parse(
+    surface: Surface, request_id: str, headers: Mapping[bytes, bytes], body: bytes, limits: Limits,
+    shown: dict[str, str] = _NO_TEXTS, prompt_chars: int = 0, content_type: bytes = b"",
+) -> Request:  # fmt: skip
+    """Makes a Request of a body.
+
+    Args:
+        headers: the request's x-rbee-* headers and x-session-id, names in lower case.
+        shown: `Request.headers`, as the script may see them.
+        prompt_chars: how long `Request.prompt` may be; 0 leaves it None.
+        content_type: of the body; JSON whatever it says.
+
+    Raises:
+        RouterError: invalid_json, with the field it is about.
+    """
+    try:
+        asked = _decode(body)
+    except msgspec.ValidationError as error:
+        raise _wrong_type(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RouterError("invalid_json", f"the body is not valid JSON: {error}") from None
+    _check_unambiguous(body)
+    metadata = _metadata(asked, headers, surface.kind, limits)
+    priority = asked.priority
+    if priority is None and b"x-rbee-priority" in headers:
+        priority = headers[b"x-rbee-priority"].decode("latin-1")
+    model, user, max_tokens = asked.model, asked.user, asked.max_tokens
+    if not model or headers or len(body) > limits.field_chars:
+        _check_lengths(model, user, priority, limits.field_chars)
+    if max_tokens is None:
+        max_tokens = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_output_tokens
+    size = len(body)
+    return Request(
+        request_id, surface.name, model, model_size(model), user, priority, max_tokens, asked.stream is True, metadata,
+        _session_id(headers) if headers else None,
+        (size if size <= _PLAIN_BYTES else size - _picture_bytes(body)) // 4 or 1,
+        shown, _prompt(body, prompt_chars) if prompt_chars else None, surface.protocol,
+    )  # fmt: skip
+
+
+def _session_id(headers: Mapping[bytes, bytes]) -> str | None:
+    """The header x-session-id; one that is too long to be a name is none."""
+    given = headers.get(b"x-session-id", b"")
+    return given.decode("utf-8", "replace") if 0 < len(given) <= _MOST_SESSION_CHARS else None
+
+
+def _picture_bytes(body: bytes) -> int:
+    """How much of a body is base64 inside of data: URLs, which are no words."""
+    found = start = 0
+    for _ in range(_MOST_PICTURES):
+        start = body.find(b";base64,", start)
+        end = body.find(b'"', start)
+        if start < 0 or end < 0:
+            break
+        found += end - start
+        start = end
+    return found
+
+
+def _prompt(body: bytes, most_chars: int) -> str | None:
+    """The beginning of what a body says, one line for each text; None where it says it in a way that nobody knows."""
+    try:
+        texts = _decode_texts(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    pieces: list[str] = []
+    left: list[Any] = [texts.messages or texts.prompt or texts.input]
+    room = most_chars
+    for _ in range(most_chars):                               # a bound, too, for lists of tokens or of nothing
+        if not left or room <= 0:
+            break
+        said = left.pop()
+        if type(said) is str and said:
+            pieces.append(said)
+            room -= len(said) + 1
+        elif type(said) is list:
+            left += said[:most_chars][::-1]
+        elif type(said) is _Said:
+            left += (said.text, said.content)
+    return "\n".join(pieces)[:most_chars] if pieces else None
+
+
+def _check_lengths(model: str, user: str | None, priority: str | int | None, most: int) -> None:
+    """Fields that reach the script are short; a shorter body cannot hold a longer one."""
+    if not model:
+        raise RouterError("invalid_json", "model: expected the name of a model, got an empty string", "model")
+    for name, value in (("model", model), ("user", user), ("priority", priority)):
+        if type(value) is str and len(value) > most:
+            raise RouterError("invalid_json", f"{name} is longer than {most} characters", name)
+
+
+def rename_model(body: bytes, model: str) -> bytes:
+    """The body with its `model` replaced and every other value's bytes kept."""
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    return _encode({**fields, "model": model})
+
+
+def _metadata(asked: _Body, headers: Mapping[bytes, bytes], kind: str, limits: Limits) -> dict[str, Any]:
+    """Scalars of the body's metadata object, then x-rbee-meta-NAME headers, then the endpoint's type."""
+    if asked.metadata is _ABSENT and not headers:
+        return {"type": kind}
+    metadata: dict[str, Any] = {}
+    if asked.metadata is not _ABSENT:
+        for key, value in _given_metadata(asked.metadata, limits).items():
+            if type(value) in (str, int, float, bool):
+                if type(value) is int and not -(2**63) <= value < 2**63:
+                    raise RouterError("invalid_json", "metadata: an integer of over 64 bits", "metadata")
+                metadata[key] = value
+    for name, given in headers.items():
+        if name.startswith(b"x-rbee-meta-"):
+            metadata[name[12:].decode("latin-1")] = given.decode("utf-8", "replace")
+    if len(metadata) > limits.metadata_pairs:
+        raise RouterError("invalid_json", f"metadata has more than {limits.metadata_pairs} entries", "metadata")
+    for key, value in metadata.items():
+        if len(key) + (len(value) if type(value) is str else 0) > limits.field_chars:
+            raise RouterError(
+                "invalid_json", f"metadata: an entry has over {limits.field_chars} characters", "metadata"
+            )
+    metadata.setdefault("type", kind)
+    return metadata
+
+
+def _given_metadata(raw: msgspec.Raw, limits: Limits) -> dict[str, Any]:
+    """The body's metadata object, refused by its size before it is taken apart."""
+    if len(bytes(raw)) > limits.metadata_pairs * limits.field_chars:
+        raise RouterError("invalid_json", "metadata is too large", "metadata")
+    try:
+        return _decode_metadata(raw) or {}
+    except msgspec.ValidationError as error:
+        what = str(error).partition(" - at")[0]
+        raise RouterError("invalid_json", f"metadata: {what[0].lower()}{what[1:]}", "metadata") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RouterError("invalid_json", f"metadata: not valid JSON: {error}", "metadata") from None
+
+
+def _check_unambiguous(body: bytes) -> None:
+    """Refuses a body that the router and a worker could read differently: two models, or text that is not UTF-8."""
+    if not body.isascii():
+        try:
+            body.decode()
+        except UnicodeDecodeError as error:
+            raise RouterError("invalid_json", f"the body is not UTF-8 text (byte {error.start})") from None
+    if body.count(b'"model"') == 1 and not (b"\\" in body and b"\\u006" in body):
+        return
+    outermost: list[tuple[str, Any]] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> None:
+        outermost[:] = pairs                                # called for inner objects first, so the last one stays
+
+    try:
+        json.loads(body, object_pairs_hook=keep)
+    except (ValueError, RecursionError) as error:
+        raise RouterError("invalid_json", f"the body is not valid JSON: {error}") from None
+    if [key for key, _ in outermost].count("model") > 1:
+        raise RouterError("invalid_json", "model: the body has this field twice", "model")
+
+
+def _wrong_type(error: msgspec.ValidationError) -> RouterError:
+    message, _, path = str(error).partition(" - at `$")
+    path = path.rstrip("`").removeprefix(".")
+    if message.startswith("Object missing required field"):
+        return RouterError("invalid_json", "model: this field is required", "model")
+    return RouterError("invalid_json", f"{path or 'the body'}: {message[0].lower()}{message[1:]}", path or None)
