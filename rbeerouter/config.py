@@ -125,6 +125,7 @@ class Limits(Section):
     """Everything that could wait or grow without end, and where it ends."""
 
     request_body_bytes: Count = 10 << 20
+    upload_bytes: Count = 64 << 20
     header_bytes: Annotated[int, Meta(ge=1024)] = 32 << 10
     header_count: Count = 100
     header_s: Positive = 10.0

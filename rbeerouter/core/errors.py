@@ -35,6 +35,7 @@ _UNAVAILABLE = "service_unavailable_error"
 FAILURES = _table(
     # the client's doing
     Failure("invalid_json", 400, _INVALID),
+    Failure("invalid_form", 400, _INVALID),
     Failure("bad_request", 400, _INVALID, close=True),
     Failure("not_found", 404, _INVALID),
     Failure("model_not_found", 404, _INVALID),

@@ -7,14 +7,15 @@ forwarded as it came. Source of the shapes: the API references of OpenAI, Anthro
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from rbeerouter.config import Limits
 from rbeerouter.core.errors import RouterError
-from rbeerouter.core.types import Request
+from rbeerouter.core.types import DATA, Request
+from rbeerouter.dialects import multipart
 from rbeerouter.dialects.model_sizes import model_size
 
 if TYPE_CHECKING:
@@ -37,6 +38,33 @@ class _Body(msgspec.Struct, gc=False):
     metadata: msgspec.Raw = _ABSENT
 
 
+class _Options(msgspec.Struct, gc=False):
+    num_predict: _Integer | None = None
+
+
+class _OllamaBody(msgspec.Struct, gc=False):
+    """A body of Ollama's own API. How much may be written stands inside of `options`; -1 and -2 set no bound. `name` is
+    what `model` once was called."""
+
+    model: str = ""
+    name: str = ""
+    stream: bool | None = None
+    options: _Options | None = None
+
+
+class _Person(msgspec.Struct, gc=False):
+    user_id: str | None = None
+
+
+class _AnthropicBody(msgspec.Struct, gc=False):
+    """A body of Anthropic's Messages API. Its metadata holds nothing but who the user is."""
+
+    model: str
+    max_tokens: _Integer | None = None
+    stream: bool | None = None
+    metadata: _Person | None = None
+
+
 class _Said(msgspec.Struct, gc=False):
     """A message, or a part of its content: text is in one of these, pictures and sounds in none."""
 
@@ -45,8 +73,10 @@ class _Said(msgspec.Struct, gc=False):
 
 
 class _Texts(msgspec.Struct, gc=False):
-    """Where a body says something: chat, completions (a text, texts or tokens), embeddings and responses."""
+    """Where a body says something: chat, completions (a text, texts or tokens), embeddings, responses, and the system
+    prompt where it stands apart."""
 
+    system: str | list[_Said] | None = None
     messages: list[_Said] | None = None
     prompt: str | list[str | int | list[int]] | None = None
     input: str | list[str | int | list[int] | _Said] | None = None
@@ -55,6 +85,9 @@ class _Texts(msgspec.Struct, gc=False):
 _decode_texts = msgspec.json.Decoder(_Texts).decode
 _decode_metadata = msgspec.json.Decoder(dict[str, Any] | None).decode
 _decode = msgspec.json.Decoder(_Body).decode
+_decode_ollama = msgspec.json.Decoder(_OllamaBody).decode
+_decode_anthropic = msgspec.json.Decoder(_AnthropicBody).decode
+_decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -62,6 +95,7 @@ _PLAIN_BYTES = 32 << 10
 """A body up to this size is not searched for pictures: that takes microseconds, and few are so small."""
 _MOST_PICTURES = 256
 _MOST_SESSION_CHARS = 256
+_UPLOAD_FIELDS = frozenset({"model", "user", "stream"})
 _NO_TEXTS: dict[str, str] = {}
 
 
@@ -75,19 +109,13 @@ def parse(
         headers: the request's x-rbee-* headers and x-session-id, names in lower case.
         shown: `Request.headers`, as the script may see them.
         prompt_chars: how long `Request.prompt` may be; 0 leaves it None.
-        content_type: of the body; JSON whatever it says.
+        content_type: of the body; here it is JSON whatever that says.
 
     Raises:
         RouterError: invalid_json, with the field it is about.
     """
-    try:
-        asked = _decode(body)
-    except msgspec.ValidationError as error:
-        raise _wrong_type(error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RouterError("invalid_json", f"the body is not valid JSON: {error}") from None
-    _check_unambiguous(body)
-    metadata = _metadata(asked, headers, surface.kind, limits)
+    asked = _decoded(_decode, body)
+    metadata = _metadata(asked.metadata, headers, surface.kind, limits)
     priority = asked.priority
     if priority is None and b"x-rbee-priority" in headers:
         priority = headers[b"x-rbee-priority"].decode("latin-1")
@@ -103,6 +131,94 @@ def parse(
         (size if size <= _PLAIN_BYTES else size - _picture_bytes(body)) // 4 or 1,
         shown, _prompt(body, prompt_chars) if prompt_chars else None, surface.protocol,
     )  # fmt: skip
+
+
+def parse_ollama(
+    surface: Surface, request_id: str, headers: Mapping[bytes, bytes], body: bytes, limits: Limits,
+    shown: dict[str, str] = _NO_TEXTS, prompt_chars: int = 0, content_type: bytes = b"",
+) -> Request:  # fmt: skip
+    """`parse` for Ollama's own API, where an answer streams unless the body says that it shall not."""
+    asked = _decoded(_decode_ollama, body)
+    most = asked.options.num_predict if asked.options is not None else None
+    stream = surface.streams if asked.stream is None else asked.stream and surface.streams
+    return _request(
+        surface, request_id, headers, asked.model or asked.name, None, None if most is None or most < 0 else most,
+        stream, body, limits, shown, prompt_chars,
+    )  # fmt: skip
+
+
+def parse_anthropic(
+    surface: Surface, request_id: str, headers: Mapping[bytes, bytes], body: bytes, limits: Limits,
+    shown: dict[str, str] = _NO_TEXTS, prompt_chars: int = 0, content_type: bytes = b"",
+) -> Request:  # fmt: skip
+    """`parse` for Anthropic's Messages API."""
+    asked = _decoded(_decode_anthropic, body)
+    user = asked.metadata.user_id if asked.metadata is not None else None
+    return _request(
+        surface, request_id, headers, asked.model, user, asked.max_tokens, asked.stream is True, body, limits,
+        shown, prompt_chars,
+    )  # fmt: skip
+
+
+def parse_upload(
+    surface: Surface, request_id: str, headers: Mapping[bytes, bytes], body: bytes, limits: Limits,
+    shown: dict[str, str] = _NO_TEXTS, prompt_chars: int = 0, content_type: bytes = b"",
+) -> Request:  # fmt: skip
+    """`parse` where files may be sent: a body of several parts, or JSON. Of files no tokens are counted."""
+    if not content_type or content_type.partition(b";")[0].strip().lower().endswith(b"json"):
+        return parse(surface, request_id, headers, body, limits, shown, prompt_chars)
+    given = multipart.fields(body, multipart.boundary_of(content_type), _UPLOAD_FIELDS, limits.field_chars)
+    if not given.get("model"):
+        raise RouterError("invalid_form", "model: this field is required", "model")
+    return _request(
+        surface, request_id, headers, given["model"], given.get("user"), None,
+        given.get("stream", "").lower() == "true", b"", limits, shown, 0,
+    )  # fmt: skip
+
+
+def parse_data(
+    surface: Surface, request_id: str, headers: Mapping[bytes, bytes], body: bytes, limits: Limits,
+    shown: dict[str, str] = _NO_TEXTS, prompt_chars: int = 0, content_type: bytes = b"",
+) -> Request:  # fmt: skip
+    """`parse` for queries of data, which are JSON of any shape. One that names no model asks for "data"."""
+    try:
+        asked = _decode_any(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RouterError("invalid_json", f"the body is not valid JSON: {error}") from None
+    _check_unambiguous(body)
+    fields = asked if isinstance(asked, dict) else {}
+    model, user = fields.get("model"), fields.get("user")
+    return _request(
+        surface, request_id, headers, model if isinstance(model, str) and model else DATA,
+        user if isinstance(user, str) else None, None, fields.get("stream") is True, body, limits, shown, prompt_chars,
+    )  # fmt: skip
+
+
+def _request(
+    surface: Surface, request_id: str, headers: Mapping[bytes, bytes], model: str, user: str | None,
+    max_tokens: int | None, stream: bool, body: bytes, limits: Limits, shown: dict[str, str], prompt_chars: int,
+) -> Request:  # fmt: skip
+    """What `parse` does once it knows what the body says, for bodies that have neither priority nor metadata."""
+    priority = headers[b"x-rbee-priority"].decode("latin-1") if b"x-rbee-priority" in headers else None
+    _check_lengths(model, user, priority, limits.field_chars)
+    return Request(
+        request_id, surface.name, model, model_size(model), user, priority, max_tokens, stream,
+        _metadata(_ABSENT, headers, surface.kind, limits), _session_id(headers) if headers else None,
+        (len(body) - _picture_bytes(body)) // 4 or 1 if body else None,
+        shown, _prompt(body, prompt_chars) if prompt_chars else None, surface.protocol,
+    )  # fmt: skip
+
+
+def _decoded(decode: Callable[[bytes], Any], body: bytes) -> Any:
+    """What this decoder makes of a body. Raises RouterError."""
+    try:
+        asked = decode(body)
+    except msgspec.ValidationError as error:
+        raise wrong_type(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RouterError("invalid_json", f"the body is not valid JSON: {error}") from None
+    _check_unambiguous(body)
+    return asked
 
 
 def _session_id(headers: Mapping[bytes, bytes]) -> str | None:
@@ -131,7 +247,7 @@ def _prompt(body: bytes, most_chars: int) -> str | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     pieces: list[str] = []
-    left: list[Any] = [texts.messages or texts.prompt or texts.input]
+    left: list[Any] = [texts.messages or texts.prompt or texts.input, texts.system]
     room = most_chars
     for _ in range(most_chars):                               # a bound, too, for lists of tokens or of nothing
         if not left or room <= 0:
@@ -157,25 +273,32 @@ def _check_lengths(model: str, user: str | None, priority: str | int | None, mos
 
 
 def rename_model(body: bytes, model: str) -> bytes:
-    """The body with its `model` replaced and every other value's bytes kept."""
+    """The body with its `model` replaced and every other value's bytes kept; one of several parts, too."""
+    if body.startswith(b"--"):
+        return multipart.rename_model(body, model)
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     return _encode({**fields, "model": model})
 
 
-def _metadata(asked: _Body, headers: Mapping[bytes, bytes], kind: str, limits: Limits) -> dict[str, Any]:
+def rename_in_data(body: bytes, model: str) -> bytes:
+    """The same for a query of data, which has no place for a model when it is no object."""
+    return rename_model(body, model) if body.lstrip().startswith(b"{") else body
+
+
+def _metadata(given: msgspec.Raw, headers: Mapping[bytes, bytes], kind: str, limits: Limits) -> dict[str, Any]:
     """Scalars of the body's metadata object, then x-rbee-meta-NAME headers, then the endpoint's type."""
-    if asked.metadata is _ABSENT and not headers:
+    if given is _ABSENT and not headers:
         return {"type": kind}
     metadata: dict[str, Any] = {}
-    if asked.metadata is not _ABSENT:
-        for key, value in _given_metadata(asked.metadata, limits).items():
+    if given is not _ABSENT:
+        for key, value in _given_metadata(given, limits).items():
             if type(value) in (str, int, float, bool):
                 if type(value) is int and not -(2**63) <= value < 2**63:
                     raise RouterError("invalid_json", "metadata: an integer of over 64 bits", "metadata")
                 metadata[key] = value
-    for name, given in headers.items():
+    for name, text in headers.items():
         if name.startswith(b"x-rbee-meta-"):
-            metadata[name[12:].decode("latin-1")] = given.decode("utf-8", "replace")
+            metadata[name[12:].decode("latin-1")] = text.decode("utf-8", "replace")
     if len(metadata) > limits.metadata_pairs:
         raise RouterError("invalid_json", f"metadata has more than {limits.metadata_pairs} entries", "metadata")
     for key, value in metadata.items():
@@ -222,7 +345,7 @@ def _check_unambiguous(body: bytes) -> None:
         raise RouterError("invalid_json", "model: the body has this field twice", "model")
 
 
-def _wrong_type(error: msgspec.ValidationError) -> RouterError:
+def wrong_type(error: msgspec.ValidationError) -> RouterError:
     message, _, path = str(error).partition(" - at `$")
     path = path.rstrip("`").removeprefix(".")
     if message.startswith("Object missing required field"):

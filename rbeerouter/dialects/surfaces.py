@@ -6,14 +6,14 @@ not here is not forwarded: engines keep their administration beside these (vLLM'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
 import msgspec
 
 from rbeerouter.core.errors import Failure
-from rbeerouter.core.types import ANTHROPIC, OLLAMA, OPENAI, Request
-from rbeerouter.dialects import anthropic, bodies, ollama, openai
+from rbeerouter.core.types import ANTHROPIC, DATA, OLLAMA, OPENAI, Request
+from rbeerouter.dialects import anthropic, bodies, ollama, openai, translation
 
 EVENT_STREAM, LINES = b"text/event-stream", b"application/x-ndjson"
 
@@ -82,7 +82,10 @@ class Surface(msgspec.Struct, frozen=True):
 
     kind: `metadata.type` of its requests
     parse: makes a Request of (surface, id, our headers, body, limits, shown headers, prompt chars, content type)
+    name: the path as text
     streams: does it stream when the body does not say?
+    uploads: may the body have several parts, with files?
+    translated: how it is put to workers that speak OpenAI's protocol alone
     """
 
     path: bytes
@@ -92,10 +95,12 @@ class Surface(msgspec.Struct, frozen=True):
     name: str
     protocol: str
     streams: bool = False
+    uploads: bool = False
+    translated: Translation | None = None
 
     def translation(self, speaks: Collection[str]) -> Translation | None:
         """How a worker that speaks only these protocols is asked; None when it takes the request as it is."""
-        return None
+        return None if self.translated is None or self.protocol in speaks else self.translated
 
     def unread(self, request_id: str) -> Request:
         """What can be said of a request whose body could not be understood."""
@@ -117,6 +122,8 @@ OLLAMA_DIALECT = Dialect(
     ollama.usage, bodies.rename_model, LINES, b"",
 )  # fmt: skip
 
+DATA_DIALECT = msgspec.structs.replace(OPENAI_DIALECT, protocol=DATA, rename_model=bodies.rename_in_data)
+
 _OPENAI = {
     "/v1/chat/completions": "llm",
     "/v1/completions": "llm",
@@ -124,17 +131,49 @@ _OPENAI = {
     "/v1/moderations": "llm",
     "/v1/embeddings": "embedding",
     "/v1/rerank": "embedding",
+    "/v2/rerank": "embedding",
+    "/rerank": "embedding",
     "/v1/score": "embedding",
+    "/score": "embedding",
     "/v1/pooling": "embedding",
+    "/pooling": "embedding",
     "/v1/classify": "embedding",
+    "/classify": "embedding",
     "/v1/images/generations": "image",
     "/v1/audio/speech": "audio",
 }
-
-SURFACES: dict[bytes, Surface] = {
-    path.encode(): Surface(path.encode(), kind, OPENAI_DIALECT, bodies.parse, path, OPENAI)
-    for path, kind in _OPENAI.items()
+_UPLOADS = {
+    "/v1/images/edits": "image",
+    "/v1/images/variations": "image",
+    "/v1/audio/transcriptions": "audio",
+    "/v1/audio/translations": "audio",
 }
+_ANTHROPIC = {"/v1/messages": translation.Messages, "/v1/messages/count_tokens": translation.Count}
+_OLLAMA = {
+    "/api/chat": ("llm", True),
+    "/api/generate": ("llm", True),
+    "/api/embed": ("embedding", False),
+    "/api/embeddings": ("embedding", False),
+    "/api/show": ("llm", False),
+}
+
+
+def _rows() -> Iterator[Surface]:
+    for path, kind in _OPENAI.items():
+        yield Surface(path.encode(), kind, OPENAI_DIALECT, bodies.parse, path, OPENAI)
+    for path, kind in _UPLOADS.items():
+        yield Surface(path.encode(), kind, OPENAI_DIALECT, bodies.parse_upload, path, OPENAI, uploads=True)
+    for path, how in _ANTHROPIC.items():
+        yield Surface(
+            path.encode(), "llm", ANTHROPIC_DIALECT, bodies.parse_anthropic, path, ANTHROPIC,
+            translated=how(OPENAI_DIALECT),
+        )  # fmt: skip
+    for path, (kind, streams) in _OLLAMA.items():
+        yield Surface(path.encode(), kind, OLLAMA_DIALECT, bodies.parse_ollama, path, OLLAMA, streams)
+    yield Surface(b"/api/v1/data/query", "data", DATA_DIALECT, bodies.parse_data, "/api/v1/data/query", DATA)
+
+
+SURFACES: dict[bytes, Surface] = {surface.path: surface for surface in _rows()}
 KINDS_OF_PATHS = {surface.name: surface.kind for surface in SURFACES.values()}
 """{path: metadata.type}"""
 

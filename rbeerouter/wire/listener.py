@@ -44,6 +44,7 @@ _MOST_PIPELINED = 64
 cut off rather than no longer listened to, as whoever is not read cannot be seen leaving."""
 _NOTHING: dict[bytes, bytes] = {}
 _NO_TEXTS: dict[str, str] = {}
+_JSON = b"application/json"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -281,7 +282,7 @@ class ClientConnection(asyncio.Protocol):
                 )
         self._fed = 0
         length = shape.get(raw, b"content-length")
-        if length is not None and int(length) > limits.request_body_bytes:
+        if length is not None and int(length) > limits.request_body_bytes and int(length) > self._most_body_bytes():
             raise self._too_large()
         if b"expect" in shape.names and self._parser.get_http_version() == "1.1":
             if raw[shape.names[b"expect"]].lower() != b"100-continue":
@@ -305,7 +306,7 @@ class ClientConnection(asyncio.Protocol):
         raw = self._raw.copy()
         parts.clear()
         self._raw.clear()
-        if len(body) > self.listener.limits.request_body_bytes:
+        if len(body) > self.listener.limits.request_body_bytes and len(body) > self._most_body_bytes():
             raise self._too_large()
         version = parser.get_http_version()
         current = version == "1.1"
@@ -364,14 +365,17 @@ class ClientConnection(asyncio.Protocol):
         if method != b"POST":
             raise RouterError("method_not_allowed", f"{method.decode()} is not allowed here; use POST")
         names = shape.names
+        content_type = _JSON
         if b"content-type" in names and raw[names[b"content-type"]].lower().startswith(b"multipart/"):
-            raise RouterError("unsupported_media_type", "multipart bodies are not supported; send JSON")
+            if not surface.uploads:
+                raise RouterError("unsupported_media_type", "bodies of several parts are not taken here; send JSON")
+            content_type = raw[names[b"content-type"]]
         arrived, wall = listener.now(), listener.env.wall()
         ours = {name: raw[spelled] for name, spelled in shape.ours} if shape.ours else _NOTHING
         try:
             request = surface.parse(
                 surface, request_id.decode(), ours, body, listener.limits,
-                shape.texts(raw) if shape.shown else _NO_TEXTS, listener.prompt_chars,
+                shape.texts(raw) if shape.shown else _NO_TEXTS, listener.prompt_chars, content_type,
             )  # fmt: skip
             if listener.models:
                 request = listener.models.resolved(request)
@@ -383,7 +387,7 @@ class ClientConnection(asyncio.Protocol):
         connection = raw[names[b"connection"]].lower() if b"connection" in names else b"close"
         if connection not in (b"keep-alive", b"close") or len(names) != len(raw):     # or a name in two spellings
             shape = listener.request_shapes.less(raw)
-        forwarded = b"%bx-request-id: %b\r\n" % (shape.lines(raw), request_id)
+        forwarded = b"content-type: %b\r\n%bx-request-id: %b\r\n" % (content_type, shape.lines(raw), request_id)
         return Exchange(self, Job(request, arrived, wall), surface, target, forwarded, body)
 
     def _other(self, method: bytes, path: bytes) -> Relay:
@@ -457,8 +461,14 @@ class ClientConnection(asyncio.Protocol):
             self.exchange_done()
 
     def _too_large(self) -> RouterError:
-        limit = self.listener.limits.request_body_bytes
+        limit = self._most_body_bytes()
         return RouterError("request_too_large", f"the body is larger than the limit of {limit} bytes")
+
+    def _most_body_bytes(self) -> int:
+        """How long the body of the request that is coming in may be: its path is known by then."""
+        surface = SURFACES.get(b"".join(self._url).partition(b"?")[0])
+        limits = self.listener.limits
+        return limits.upload_bytes if surface is not None and surface.uploads else limits.request_body_bytes
 
     def _check_sizes(self) -> None:
         """A large request is coming in, or a small one is in a large read: is it too large already?"""
@@ -469,7 +479,8 @@ class ClientConnection(asyncio.Protocol):
         new = self._body[self._body_parts :]
         self._body_parts += len(new)
         self._body_bytes += sum(map(len, new))
-        if self._body_bytes > limits.request_body_bytes or self._fed > 8 * self._body_bytes + _MOST_FRAMING_BYTES:
+        too_long = self._body_bytes > limits.request_body_bytes and self._body_bytes > self._most_body_bytes()
+        if too_long or self._fed > 8 * self._body_bytes + _MOST_FRAMING_BYTES:
             self._refuse("request_too_large", str(self._too_large()))
         elif len(self._raw) + self._repeated > 2 * limits.header_count:
             self._refuse("headers_too_large", f"at most {limits.header_count} trailer fields are accepted")

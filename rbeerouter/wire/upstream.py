@@ -163,14 +163,14 @@ class Pool:
         self._tls = tls if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         self._prefix = parts.path.encode()
-        self._fixed = b" HTTP/1.1\r\nhost: " + parts.netloc.encode() + b"\r\ncontent-type: application/json\r\n"
+        self._fixed = b" HTTP/1.1\r\nhost: " + parts.netloc.encode() + b"\r\n"
         if spec.api_key:
             self._fixed += b"authorization: Bearer " + spec.api_key.encode() + b"\r\n"
         self.idle: list[UpstreamConnection] = []
         self._closed = False
 
     def head(self, target: bytes, headers: bytes, length: int) -> bytes:
-        """The head of a POST. `target` is the path with its query, `headers` are lines."""
+        """The head of a POST. `target` is the path with its query, `headers` are lines, the content type among them."""
         return b"POST %b%b%b%bcontent-length: %d\r\n\r\n" % (self._prefix, target, self._fixed, headers, length)
 
     def take(self, now: float) -> UpstreamConnection | None:

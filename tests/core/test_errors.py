@@ -14,6 +14,7 @@ def codes(flag: str) -> set[str]:
 def test_each_failure_has_the_status_that_clients_expect() -> None:
     assert {code: failure.status for code, failure in FAILURES.items()} == {
         "invalid_json": 400,
+        "invalid_form": 400,
         "bad_request": 400,
         "not_found": 404,
         "model_not_found": 404,

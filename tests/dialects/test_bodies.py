@@ -483,3 +483,88 @@ def test_renaming_changes_nothing_but_the_name(fields: dict[str, Any]) -> None:
         assert "\\ud" in body.decode()
         return
     assert json.loads(renamed) == {**fields, "model": "new"}
+
+
+# Other protocols.
+
+
+def read(path: bytes, body: Any, headers: dict[bytes, bytes] | None = None, content_type: bytes = b"") -> Request:
+    surface = SURFACES[path]
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return surface.parse(surface, "id-1", headers or {}, text, LIMITS, {}, 100, content_type)
+
+
+@pytest.mark.parametrize(("given", "stream"), [({}, True), ({"stream": None}, True), ({"stream": False}, False)])
+def test_ollama_streams_unless_it_is_told_not_to(given: dict[str, Any], stream: bool) -> None:
+    made = read(b"/api/chat", {"model": "llama3", "messages": [{"role": "user", "content": "hi"}], **given})
+    assert (made.stream, made.protocol, made.metadata, made.prompt) == (stream, "ollama", {"type": "llm"}, "hi")
+
+
+def test_ollama_never_streams_embeddings() -> None:
+    assert not read(b"/api/embed", {"model": "m", "input": "x"}).stream
+    assert not read(b"/api/embed", {"model": "m", "input": "x", "stream": True}).stream
+
+
+@pytest.mark.parametrize(("options", "most"), [({"num_predict": 5}, 5), ({"num_predict": -1}, None), (None, None), ({}, None)])
+def test_ollama_says_among_its_options_how_much_may_be_written(options: Any, most: int | None) -> None:
+    assert read(b"/api/generate", {"model": "m", "prompt": "x", "options": options}).max_tokens == most
+
+
+def test_ollama_once_called_the_model_name() -> None:
+    assert read(b"/api/show", {"name": "llama3:8b"}).model == "llama3:8b"
+    with pytest.raises(RouterError, match="model: expected the name"):
+        read(b"/api/show", {})
+
+
+def test_a_request_of_anthropics_names_its_user_in_its_metadata() -> None:
+    body = {
+        "model": "m", "max_tokens": 9, "stream": True, "metadata": {"user_id": "ann"}, "system": [{"type": "text", "text": "Be"}],
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+    }  # fmt: skip
+    made = read(b"/v1/messages", body, {b"x-rbee-priority": b"high", b"x-rbee-meta-tier": b"gold", b"x-session-id": b"s"})
+    assert made == Request(
+        "id-1", "/v1/messages", "m", None, "ann", "high", 9, True, {"tier": "gold", "type": "llm"}, "s",
+        len(json.dumps(body)) // 4, {}, "Be\nhi", "anthropic",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "model"),
+    [({"query": "select 1"}, "data"), ([1, {"model": "x"}], "data"), ("text", "data"), ({"model": "sql"}, "sql"), ({"model": 1}, "data")],
+)  # fmt: skip
+def test_a_query_of_data_may_be_any_json(body: Any, model: str) -> None:
+    made = read(b"/api/v1/data/query", body)
+    assert (made.model, made.metadata, made.protocol, made.stream) == (model, {"type": "data"}, "data", False)
+
+
+def test_a_query_of_data_that_is_no_json_is_refused() -> None:
+    with pytest.raises(RouterError, match="not valid JSON"):
+        read(b"/api/v1/data/query", b"select 1")
+
+
+def test_only_a_query_that_is_an_object_is_given_another_model() -> None:
+    assert bodies.rename_in_data(b'{"q":1}', "m") == b'{"q":1,"model":"m"}'
+    assert bodies.rename_in_data(b"[1]", "m") == b"[1]"
+
+
+def upload(*fields: tuple[str, str]) -> bytes:
+    parts = [b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n\x00\xff']
+    parts += [b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b' % (n.encode(), v.encode()) for n, v in fields]
+    return b"\r\n".join([*parts, b"--b--\r\n"])
+
+
+def test_an_upload_is_read_from_its_text_fields() -> None:
+    body = upload(("model", "whisper-large-v3"), ("user", "ann"), ("stream", "true"))
+    made = read(b"/v1/audio/transcriptions", body, content_type=b"multipart/form-data; boundary=b")
+    assert made == Request(
+        "id-1", "/v1/audio/transcriptions", "whisper-large-v3", 1.55, "ann", None, None, True, {"type": "audio"},
+    )  # fmt: skip
+    assert b"tiny" in bodies.rename_model(body, "tiny") and b"whisper" not in bodies.rename_model(body, "tiny")
+
+
+def test_an_upload_without_a_model_is_refused_and_json_is_taken_too() -> None:
+    with pytest.raises(RouterError, match="model: this field is required"):
+        read(b"/v1/images/edits", upload(), content_type=b"multipart/form-data; boundary=b")
+    with pytest.raises(RouterError, match="longer than"):
+        read(b"/v1/images/edits", upload(("model", "m" * 5000)), content_type=b"multipart/form-data; boundary=b")
+    assert read(b"/v1/images/edits", {"model": "m"}, content_type=b"application/json; charset=utf-8").model == "m"
