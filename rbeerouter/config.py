@@ -21,6 +21,7 @@ import tomli
 from msgspec import Meta
 
 from rbeerouter.core.models import NO_MODELS, Model, Models
+from rbeerouter.core.sides import usual_side
 from rbeerouter.core.types import LOCAL, REMOTE, WorkerSpec
 
 HOME = Path("~/.config/rbee")
@@ -175,7 +176,7 @@ class WorkerEntry(Section):
     ca_file: str | None = None
     role: str | None = None
     loras: tuple[str, ...] = ()
-    deployment: str = LOCAL
+    deployment: str | None = None
     model_names: dict[str, str] = {}
     price_in: Price | None = None
     price_out: Price | None = None
@@ -554,6 +555,7 @@ def _name_workers(entries: tuple[WorkerEntry, ...], where: str, folder: Path) ->
         measured = entry.performance == "auto"
         values = msgspec.structs.asdict(entry) | {
             "id": worker_id, "url": url, "ca_file": ca_file, "api_key": api_key, "measure_performance": measured,
+            "deployment": entry.deployment or usual_side(entry.engine, url),
             **({"performance": None} if measured else {}),
         }  # fmt: skip
         specs[worker_id] = WorkerSpec(**values)

@@ -628,3 +628,9 @@ def test_models_and_splits_that_cannot_be_meant_are_refused(text: str, expected:
 def test_a_workers_side_is_local_or_remote(file: Path) -> None:
     expected = "workers[0].deployment = 'cloud': expected one of local, remote"
     assert refusal(file, ONE + 'deployment = "cloud"') == expected
+
+
+def test_a_cloud_is_remote_unless_it_is_said_to_be_local(file: Path) -> None:
+    cloud = '[[workers]]\nurl = "https://api.openai.com/v1"\n'
+    assert [worker.deployment for worker in read(file, ONE + cloud).workers] == ["local", "remote"]
+    assert read(file, cloud + 'deployment = "local"').workers[0].deployment == "local"

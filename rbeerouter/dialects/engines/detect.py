@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
+from rbeerouter.core.sides import CLOUDS
 from rbeerouter.dialects.engines.spec import Answer, cards, decode, field, number, text
 
 AUTO = "auto"
@@ -17,10 +18,6 @@ UNRECOGNISED = "openai"
 """What a worker counts as that no page gives away: a plain OpenAI-compatible server."""
 STEPS = ("/v1/models", "/metrics", "/api/version", "/api/v0/models", "/props", "/info", "/sdapi/v1/options")
 
-_CLOUDS = {
-    "api.openai.com": "openai-cloud", "eu.api.openai.com": "openai-cloud", "us.api.openai.com": "openai-cloud",
-    "api.anthropic.com": "anthropic", "api.x.ai": "xai",
-}  # fmt: skip
 _OWNERS = {
     "vllm": "vllm", "sglang": "sglang", "llamacpp": "llamacpp", "lmdeploy": "lmdeploy", "library": "ollama",
     "tensorrt_llm": "trtllm", "organization_owner": "lmstudio",
@@ -31,7 +28,7 @@ _HEAD_BYTES = 64 << 10
 
 def of_url(url: str) -> str | None:
     """A service on the internet is known by its name, and need not be asked."""
-    return _CLOUDS.get(urlsplit(url).hostname or "")
+    return CLOUDS.get(urlsplit(url).hostname or "")
 
 
 def recognise(answer: Answer) -> str | None:
