@@ -27,6 +27,7 @@ _MOST_BARE_BYTES = 256 << 10
 """Bytes behind a head that are no body: chunk extensions, trailers."""
 _MOST_FIELDS = 200
 """Header and trailer fields of one answer."""
+_VERSIONS = ("1.1", "1.0")
 _MOST_INFORMATIONAL = 8
 """100 Continue and its like before an answer; a worker that sends more is not speaking to us."""
 
@@ -137,6 +138,8 @@ class UpstreamConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status >= 200:
+            if self._parser.get_http_version() not in _VERSIONS:
+                raise ValueError("not HTTP/1")                   # the parser takes a textual HTTP/2.0
             self.status = status
             self.head_done = True
             return

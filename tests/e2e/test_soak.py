@@ -1,6 +1,6 @@
 """A long run of clients that leave at any moment, before workers that fail in every way: the books must balance.
 
-Run by pytest; takes some 30 s. Whoever wants another mix sets RBEEROUTER_SOAK_SEED; the seed is named when it fails.
+Run by pytest; takes some 45 s. Whoever wants another mix sets RBEEROUTER_SOAK_SEED; the seed is named when it fails.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ function route_request(request, workers)
   return ready:sort_by(function(a, b) return a.load < b.load end)[1]
 end
 """
+ENDLESS = ["hang@1", "hang@2", "endless_stream", "hang", "hang@headers"]
 WAYS = ["whole"] * 55 + ["not json"] * 3 + ["half sent"] * 10 + ["before the head"] * 16 + ["mid-answer"] * 16
 FAULTS = ["close_before_head", "reset_before_head", "close_after_head", "close_after_role", "reset_mid_stream"]
 FAULTS += ["close_mid_stream", "eof_stream_no_done", "close_mid_body", "garbage", "status_500", "extra_data"]
@@ -145,6 +146,48 @@ async def test_twenty_thousand_requests_leave_nothing_behind(tmp_path: Path) -> 
         assert growth < MOST_GROWTH_BYTES, f"{growth} bytes more; seed {SEED}"
         # Idle connections end after 3 s; then there must be no more files than before the first request.
         await until(lambda: router.open_files() <= before_files + PROBE_CONNECTIONS, "every file to be closed", 6.0)
+
+
+@story(timeout_s=120.0)
+async def test_ten_thousand_streams_that_are_left_leave_nothing_behind(tmp_path: Path) -> None:
+    """Half of the clients close, half reset; some read a little first, some wait for nothing."""
+    streams, warm, clients = 10_000, 2_000, 50
+    left = 0
+    marks: dict[int, int] = {}
+
+    async def client(number: int) -> None:
+        nonlocal left
+        chance = random.Random(f"{SEED}-left-{number}")
+        body = {"model": "tiny", "stream": True, "messages": []}
+        while left < streams:
+            left += 1
+            if left in (warm, streams):
+                marks[left] = router.rss_bytes()
+            async with Client(router.port) as one:
+                one.send_request("POST", CHAT, {**body, "model": chance.choice(ENDLESS)})
+                reads = chance.random()
+                if reads < 0.7:
+                    await asyncio.wait({wait := asyncio.ensure_future(one.arrived())}, timeout=0.02)
+                    wait.cancel()
+                elif reads < 0.9:
+                    await asyncio.sleep(0.005 * chance.random())
+                if chance.random() < 0.5:
+                    one.abort()
+
+    async with (
+        FaultWorker(models=ENDLESS, name="a", send_buffer_bytes=16384) as first,
+        FaultWorker(models=ENDLESS, name="b", send_buffer_bytes=16384) as second,
+        daemon(tmp_path, first, second) as router,
+    ):
+        before_files = router.open_files()
+        await asyncio.gather(*(client(number) for number in range(clients)))
+        await router.check_books()
+        outcomes = Counter(line["outcome"] for line in router.requests())
+        assert outcomes.keys() == {"client_gone"}
+        assert outcomes["client_gone"] > streams * 0.9
+        assert marks[streams] - marks[warm] < MOST_GROWTH_BYTES, f"seed {SEED}"
+        await until(lambda: router.open_files() <= before_files + 2 * PROBE_CONNECTIONS, "every file to be closed", 6.0)
+        assert [row["failed"] for row in (await router.workers()).values()] == [0, 0]
 
 
 @story

@@ -180,8 +180,10 @@ class DaemonProcess:
 
     # Its life.
 
-    def start(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "rbeerouter", "serve", "--config", str(self.config_path), *arguments]
+    def start(
+        self, *arguments: str, environment: dict[str, str] | None = None, wrapped_in: Iterable[str] = ()
+    ) -> None:
+        command = [*wrapped_in, sys.executable, "-m", "rbeerouter", "serve", "--config", str(self.config_path), *arguments]
         with self.stderr_path.open("ab") as stderr:
             self.process = subprocess.Popen(
                 command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,
@@ -307,17 +309,19 @@ class DaemonProcess:
 
 @asynccontextmanager
 async def daemon(
-    folder: Path, *workers: WorkerLike, script: str | None = None, arguments: Iterable[str] = (), **sections: Sections
+    folder: Path, *workers: WorkerLike, script: str | None = None, arguments: Iterable[str] = (),
+    wrapped_in: Iterable[str] = (), **sections: Sections,
 ) -> AsyncIterator[DaemonProcess]:
     """Run the daemon on free ports until the block ends; then its books must balance, unless it was stopped.
 
     Args:
         folder: for its files; HOME, too.
         script: the text of routing.lua.
+        wrapped_in: a command that executes the one that is put behind it.
         sections: tables of the configuration file, such as `limits={"gap_s": 1}`.
     """
     router = DaemonProcess(folder, workers, script, sections)
-    router.start(*arguments)
+    router.start(*arguments, wrapped_in=wrapped_in)
     try:
         await router.until_serving()
         yield router

@@ -46,6 +46,7 @@ NOT_HTTP = {
     "a tls alert": b"\x15\x03\x01\x00\x02\x02\x28",
     "http/0.9": b"<html>of-the-worker</html>",
     "version 1.2": b"HTTP/1.2 200 OK\r\n" + JSON + TWO,
+    "version 2.0": b"HTTP/2.0 200 OK\r\n" + JSON + TWO,
     "no status": b"HTTP/1.1 \r\n" + TWO,
     "status 99": b"HTTP/1.1 99 Low\r\n" + JSON + TWO,
     "status 600": b"HTTP/1.1 600 High\r\n" + JSON + TWO,
