@@ -20,6 +20,7 @@ import msgspec
 import tomli
 from msgspec import Meta
 
+from rbeerouter.core.health import HealthRules
 from rbeerouter.core.models import NO_MODELS, Model, Models
 from rbeerouter.core.sides import usual_side
 from rbeerouter.core.types import LOCAL, REMOTE, WorkerSpec
@@ -157,6 +158,26 @@ class Probes(Section):
     interval_s: Annotated[float, Meta(ge=0.1, le=86_400)] = 5.0
     timeout_s: Positive = 2.0
     fall: Count = 2
+    rise: Count = 2
+    stale_s: Positive = 15.0
+
+
+class Health(Section):
+    """When a worker is left alone, and how it comes back."""
+
+    connect_failures: Count = 3
+    failures: Count = 5
+    error_rate: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    error_rate_requests: Count = 20
+    ejection_s: Positive = 10.0
+    ejection_cap_s: Positive = 300.0
+    max_ejected: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    slow_start_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
+    cool_down_cap_s: Annotated[float, Meta(ge=0, le=86_400)] = 60.0
+    yield_to_owner: bool = True
+    poison_strikes: Annotated[int, Meta(ge=0, le=100)] = 2
+    poison_s: Positive = 60.0
+    poison_kept: Count = 1000
 
 
 class WorkerEntry(Section):
@@ -208,6 +229,7 @@ class File(Section):
     routing: Routing = Routing()
     limits: Limits = Limits()
     probes: Probes = Probes()
+    health: Health = Health()
     workers: tuple[WorkerEntry, ...] = ()
     models: tuple[ModelEntry, ...] = ()
 
@@ -221,10 +243,18 @@ class Config(msgspec.Struct, frozen=True):
     routing: Routing
     limits: Limits
     probes: Probes
+    health: Health
     workers: tuple[WorkerSpec, ...]
     script: Path | None
     log: Path
     models: Models = NO_MODELS
+
+
+def health_rules(config: Config) -> HealthRules:
+    """What [health] and [probes] say of when a worker may be used."""
+    names = {field.name for field in msgspec.structs.fields(HealthRules)}
+    given = msgspec.structs.asdict(config.health) | msgspec.structs.asdict(config.probes)
+    return HealthRules(**{name: value for name, value in given.items() if name in names})
 
 
 def load(
@@ -270,7 +300,8 @@ def load(
     specs = _name_workers(file.workers, where, folder)
     return Config(
         source=source, server=file.server, control=control, routing=file.routing, limits=file.limits,
-        probes=file.probes, workers=specs, script=chosen, log=log, models=_registry(file, specs, where),
+        probes=file.probes, health=file.health, workers=specs, script=chosen, log=log,
+        models=_registry(file, specs, where),
     )  # fmt: skip
 
 

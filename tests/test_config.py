@@ -8,7 +8,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from rbeerouter.config import Config, ConfigError, Control, Limits, Probes, Routing, Server, Split, load, split_bind
+from rbeerouter.config import (
+    Config,
+    ConfigError,
+    Control,
+    Health,
+    Limits,
+    Probes,
+    Routing,
+    Server,
+    Split,
+    load,
+    split_bind,
+)
 from rbeerouter.core.models import Model
 from rbeerouter.core.types import WorkerSpec
 from rbeerouter.routing.decide import STRATEGIES
@@ -80,7 +92,12 @@ def test_without_any_file_these_are_the_defaults(home: Path) -> None:
             request_s=600.0, stream_s=1800.0, attempts=3, queue_length=256, queue_s=30.0, queue_most_s=300.0, field_chars=4096, metadata_pairs=64, hold_bytes=65_536,
             idle_connection_s=3.0, idle_connections=64, log_backlog_bytes=8_388_608,
         ),
-        probes=Probes(interval_s=5.0, timeout_s=2.0, fall=2),
+        probes=Probes(interval_s=5.0, timeout_s=2.0, fall=2, rise=2, stale_s=15.0),
+        health=Health(
+            connect_failures=3, failures=5, error_rate=0.5, error_rate_requests=20, ejection_s=10.0,
+            ejection_cap_s=300.0, max_ejected=0.5, slow_start_s=30.0, cool_down_cap_s=60.0, yield_to_owner=True,
+            poison_strikes=2, poison_s=60.0, poison_kept=1000,
+        ),
         workers=(),
         script=None,
         log=home / ".config" / "rbee" / "logs" / "routing.log",
@@ -247,7 +264,7 @@ def test_a_variable_that_is_not_set_is_refused_by_its_place(file: Path) -> None:
         ("[probes]\ninterval = 1", "probes.interval: unknown key; did you mean 'interval_s'?"),
         (f"{ONE}max_concurency = 1", "workers[0].max_concurency: unknown key; did you mean 'max_concurrency'?"),
         (f"{ONE}{ONE}modles = []", "workers[1].modles: unknown key; did you mean 'models'?"),
-        ("zzz = 1", "zzz: unknown key; known: server, control, routing, limits, probes, workers, models"),
+        ("zzz = 1", "zzz: unknown key; known: server, control, routing, limits, probes, health, workers, models"),
         ("[control]\nzzz = 1", "control.zzz: unknown key; known: bind, allow_unauthenticated"),
     ],
 )

@@ -143,8 +143,8 @@ class ScriptProcess:
 
     # Runtime: calls without an answer
 
-    def put(self, index: int, fields: dict[str, Any], models: tuple, loras: tuple, metadata: dict[str, Any]) -> None:
-        self._gather("put", index, fields, models, loras, metadata)
+    def put(self, index: int, fields: dict[str, Any], lists: dict[str, tuple], metadata: dict[str, Any]) -> None:
+        self._gather("put", index, fields, lists, metadata)
 
     def finish_puts(self, count: int) -> None:
         self._gather("finish_puts", count)
@@ -153,7 +153,7 @@ class ScriptProcess:
     def touch(self, packed: int) -> None:
         self._gather("touch", packed)
 
-    def measured(self, index: int, *figures: float | None) -> None:
+    def measured(self, index: int, *figures: float | bool | None) -> None:
         self._gather("measured", index, *figures)
 
     def seed(self, value: int) -> None:

@@ -281,7 +281,9 @@ class Dispatcher:
         job.attempts.append(Attempt(worker.id, result, int((now - job.sent) * 1e6) / 1000))
         if failure is None and status < 400:
             first = job.first_content if job.request.stream else None
-            self.fleet.finished(worker, None, now, job.sent, None if first is None else first - job.sent)
+            self.fleet.finished(
+                worker, None, now, job.sent, None if first is None else first - job.sent, job.tokens_out
+            )
         elif failure is None:                                 # a refusal comes fast and tells nothing of the speed
             self.fleet.finished(worker, None, now)
         else:

@@ -16,6 +16,7 @@ import msgspec
 
 from rbeerouter.core.errors import Failure, Refusal
 from rbeerouter.core.health import Health
+from rbeerouter.core.measure import Window
 
 if TYPE_CHECKING:
     from rbeerouter.core.dispatch import Job
@@ -111,53 +112,97 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     source: str = "config"
 
 
+class Learned(msgspec.Struct, frozen=True):
+    """What reports told of a worker that an operator may also say, and says with more right."""
+
+    engine: str | None = None
+    speaks: frozenset[str] | None = None
+    models: tuple[str, ...] = ()
+    loaded: tuple[str, ...] | None = None
+    loras: tuple[str, ...] = ()
+    vram: float | None = None
+    slots: int | None = None
+
+
 class Worker:
     """All that is known of one worker now: what the operator said, what probes and traffic showed.
 
     Mutable for speed (a frozen snapshot of 64 workers per request would cost more than the decision), but changed by
-    `Fleet` alone. `load` is in_flight / capacity, 0.0 idle, 1.0 full, above 1.0 over-committed. `waiting` (requests in
-    the engine's own queue) and `kv_usage` (0 to 1) are what the engine last said. `latency_ms` and `ttft_ms` are moving
-    averages over the answers that this daemon relayed: the whole answer, and until its first content. None: not known.
+    `Fleet` alone. None always means: not known.
+
+    - *load*: `in_flight` requests of ours and `foreign` ones, which the engine had besides at its last report, are
+      `occupied` places of `capacity`. `load` is occupied / capacity: 0.0 idle, 1.0 full, above 1.0 over-committed. A
+      worker in slow start (`weight` below 1.0) counts each request for more than one.
+    - *what the engine last said*: `running`, `waiting` (in its own queue), `kv_usage` (0 to 1), `vram_used`,
+      `temperature_c`, `watts`, `owner_active` and the counters of tokens; unknown again when the report is old.
+      `load_age_s` is the age of a report that told requests.
+    - *what this daemon measured*: `latency_ms` of whole answers, `ttft_ms` until the first content, `inter_token_ms`,
+      `tokens_per_s` and `error_rate` of the last minute; measure.py says how.
+    - *standing*: READY when nothing but its load speaks against it; else the status that it has whatever its load.
+      `held`: it is BUSY for another reason than its load, and to be left alone.
+    - *generation* grows when its process is, or may be, another one: whatever it had cached is gone.
     """
 
     __slots__ = (
-        "backend", "capacity", "cost_per_hour", "engine", "failed", "health", "id", "in_flight", "index", "kv_usage",
-        "latency_ms", "listed", "load", "loras", "metadata", "model_set", "models", "performance", "probed_at", "role",
-        "served", "speaks", "spec", "status", "ttft_ms", "url", "vram", "vram_used", "waiting",
+        "backend", "block_size", "cached_tokens", "capacity", "cooling_until", "cost_per_hour", "deployment",
+        "draining", "engine", "error_rate", "failed", "foreign", "generated_tokens", "generation", "half_open",
+        "health", "held", "id", "in_flight", "index", "inter_token_ms", "kv_blocks", "kv_usage", "latency_ms",
+        "learned", "listed", "load", "load_age_s", "loaded", "loras", "metadata", "model_set", "models", "occupied",
+        "owner_active", "performance", "price_in", "price_out", "probed_at", "prompt_tokens", "ramp_from",
+        "reported_at", "restarts", "role", "running", "served", "speaks", "spec", "speed", "standing", "started_at",
+        "status", "temperature_c", "tokens", "tokens_per_s", "ttft_at", "ttft_ms", "url", "vram", "vram_used",
+        "waiting", "watts", "weight", "window",
     )  # fmt: skip
 
     def __init__(self, spec: WorkerSpec) -> None:
-        self.in_flight = 0
+        self.in_flight = self.foreign = self.occupied = 0
         self.health = Health()
-        self.status = OFFLINE
+        self.status = self.standing = OFFLINE
+        self.held = self.half_open = self.draining = False
+        self.cooling_until = 0.0
+        self.weight = 1.0
+        self.ramp_from: float | None = None
         self.load = 0.0
-        self.vram_used: float | None = None
-        self.waiting: int | None = None
-        self.kv_usage: float | None = None
+        self.load_age_s: float | None = None
+        self.probed_at: float | None = None
+        self.reported_at: float | None = None
+        self.started_at: float | None = None
+        self.restarts = self.generation = 0
         self.latency_ms: float | None = None
         self.ttft_ms: float | None = None
-        self.probed_at: float | None = None
-        self.served = 0
-        self.failed = 0
+        self.ttft_at = 0.0
+        self.inter_token_ms: float | None = None
+        self.tokens_per_s: float | None = None
+        self.error_rate: float | None = None
+        self.speed: float | None = None
+        self.tokens = self.served = self.failed = 0
+        self.window = Window()
         self.index = -1
+        self.learned = Learned()
+        self.forget_figures()
         self.describe(spec)
 
-    def describe(self, spec: WorkerSpec) -> None:
-        """Takes over what the operator says; what was learned (in flight, health) stays."""
+    def describe(self, spec: WorkerSpec, usual_concurrency: int = 16) -> None:
+        """Takes over what the operator says; what was learned stays, and fills what the operator left out."""
+        learned = self.learned
         self.spec = spec
         self.id = spec.id
         self.url = spec.url
-        self.engine = spec.engine
-        self.speaks = spec.speaks
+        self.engine = (learned.engine or spec.engine) if spec.engine == "auto" else spec.engine
+        self.speaks = learned.speaks or spec.speaks
         self.backend = spec.backend
-        self.vram = spec.vram
-        self.performance = spec.performance
+        self.vram = learned.vram if spec.vram is None else spec.vram
+        self.performance = self.speed if spec.measure_performance else spec.performance
         self.cost_per_hour = spec.cost_per_hour
-        self.capacity = spec.max_concurrency or 16
+        self.price_in = spec.price_in
+        self.price_out = spec.price_out
+        self.deployment = spec.deployment
+        self.capacity = spec.max_concurrency or learned.slots or usual_concurrency
         self.metadata = spec.metadata
         self.role = spec.role
-        self.loras = spec.loras
-        self.learn_models(spec.models)
+        self.loras = spec.loras or learned.loras
+        self.learn_models(spec.models or learned.models)
+        self.loaded = self.models if learned.loaded is None else learned.loaded
 
     def learn_models(self, listed: tuple[str, ...]) -> None:
         """Takes the names that the worker lists itself, or the operator lists for it. It also serves those that
@@ -167,6 +212,23 @@ class Worker:
         bare = {name.removesuffix(":latest") for name in self.models if name.endswith(":latest")}
         latest = {f"{name}:latest" for name in self.models if ":" not in name} if self.engine == "ollama" else set()
         self.model_set = frozenset(self.models) | bare | latest
+
+    def forget_figures(self) -> None:
+        """What the engine said is too old to be taken for true, and nothing is taken in its place."""
+        self.foreign = 0
+        self.running: int | None = None
+        self.waiting: int | None = None
+        self.kv_usage: float | None = None
+        self.vram_used: float | None = None
+        self.temperature_c: float | None = None
+        self.watts: float | None = None
+        self.owner_active: bool | None = None
+        self.generated_tokens: float | None = None
+        self.prompt_tokens: float | None = None
+        self.cached_tokens: float | None = None
+        self.kv_blocks: int | None = None
+        self.block_size: int | None = None
+        self.load_age_s = self.reported_at = None
 
     def serves(self, model: str) -> bool:
         """A worker that has not named its models yet (no probe answered so far) may serve any."""
@@ -187,6 +249,7 @@ class Report(msgspec.Struct, frozen=True):
     generated_tokens, prompt_tokens, cached_tokens: counters since its start.
     started_at: anything that changes when the engine is restarted.
     vram, vram_used: GiB. temperature_c, watts, owner_active (somebody sits at the machine): what the agent tells.
+    in_flight: requests of ours that were there while it was asked; None takes those that are there when it is applied.
     """
 
     worker_id: str
@@ -213,6 +276,7 @@ class Report(msgspec.Struct, frozen=True):
     temperature_c: float | None = None
     watts: float | None = None
     owner_active: bool | None = None
+    in_flight: int | None = None
 
 
 class Patience(msgspec.Struct, frozen=True, gc=False):

@@ -17,7 +17,19 @@ from rbeerouter.config import strategy_spelling
 from rbeerouter.core.errors import Failure, Refusal, RouterError, refusal
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.models import NO_MODELS, Models
-from rbeerouter.core.types import BUSY, OFFLINE, READY, REJECT, WAIT, Decision, Env, Patience, Request, Worker
+from rbeerouter.core.types import (
+    BUSY,
+    DRAINING,
+    OFFLINE,
+    READY,
+    REJECT,
+    WAIT,
+    Decision,
+    Env,
+    Patience,
+    Request,
+    Worker,
+)
 from rbeerouter.routing.rules import Rules
 from rbeerouter.routing.script import Answer, Choice, Script
 from rbeerouter.routing.split import Split, same_side, weights
@@ -26,6 +38,8 @@ from rbeerouter.routing.strategies import STRATEGIES, Strategy
 if TYPE_CHECKING:
     from rbeerouter.core.dispatch import Job
 
+_OUT = (OFFLINE, DRAINING)
+"""Workers that get no request, whoever names them."""
 _PRIORITIES = {"high": 1, "normal": 0, "low": -1}
 
 
@@ -95,7 +109,7 @@ class Decider:
                 self._faults.pop("route_request", None)
             worker = choice.worker
             if (
-                worker is not None and choice.answer is None and worker.status != OFFLINE
+                worker is not None and choice.answer is None and worker.status not in _OUT
                 and not self._rules.hold_for(request)
             ):
                 explanation = self.explain(script, worker) if self.debug else None
@@ -151,7 +165,7 @@ class Decider:
     def room_for(self, request: Request) -> Worker | None:
         """The strategy's choice among the ready workers that serve the request's model."""
         ready = [worker for worker in self._serving(request, request.model) if worker.status == READY]
-        return self.strategy.choose(request, ready) if ready else None
+        return self._pick(self.strategy, request, ready) if ready else None
 
     def weights(self) -> dict[str, float]:
         """{worker id: the share of requests that it can expect from the strategy now}."""
@@ -206,7 +220,7 @@ class Decider:
             why = f"{self.strategy.name}; {reason} returned nil" if not (answer and answer.reason) else reason
             return self._by_strategy(request, "strategy", why, None, choice.log, model, headers)
         named, wanted = choice.workers or (choice.worker,), self._wanted(answer)
-        order = [worker for worker in self._permitted(request, wanted, named) if worker.status != OFFLINE]
+        order = [worker for worker in self._permitted(request, wanted, named) if worker.status not in _OUT]
         if not order:
             error = script.fault_at(choice.line, self._not_usable(request, wanted, named))
             return self._by_strategy(request, "fallback", self.strategy.name, error, log=choice.log)
@@ -270,7 +284,7 @@ class Decider:
             return self._rejected(script, answer, reason, choice)
         model = self._wanted(answer) or first.wanted
         named = [worker for worker in choice.workers or (choice.worker,) if worker is not None]
-        order = [worker for worker in self._permitted(request, model, named) if worker.status != OFFLINE]
+        order = [worker for worker in self._permitted(request, model, named) if worker.status not in _OUT]
         if not order:
             return None
         return Decision(
@@ -283,7 +297,7 @@ class Decider:
         request, tried = job.request, job.tried
         if first.then is not None:
             for worker in self._permitted(request, first.wanted, first.then):
-                if worker.id not in tried and worker.status != OFFLINE and worker.index >= 0:
+                if worker.id not in tried and worker.status not in _OUT and worker.index >= 0:
                     reason = f"next in the script's list after {tried[-1]} failed"
                     return Decision(worker, "failover", reason, _rewrite(request, worker, first.wanted))
             return None
@@ -297,17 +311,17 @@ class Decider:
             return None
         if self.split is not None and first.worker is not None:
             eligible = same_side(first.worker, eligible)
-        worker = self.strategy.choose(request, eligible)
+        worker = self._pick(self.strategy, request, eligible)
         reason = f"{self.strategy.name} after {tried[-1]} failed"
         return Decision(worker, "failover", reason, model if model != request.model else None)
 
     def choose_for_script(self, name: str, request: Request, workers: list[Worker]) -> Worker | None:
         """What `strategy(name)(request, workers)` gives: of the workers that can be used, those that serve the model if
         any does, ready ones before busy ones."""
-        usable = [worker for worker in self._permitted(request, None, workers) if worker.status != OFFLINE]
+        usable = [worker for worker in self._permitted(request, None, workers) if worker.status not in _OUT]
         serving = [worker for worker in usable if worker.serves(request.model)] or usable
         able = [worker for worker in serving if worker.status == READY] or serving
-        return self._strategy(name).choose(request, able) if able else None
+        return self._pick(self._strategy(name), request, able) if able else None
 
     def _strategy(self, name: str) -> Strategy:
         spelled = strategy_spelling(name)
@@ -356,7 +370,7 @@ class Decider:
             return self._refused(request, wanted, by, reason, error, log)
         if self.split is not None and not self._rules.leave_one_side(self.fleet, request, wanted):
             eligible = self.split.narrowed(wanted, eligible)
-        worker = self.strategy.choose(request, eligible)
+        worker = self._pick(self.strategy, request, eligible)
         explanation = self._strategy_explained(request, wanted, worker) if self.debug else None
         sent = wanted if wanted != request.model else None
         return Decision(worker, by, reason, sent, error, explanation, headers=headers, log=log, wanted=model)
@@ -373,16 +387,40 @@ class Decider:
     def _eligible(self, request: Request, model: str, tried: Collection[str] = ()) -> list[Worker]:
         """Ready workers that serve the model; when all of those are full, the busy ones: engines have queues.
 
-        When there is none of either, those that were ejected but can be reached: refusing everybody because of some
-        failures would make one bad prompt an outage.
+        When there is none of either, those that want to be left alone (a cool-down, their owner at work), and at last
+        those that were ejected but can be reached: refusing everybody because of some failures would make one bad
+        prompt an outage.
         """
         serving = self._serving(request, model, tried)
-        ready = [worker for worker in serving if worker.status == READY]
         return (
-            ready
+            [worker for worker in serving if worker.status == READY]
+            or [worker for worker in serving if worker.status == BUSY and not worker.held]
             or [worker for worker in serving if worker.status == BUSY]
-            or [worker for worker in serving if worker.health.reachable]
+            or [worker for worker in serving if worker.health.reachable and not worker.draining]
         )
+
+    def _pick(self, strategy: Strategy, request: Request, eligible: list[Worker]) -> Worker:
+        """The strategy's choice. A worker in slow start is kept from it all but as often as its weight says.
+
+        A strategy that goes by load would give nearly all to a worker that comes back idle, so for it the chance is
+        that of being chosen, not of being seen: its weight times a fair share.
+        """
+        if self.fleet.ramping:
+            eligible = self._thinned(strategy.by_load, eligible)
+        return strategy.choose(request, eligible)
+
+    def _thinned(self, by_load: bool, eligible: list[Worker]) -> list[Worker]:
+        slow = [worker for worker in eligible if worker.weight < 1.0]
+        if not slow or len(slow) == len(eligible):
+            return eligible
+        random = self._env.rng.random
+        if by_load:
+            room = sum(worker.capacity for worker in eligible)
+            for worker in slow:
+                if random() * room < worker.weight * worker.capacity:
+                    return [worker]
+            return [worker for worker in eligible if worker.weight >= 1.0]
+        return [worker for worker in eligible if worker.weight >= 1.0 or random() < worker.weight]
 
     def _refused(
         self, request: Request, model: str, by: str, reason: str, error: str | None, log: tuple[str, ...]
@@ -418,10 +456,12 @@ class Decider:
         forbidden = self._rules.against(self.fleet, request, model, worker)
         if forbidden is not None:
             return forbidden
-        if worker.status == OFFLINE or (worker.status == BUSY and chosen.status == READY):
+        if worker.status in _OUT or (worker.status == BUSY and chosen.status == READY):
             return worker.status
         if self.split is not None and worker.spec.deployment != chosen.spec.deployment:
             return f"it was the turn of the {chosen.spec.deployment} side"
+        if worker.weight < 1.0:
+            return f"in slow start, at {worker.weight:.0%} of its share"
         return f"{self.strategy.name} chose {chosen.id} (load {worker.load:.2f} against {chosen.load:.2f})"
 
 

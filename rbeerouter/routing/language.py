@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import msgspec
 
-from rbeerouter.core.types import BUSY, OFFLINE, READY
+from rbeerouter.core.types import BUSY, DRAINING, OFFLINE, READY
 from rbeerouter.routing.strategies import STRATEGIES
 
 
@@ -70,7 +70,10 @@ _WORKER = {
     "id": "text", "status": "text", "backend": "text?", "vram": "number?", "vram_used": "number?", "load": "number",
     "models": "texts", "performance": "number?", "cost_per_hour": "number?", "metadata": "metadata", "engine": "text",
     "capacity": "number", "in_flight": "number", "waiting": "number?", "kv_usage": "number?", "latency_ms": "number?",
-    "ttft_ms": "number?", "role": "text?", "loras": "texts",
+    "ttft_ms": "number?", "role": "text?", "loras": "texts", "deployment": "text", "loaded": "texts",
+    "running": "number?", "load_age_s": "number?", "tokens_per_s": "number?", "inter_token_ms": "number?",
+    "error_rate": "number?", "temperature_c": "number?", "watts": "number?", "owner_active": "boolean?",
+    "price_in": "number?", "price_out": "number?",
 }  # fmt: skip
 _OUTCOME = {
     "worker_id": "text?", "ok": "boolean", "status": "number", "outcome": "text", "error": "text?",
@@ -168,7 +171,7 @@ LANGUAGE = Language(
         "reject": frozenset({"status", "message", "retry_after"}),
     },
     answer={"worker": "worker|text|list", "model": "text", "headers": "table", "reason": "text"},
-    statuses=(READY, BUSY, OFFLINE),
+    statuses=(READY, BUSY, OFFLINE, DRAINING),
     strategies=tuple(STRATEGIES),
 )
 """What the daemon of this version offers."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import msgspec
 
 from rbeerouter.config import Routing
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import BUSY, OFFLINE, READY, Env, Request, Worker
+from rbeerouter.core.types import BUSY, DRAINING, OFFLINE, READY, Env, Request, Worker
 from rbeerouter.routing.language import LANGUAGE
 from rbeerouter.routing.problem import Problem, explain
 from rbeerouter.routing.returns import mark_returns
@@ -31,9 +32,13 @@ MAX_SOURCE_BYTES = 32 * 1024
 Choose = Callable[[str, Request, list[Worker]], Worker | None]
 """(strategy, request, workers) -> one of them or None: what `strategy("name")(request, workers)` in a script asks."""
 
-_STATUS_CODES = {READY: 0, BUSY: 1, OFFLINE: 2}
-_FIGURES = ("latency_ms", "ttft_ms", "waiting", "kv_usage", "vram_used")
+_STATUS_CODES = {READY: 0, BUSY: 1, OFFLINE: 2, DRAINING: 3}
+_FIGURES = (
+    "latency_ms", "ttft_ms", "waiting", "kv_usage", "vram_used", "running", "load_age_s", "tokens_per_s",
+    "inter_token_ms", "error_rate", "temperature_c", "watts", "owner_active",
+)  # fmt: skip
 """Fields that change while a worker serves and are too many to cross with each decision: only if a script has them."""
+_LISTS = ("models", "loras", "loaded")
 _ON_COMPLETE, _ON_FAILURE = 1, 2
 _NOT_RUN = b"do return end "
 """Before a script: it is compiled whole, with its lines where they are, and does nothing."""
@@ -146,6 +151,8 @@ class Script:
         self._wall_minute = -1.0
         self._utc_offset_s = 0
         self._figures = any(field.encode() in source for field in _FIGURES)
+        self._ages = b"load_age_s" in source
+        self._looked_at = float("-inf")
         self._marked: bytes | None = None
         self.has_on_complete = self.has_on_failure = False
         self._runtime = self._build()
@@ -201,8 +208,8 @@ class Script:
             if fleet.version != self._seen_version:
                 self._mirror(fleet)
             touched = fleet.touched
-            if self._figures and touched:
-                self._measure(touched)
+            if self._figures:
+                self._measure(fleet)
             while len(touched) > 2:
                 runtime.touch(_packed(touched.pop()))
             first = _packed(touched.pop()) if touched else 0     # usually all there is: one sent, one finished
@@ -287,7 +294,7 @@ class Script:
         if fleet.version != self._seen_version:
             self._mirror(fleet)
         if self._figures:
-            self._measure(fleet.touched)
+            self._measure(fleet)
         while fleet.touched:
             self._runtime.touch(_packed(fleet.touched.pop()))
 
@@ -301,22 +308,23 @@ class Script:
         self._wall_minute = wall // 60 * 60
         self._utc_offset_s = self._env.utc_offset_s()
 
-    def _measure(self, touched: set[Worker]) -> None:
-        for worker in touched:
-            self._runtime.measured(
-                worker.index + 1, worker.latency_ms, worker.ttft_ms, worker.waiting, worker.kv_usage, worker.vram_used
-            )
+    def _measure(self, fleet: Fleet) -> None:
+        changed: Collection[Worker] = fleet.touched
+        if self._ages and fleet.looked_at != self._looked_at:  # everybody's report has become older
+            self._looked_at, changed = fleet.looked_at, fleet.ordered
+        for worker in changed:
+            self._runtime.measured(worker.index + 1, *_figures_of(worker))
 
     def _mirror(self, fleet: Fleet, pretend_ready: bool = False) -> None:
         """Puts the whole fleet into Lua."""
         put = self._runtime.put
         for index, worker in enumerate(fleet.ordered, 1):
             fields = script_fields(worker)
-            models, loras, metadata = fields.pop("models"), fields.pop("loras"), fields.pop("metadata")
+            lists, metadata = parted(fields)
             if pretend_ready:
-                models = models or (_TEST_MODEL,)
+                lists["models"] = lists["models"] or (_TEST_MODEL,)
                 fields |= {"status": READY, "load": 0.0, "in_flight": 0}
-            put(index, fields, models, loras, metadata)
+            put(index, fields, lists, metadata)
         self._runtime.finish_puts(len(fleet.ordered))
         self._seen_version = fleet.version
         fleet.touched.clear()
@@ -467,7 +475,7 @@ def read_source(path: Path) -> bytes:
 
 def _packed(worker: Worker) -> int:
     """A worker's changing state as host.touch in prelude.lua reads it."""
-    return (worker.index + 1) << 32 | worker.in_flight << 2 | _STATUS_CODES[worker.status]
+    return (worker.index + 1) << 46 | worker.occupied << 24 | worker.in_flight << 2 | _STATUS_CODES[worker.status]
 
 
 def flat(request: Request) -> tuple[Any, ...]:
@@ -477,6 +485,15 @@ def flat(request: Request) -> tuple[Any, ...]:
         request.stream, request.path, request.prompt_tokens, request.prompt, len(request.metadata),
         *chain.from_iterable(request.metadata.items()), *chain.from_iterable(request.headers.items()),
     )  # fmt: skip
+
+
+_figures_of = attrgetter(*_FIGURES)
+
+
+def parted(fields: dict[str, Any]) -> tuple[dict[str, tuple[str, ...]], dict[str, Any]]:
+    """Takes those of a worker's fields that are lists, and its metadata, out of the plain ones: Lua gets each as its
+    own table."""
+    return {name: fields.pop(name) for name in _LISTS}, fields.pop("metadata")
 
 
 def script_fields(worker: Worker) -> dict[str, Any]:

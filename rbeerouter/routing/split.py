@@ -122,12 +122,13 @@ def weights(workers: Iterable[Worker], by_load: bool, local_fraction: float | No
     """{worker id: the share of requests it can expect}: 1 in all, or 0 when nobody can be used.
 
     Args:
-        by_load: the strategy goes by load, so a worker counts by its capacity; else all count alike.
+        by_load: the strategy goes by load, so a worker counts by its capacity; else all count alike. One in slow start
+            counts for as much less as its weight says.
         local_fraction: the share of the local side; None where both sides are one.
     """
     workers = list(workers)
     counted = {
-        worker.id: (worker.capacity if by_load else 1.0) if worker.status in (READY, BUSY) else 0.0
+        worker.id: (worker.capacity if by_load else 1.0) * worker.weight if worker.status in (READY, BUSY) else 0.0
         for worker in workers
     }
     sides: dict[str, float] = {}

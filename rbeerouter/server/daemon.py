@@ -22,11 +22,10 @@ import uvloop
 
 from rbeerouter import config as configuration
 from rbeerouter import tasks
-from rbeerouter.config import Config, ConfigError, split_bind, utc_offset_s
+from rbeerouter.config import Config, ConfigError, health_rules, split_bind, utc_offset_s
 from rbeerouter.control.probe import Prober
 from rbeerouter.core.dispatch import Dispatcher, Job
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.health import HealthRules
 from rbeerouter.core.types import OFFLINE, Env, Report
 from rbeerouter.dialects.engines import ENGINES
 from rbeerouter.record import LogFile, Recorder, event_logger, open_log, timestamp
@@ -60,7 +59,7 @@ class Daemon:
             time.monotonic, time.time, random.Random(), lambda: utc_offset_s(self.config.routing.timezone)
         )  # fmt: skip
         self.scripts = Scripts(self.env)
-        self.fleet = Fleet(HealthRules(fall=config.probes.fall))
+        self.fleet = Fleet(health_rules(config), self.env.rng)
         self.fleet.configure(config.workers)
         self.decider = self.scripts.decider(config, self.fleet, self.scripts.read(config))
         pools = Pools(Pools.prepare(config.workers, config.limits))
@@ -147,7 +146,7 @@ class Daemon:
         try:
             config = self._read_config()
             source, examined = await self.scripts.examined(config, self.decider)
-            trial = Fleet(HealthRules(fall=config.probes.fall))
+            trial = Fleet(health_rules(config))
             trial.configure(config.workers)
             decider = self.scripts.decider(config, trial, source)
             pools = Pools.prepare(config.workers, config.limits)
@@ -167,7 +166,7 @@ class Daemon:
 
     def _swap(self, config: Config, decider: Decider, pools: dict[str, Pool], reports: list[Report]) -> None:
         """One synchronous step: a request sees all of the old or all of the new."""
-        self.fleet.rules = HealthRules(fall=config.probes.fall)
+        self.fleet.rules = health_rules(config)
         self.fleet.configure(config.workers)
         for report in reports:
             self.fleet.apply(report)

@@ -21,8 +21,8 @@ class Row(msgspec.Struct):
     """One worker: the fields that a script reads, all but `id` optional. Other fields are passed over."""
 
     id: str
-    status: Literal["ready", "busy", "offline"] = "ready"
-    in_flight: Annotated[int, msgspec.Meta(ge=0)] = 0
+    status: Literal["ready", "busy", "offline", "draining"] = "ready"
+    in_flight: Annotated[int, msgspec.Meta(ge=0, le=4_000_000)] = 0
     capacity: Annotated[int, msgspec.Meta(ge=1)] | None = None
     engine: str = "openai"
     backend: str | None = None
@@ -39,6 +39,24 @@ class Row(msgspec.Struct):
     ttft_ms: float | None = None
     role: str | None = None
     loras: tuple[str, ...] = ()
+    deployment: Literal["local", "remote"] = "local"
+    loaded: tuple[str, ...] | None = None
+    running: int | None = None
+    load_age_s: float | None = None
+    tokens_per_s: float | None = None
+    inter_token_ms: float | None = None
+    error_rate: float | None = None
+    temperature_c: float | None = None
+    watts: float | None = None
+    owner_active: bool | None = None
+    price_in: float | None = None
+    price_out: float | None = None
+
+
+_AS_TOLD = (
+    "vram_used", "waiting", "kv_usage", "latency_ms", "ttft_ms", "running", "load_age_s", "tokens_per_s",
+    "inter_token_ms", "error_rate", "temperature_c", "watts", "owner_active",
+)  # fmt: skip
 
 
 class _Page(msgspec.Struct):
@@ -53,15 +71,21 @@ def fleet_of(rows: list[Row]) -> Fleet:
             id=row.id, url=f"http://{index}.imagined", engine=row.engine, backend=row.backend, vram=row.vram,
             models=row.models, performance=row.performance, cost_per_hour=row.cost_per_hour,
             max_concurrency=row.capacity or DEFAULT_CAPACITY, metadata=row.metadata, role=row.role, loras=row.loras,
+            deployment=row.deployment, price_in=row.price_in, price_out=row.price_out,
         )
         for index, row in enumerate(rows)
     )
     for row in rows:
         worker = fleet.workers[row.id]
-        worker.status, worker.in_flight = row.status, row.in_flight
-        worker.load = row.in_flight / worker.capacity if row.load is None else row.load
-        worker.vram_used, worker.waiting, worker.kv_usage = row.vram_used, row.waiting, row.kv_usage
-        worker.latency_ms, worker.ttft_ms = row.latency_ms, row.ttft_ms
+        worker.status = worker.standing = row.status
+        worker.in_flight = worker.occupied = row.in_flight
+        worker.load = row.in_flight / worker.capacity
+        if row.load is not None:                             # what is there besides of others' requests stays there
+            worker.load, worker.occupied = row.load, max(0, round(row.load * worker.capacity))
+            worker.foreign = max(0, worker.occupied - row.in_flight)
+        for field in _AS_TOLD:
+            setattr(worker, field, getattr(row, field))
+        worker.loaded = worker.models if row.loaded is None else row.loaded
         worker.health.reachable = row.status != OFFLINE
     fleet.touched.clear()
     return fleet
@@ -72,7 +96,8 @@ def row_of(spec: WorkerSpec) -> Row:
     return Row(
         id=spec.id, capacity=spec.max_concurrency, engine=spec.engine, backend=spec.backend, vram=spec.vram,
         models=spec.models, performance=spec.performance, cost_per_hour=spec.cost_per_hour, metadata=spec.metadata,
-        role=spec.role, loras=spec.loras,
+        role=spec.role, loras=spec.loras, deployment=spec.deployment, price_in=spec.price_in,
+        price_out=spec.price_out,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from rbeerouter.config import Config
 from rbeerouter.core.dispatch import Dispatcher, Fail, Job, Send, Wait
 from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import OFFLINE, Env, Outcome, Request
+from rbeerouter.core.types import DRAINING, OFFLINE, Env, Outcome, Request
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.sandbox import Abilities, Limits
 from rbeerouter.routing.script import Choice, Script, configured_abilities, configured_limits
@@ -81,7 +81,8 @@ class Recorded(Script):
         choice: Choice = call(*arguments)
         seconds = time.perf_counter() - started
         named = choice.workers or ((choice.worker,) if choice.worker else ())
-        offline = tuple(worker.id for worker in named) if all(one.status == OFFLINE for one in named) else ()
+        out = all(one.status in (OFFLINE, DRAINING) for one in named)
+        offline = tuple(worker.id for worker in named) if out else ()
         self.asked.append(Asked(hook, choice, seconds, self._runtime.ask("spent"), offline))
         return choice
 

@@ -20,7 +20,7 @@ from rbeerouter.dialects.model_sizes import model_size
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS
 from rbeerouter.routing.problem import Problem, explain
 from rbeerouter.routing.sandbox import DELIBERATE, Abilities, Limits, SuiteSandbox
-from rbeerouter.routing.script import REQUEST_FIELDS, WORKER_FIELDS, flat, read_source, script_fields
+from rbeerouter.routing.script import REQUEST_FIELDS, WORKER_FIELDS, flat, parted, read_source, script_fields
 from rbeerouter.workbench.fleets import Row
 from rbeerouter.workbench.inputs import PATHS, PROMPT_TOKENS, Case, Inputs, as_lua
 from rbeerouter.workbench.literals import literals
@@ -209,8 +209,7 @@ class _Run:
         lua = self._lua
         for index, worker in enumerate(stage.fleet.ordered, 1):
             fields = script_fields(worker)
-            models, loras, metadata = fields.pop("models"), fields.pop("loras"), fields.pop("metadata")
-            lua.put(index, fields, models, loras, metadata)
+            lua.put(index, fields, *parted(fields))
         lua.finish_puts(len(stage.fleet.ordered))
         lua.seed(case.seed & 0x7FFFFFFF)
         return self._settled(lua.perform("run_always", number, case.wall, result.known(), *flat(case.request)))

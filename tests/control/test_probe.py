@@ -89,7 +89,7 @@ async def test_models_that_come_and_go_are_followed() -> None:
 
 
 @story
-async def test_a_worker_is_offline_after_two_failed_probes_and_back_after_one_good_one() -> None:
+async def test_a_worker_is_offline_after_two_failed_probes_and_back_after_two_good_ones() -> None:
     async with FaultWorker(name="w") as worker, prober(spec(worker)) as (made, fleet):
         await made.probe_all()
         await worker.refuse()
@@ -99,6 +99,8 @@ async def test_a_worker_is_offline_after_two_failed_probes_and_back_after_one_go
         assert fleet.workers["w"].status == "offline"
         assert "Connect" in made.problems["w"]
         await worker.accept_again()
+        await made.probe_all()
+        assert fleet.workers["w"].status == "offline"
         await made.probe_all()
         assert (fleet.workers["w"].status, made.problems) == ("ready", {})
 

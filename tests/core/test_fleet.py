@@ -68,18 +68,22 @@ def test_a_full_worker_that_cannot_be_reached_is_offline_not_busy() -> None:
     assert statuses(made) == {"w1": OFFLINE}
 
 
-def test_a_failed_connect_takes_the_worker_out_until_a_probe_succeeds() -> None:
-    made = fleet("w1")
-    one = fill(made, "w1", 1)
-    made.finished(one, CONNECT, 0.0)
+def test_failed_connects_take_the_worker_out_until_probes_succeed() -> None:
+    made = fleet("w1", rules=HealthRules(connect_failures=3, rise=2))
+    one = fill(made, "w1", 3)
+    seen = []
+    for _ in range(3):
+        made.finished(one, CONNECT, 0.0)
+        seen.append(one.status)
     made.tick(1_000_000.0)
-    out = statuses(made)
-    made.apply(Report("w1", True, None, 0.0))
-    assert (out, statuses(made)) == ({"w1": OFFLINE}, {"w1": READY})
+    for _ in range(2):
+        seen.append(one.status)
+        made.apply(Report("w1", True, None, 0.0))
+    assert [*seen, one.status] == [READY, READY, OFFLINE, OFFLINE, OFFLINE, READY]
 
 
 def test_failures_in_a_row_eject_a_worker_and_the_tick_after_its_term_lets_it_in() -> None:
-    made = fleet("w1", rules=HealthRules(failures=3, ejection_s=10.0))
+    made = fleet("w1", "w2", rules=HealthRules(failures=3, ejection_s=10.0))
     one = made.workers["w1"]
     seen = []
     for now in (0.0, 1.0, 2.0):
@@ -92,11 +96,11 @@ def test_failures_in_a_row_eject_a_worker_and_the_tick_after_its_term_lets_it_in
 
 
 def test_the_tick_that_lets_a_full_worker_in_finds_it_busy() -> None:
-    made = fleet("w1", rules=HealthRules(failures=1))
+    made = fleet("w1", "w2", rules=HealthRules(failures=1))
     one = fill(made, "w1", 4)
     fail(made, one, 1, 0.0)
     made.tick(10.0)
-    assert statuses(made) == {"w1": BUSY}
+    assert statuses(made) == {"w1": BUSY, "w2": READY}
 
 
 def test_a_worker_that_fails_at_once_is_not_favoured_for_being_idle() -> None:
@@ -142,7 +146,7 @@ def test_speed_is_a_moving_average_of_good_answers() -> None:
         made.sent(one, sent)
         made.finished(one, None, now, sent, ttft_s)
         seen.append((one.latency_ms, one.ttft_ms))
-    assert seen == [(1000.0, 100.0), (1200.0, 100.0), (960.0, 200.0)]
+    assert seen == [(1000.0, 100.0), (1200.0, 100.0), (960.0, 600.0)]
 
 
 def test_answers_that_failed_or_whose_time_tells_nothing_leave_the_speed_alone() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rbeerouter.core.types import BUSY, OFFLINE, READY
+from rbeerouter.core.types import BUSY, DRAINING, OFFLINE, READY
 from rbeerouter.routing.decide import STRATEGIES
 from rbeerouter.routing.language import LANGUAGE
 from rbeerouter.routing.sandbox import Abilities
@@ -84,7 +84,7 @@ def test_what_may_be_missing_is_told_to_be_maybe_nil() -> None:
 
 
 def test_statuses_and_strategies_are_those_of_the_daemon() -> None:
-    assert LANGUAGE.statuses == (READY, BUSY, OFFLINE)
+    assert LANGUAGE.statuses == (READY, BUSY, OFFLINE, DRAINING)
     assert LANGUAGE.strategies == tuple(STRATEGIES)
 
 

@@ -147,7 +147,7 @@ def test_a_script_sees_every_worker_whatever_its_status() -> None:
     ("walk", "found"),
     [
         ("pairs(workers[1])",
-         "backend capacity cost_per_hour engine id in_flight load loras metadata models performance status vram"),
+         "backend capacity cost_per_hour deployment engine id in_flight load loaded loras metadata models performance status vram"),
         ("pairs(workers[1].models)", "1 2 3"),
         ("ipairs(workers[1].models)", "1 2 3"),
         ("pairs(workers[1].metadata)", "price region spot tier"),

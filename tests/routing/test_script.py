@@ -268,15 +268,17 @@ def test_a_script_sees_each_change_of_load_and_status() -> None:
     made.finished(made.workers["w2"], None, 0.0)
     down(made, "w3")
     rows.append(seen(one, made))
-    made.finished(made.workers["w2"], FAILURES["upstream_connect_failed"], 0.0)
-    made.apply(Report("w3", True, None, 0.0))
+    for _ in range(made.rules.connect_failures):
+        made.finished(made.workers["w2"], FAILURES["upstream_connect_failed"], 0.0)
+    for _ in range(made.rules.rise):
+        made.apply(Report("w3", True, None, 0.0))
     fill(made, "w1", 1)
     rows.append(seen(one, made))
     assert [[" ".join(row.split()[1:3]) for row in row_of_three] for row_of_three in rows] == [
         ["ready 0", "ready 0", "ready 0"],
         ["ready 0", "busy 4", "ready 0"],
         ["ready 0", "ready 3", "offline 0"],
-        ["ready 1", "offline 2", "ready 0"],
+        ["ready 1", "offline 0", "ready 0"],
     ]
     assert rows[-1] == truth(made)
 
@@ -348,7 +350,9 @@ def test_the_control_plane_shows_what_the_script_sees() -> None:
         "models": ("a", "b", "c"), "performance": 1.5, "cost_per_hour": 0.75,
         "metadata": {"region": "eu", "tier": 2, "spot": True, "price": 0.5}, "engine": "vllm", "capacity": 8,
         "in_flight": 2, "waiting": None, "kv_usage": None, "latency_ms": None, "ttft_ms": None, "role": None,
-        "loras": (),
+        "loras": (), "deployment": "local", "loaded": ("a", "b", "c"), "running": None, "load_age_s": None,
+        "tokens_per_s": None, "inter_token_ms": None, "error_rate": None, "temperature_c": None, "watts": None,
+        "owner_active": None, "price_in": None, "price_out": None,
     }  # fmt: skip
 
 

@@ -144,7 +144,7 @@ local host = {}
 local worker_meta = { __index = missing("a worker", WORKER_FIELDS) }
 
 -- Registers worker `index` (from 1); a worker of the same id keeps the view that scripts may hold.
-function host.put(index, fields, models, loras, metadata)
+function host.put(index, fields, lists, metadata)
   local id = fields.id
   local one = known[id]
   if not one then
@@ -155,8 +155,7 @@ function host.put(index, fields, models, loras, metadata)
   local data = one.fields
   for key in next, data do data[key] = nil end
   for key, value in next, fields do data[key] = value end
-  data.models = kit.names(models, one.view, "models")
-  data.loras = kit.names(loras, one.view, "loras")
+  for name, names in next, lists do data[name] = kit.names(names, one.view, name) end
   metadata.get = nil                                     -- an entry of that name would hide the method
   data.metadata = EXPLAIN and explained_metadata(metadata, one.view) or frozen(setmetatable(metadata, metadata_meta))
   fields_of[index], view_of[index] = data, one.view
@@ -173,21 +172,25 @@ function host.finish_puts(n)
   for id in next, known do if not index_by_id[id] then known[id] = nil end end
 end
 
-local STATUS = { [0] = "ready", "busy", "offline" }
+local STATUS = { [0] = "ready", "busy", "offline", "draining" }
 
--- Takes a worker's new state, packed into one integer: index << 32 | in_flight << 2 | status.
+-- Takes a worker's new state, packed into one integer: index << 46 | occupied << 24 | in_flight << 2 | status.
 local function touch(packed)
-  local data = fields_of[packed >> 32]
-  local in_flight = packed >> 2 & 0x3fffffff
-  data.status, data.in_flight, data.load = STATUS[packed & 3], in_flight, in_flight / data.capacity
+  local data = fields_of[packed >> 46]
+  data.status, data.in_flight, data.load =
+    STATUS[packed & 3], packed >> 2 & 0x3fffff, (packed >> 24 & 0x3fffff) / data.capacity
 end
 host.touch = touch
 
 -- What is measured of a worker, for scripts that read it.
-function host.measured(index, latency_ms, ttft_ms, waiting, kv_usage, vram_used)
+function host.measured(
+  index, latency_ms, ttft_ms, waiting, kv_usage, vram_used, running, load_age_s, tokens_per_s, inter_token_ms,
+  error_rate, temperature_c, watts, owner_active)
   local data = fields_of[index]
   data.latency_ms, data.ttft_ms, data.waiting, data.kv_usage, data.vram_used =
     latency_ms, ttft_ms, waiting, kv_usage, vram_used
+  data.running, data.load_age_s, data.tokens_per_s, data.inter_token_ms = running, load_age_s, tokens_per_s, inter_token_ms
+  data.error_rate, data.temperature_c, data.watts, data.owner_active = error_rate, temperature_c, watts, owner_active
 end
 
 -------------------------------------------------------------------------------------------- what the kit's files need

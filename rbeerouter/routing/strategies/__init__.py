@@ -9,9 +9,13 @@ from rbeerouter.routing.strategies.balance import LeastRequest, RoundRobin
 
 
 class Strategy(Protocol):
-    """Chooses one of `workers` (never empty, all eligible) and changes nothing but its own memory."""
+    """Chooses one of `workers` (never empty, all eligible) and changes nothing but its own memory.
+
+    by_load: it takes the idlest, so that a worker which comes back must be kept from it (`Decider._thinned`).
+    """
 
     name: str
+    by_load: bool
 
     def choose(self, request: Request, workers: list[Worker]) -> Worker: ...
 

@@ -15,6 +15,7 @@ class RoundRobin:
     """Each worker in turn, whatever its load. The turn is counted over all models together."""
 
     name = "round-robin"
+    by_load = False
 
     def __init__(self, rng: random.Random) -> None:
         self._turn = rng.randrange(1 << 16)
@@ -25,9 +26,10 @@ class RoundRobin:
 
 
 class LeastRequest:
-    """The worker with the fewest requests in flight for its capacity (in_flight / capacity)."""
+    """The worker with the fewest requests for its capacity, those of others included as far as they are known."""
 
     name = "least-request"
+    by_load = True
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
