@@ -55,3 +55,14 @@ def test_what_is_no_request_is_refused(tmp_path: Path, content: str | None) -> N
 def test_a_wrong_flag_is_refused(tmp_path: Path, given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["explain", "--model", "m", *given, *files(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("rbeerouter: ")
+
+
+def test_the_models_and_the_split_of_a_config_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet = tmp_path / "fleet.json"
+    fleet.write_text('[{"id": "fast", "models": ["m"]}, {"id": "slow", "models": ["m"]}]')
+    config = tmp_path / "config.toml"
+    config.write_text('[[models]]\nname = "m"\naliases = ["default"]\nworkers = ["s*"]\n[routing.split]\nlocal_fraction = 1\n')
+    for _ in range(4):
+        assert cli.main(["explain", "--model", "default", "--fleet", str(fleet), "--config", str(config)]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith("slow   by strategy") and "the model 'm' is for s* only" in said

@@ -8,12 +8,13 @@ import pytest
 from rbeerouter.config import Limits
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.models import Model, Models
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.sandbox import Abilities
 from rbeerouter.routing.script import Script
 from rbeerouter.workbench.explain import explain, read_request, render
 from rbeerouter.workbench.fleets import Row, fleet_of
-from tests.support.builders import env, lua, request
+from tests.support.builders import env, fleet, lua, request, worker
 
 FLEET = [
     Row("gpu1", in_flight=2, backend="cuda", models=("m",)), Row("gpu2", in_flight=1, backend="cuda", models=("m",)),
@@ -114,3 +115,12 @@ def test_a_request_is_read_with_its_headers_or_as_a_body_alone() -> None:
 def test_what_is_no_request_is_refused(text: bytes) -> None:
     with pytest.raises(RouterError):
         read_request(text, Limits())
+
+
+def test_an_alias_a_side_and_the_name_that_is_sent_are_taken_as_in_a_true_request() -> None:
+    made = fleet(worker("gpu", models=("x",), model_names={"llama": "x"}), worker("cloud", models=("llama",), deployment="remote"))
+    models = Models([Model("llama", aliases=("default",))])
+    for side, sent in (("local", "x"), ("remote", "llama")):
+        text = msgspec.json.encode({"body": {"model": "default"}, "headers": {"X-Rbee-Deployment": side}})
+        record = explain(read_request(text, Limits()), Decider(made, None, "least-request", env(), debug=True, models=models))
+        assert (record["worker"], record["sent_model"]) == ("gpu" if side == "local" else "cloud", sent)
