@@ -56,7 +56,7 @@ GARBAGE: dict[str, bytes] = {
     "nostatus": b"HTTP/1.1 OK\r\n" + LENGTH_2 + b"\r\n{}",
     "chunk": OK + b"transfer-encoding: chunked\r\n\r\nxyz\r\n{}\r\n0\r\n\r\n",
     "longchunk": OK + b"transfer-encoding: chunked\r\n\r\n1\r\n{}\r\n0\r\n\r\n",
-    "bighead": OK + LENGTH_2 + b"x-big: " + b"x" * 100_000 + b"\r\n\r\n{}",
+    "bighead": OK + LENGTH_2 + b"x-big: " + b"x" * 1_000_000 + b"\r\n\r\n{}",
     "manyheads": OK + LENGTH_2 + b"".join(b"x-%d: 1\r\n" % number for number in range(2500)) + b"\r\n{}",
 }
 """{kind: what is sent}; the connection then stays open, so the peer has to notice by itself."""
