@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -95,7 +96,7 @@ PROXIES = {"nginx": (NGINX, "-c"), "haproxy": (HAPROXY, "-f")}
 @asynccontextmanager
 async def in_front(name: str, router: DaemonProcess, folder: Path) -> AsyncIterator[int]:
     """A proxy before the daemon that lets nobody at /v1/embeddings, and passes upgrades on; its port."""
-    program = shutil.which(name)
+    program = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
     if program is None:
         pytest.skip(f"{name} is not installed")
     text, option = PROXIES[name]
