@@ -53,7 +53,7 @@ class Model(msgspec.Struct, frozen=True):
 
     def allows(self, worker: Worker) -> bool:
         """May this worker have a request for this model?"""
-        if self.deployment is not None and worker.spec.deployment != self.deployment:
+        if self.deployment is not None and worker.deployment != self.deployment:
             return False
         return not self.workers or any(matches(pattern, worker.id) for pattern in self.workers)
 

@@ -100,7 +100,7 @@ class Queue:
         """Does anybody wait for this worker, or perhaps for it, who would go before a newcomer of this priority?"""
         return any(
             -lane[0][0][0] >= priority
-            and (named is worker or (named is None and worker.serves(model) and side in (None, worker.spec.deployment)))
+            and (named is worker or (named is None and worker.serves(model) and side in (None, worker.deployment)))
             for (named, model, side), lane in self._lanes.items()
         )
 

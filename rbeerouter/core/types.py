@@ -147,7 +147,7 @@ class Worker:
         "backend", "block_size", "cached_tokens", "capacity", "cooling_until", "cost_per_hour", "deployment",
         "draining", "engine", "error_rate", "failed", "foreign", "generated_tokens", "generation", "half_open",
         "health", "held", "id", "in_flight", "index", "inter_token_ms", "kv_blocks", "kv_usage", "latency_ms",
-        "learned", "listed", "load", "load_age_s", "loaded", "loras", "metadata", "model_set", "models", "occupied",
+        "learned", "load", "load_age_s", "loaded", "loras", "metadata", "model_set", "models", "occupied",
         "owner_active", "performance", "price_in", "price_out", "probed_at", "prompt_tokens", "ramp_from",
         "reported_at", "restarts", "role", "running", "served", "speaks", "spec", "speed", "standing", "started_at",
         "status", "temperature_c", "tokens", "tokens_per_s", "ttft_at", "ttft_ms", "url", "vram", "vram_used",
@@ -207,7 +207,6 @@ class Worker:
     def learn_models(self, listed: tuple[str, ...]) -> None:
         """Takes the names that the worker lists itself, or the operator lists for it. It also serves those that
         `model_names` maps, and Ollama's `name:latest` as `name` as well."""
-        self.listed = listed
         self.models = tuple(dict.fromkeys((*listed, *self.spec.model_names)))
         bare = {name.removesuffix(":latest") for name in self.models if name.endswith(":latest")}
         latest = {f"{name}:latest" for name in self.models if ":" not in name} if self.engine == "ollama" else set()

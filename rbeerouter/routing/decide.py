@@ -146,6 +146,7 @@ class Decider:
                 decision = self._after_failure(request, script, choice, first)
                 if decision is not None:
                     return decision
+                error = self._forbidden_choice(request, script, choice, first)
         decision = self._next_in_line(job, first)
         if error is None and not log:
             return decision
@@ -171,7 +172,7 @@ class Decider:
         """{worker id: the share of requests that it can expect from the strategy now}."""
         share = self.split.overall if self.split is not None else None
         fraction = share.local_fraction if share is not None else None
-        return weights(self.fleet.ordered, self.strategy.name == "least-request", fraction)
+        return weights(self.fleet.ordered, self.strategy.by_load, fraction)
 
     def completed(self, job: Job) -> None:
         """Tells the script's on_complete how a job ended. Its faults are noted on the job's decision."""
@@ -253,6 +254,14 @@ class Decider:
         if why == {"offline"}:
             return f"{chose}, which is offline"
         return f"{chose}, which may not have this request: {', '.join(sorted(why))}"
+
+    def _forbidden_choice(self, request: Request, script: Script, choice: Choice, first: Decision) -> str | None:
+        """The fault of an on_failure that named only workers that may not have the request; None for other answers."""
+        named = [worker for worker in choice.workers or (choice.worker,) if worker is not None]
+        wanted = self._wanted(choice.answer) or first.wanted
+        if not named or self._permitted(request, wanted, named):
+            return None
+        return script.fault_at(choice.line, self._not_usable(request, wanted, named))
 
     def _rejected(self, script: Script, answer: Answer, reason: str, choice: Choice) -> Decision:
         status = answer.status or 403
@@ -458,8 +467,8 @@ class Decider:
             return forbidden
         if worker.status in _OUT or (worker.status == BUSY and chosen.status == READY):
             return worker.status
-        if self.split is not None and worker.spec.deployment != chosen.spec.deployment:
-            return f"it was the turn of the {chosen.spec.deployment} side"
+        if self.split is not None and worker.deployment != chosen.deployment:
+            return f"it was the turn of the {chosen.deployment} side"
         if worker.weight < 1.0:
             return f"in slow start, at {worker.weight:.0%} of its share"
         return f"{self.strategy.name} chose {chosen.id} (load {worker.load:.2f} against {chosen.load:.2f})"

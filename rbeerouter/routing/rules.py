@@ -40,7 +40,7 @@ class Rules:
     def allowed(self, fleet: Fleet, request: Request, model: str, workers: list[Worker]) -> list[Worker]:
         """Those of the workers that may have the request when it is sent for this model."""
         if request.deployment is not None:
-            workers = [worker for worker in workers if worker.spec.deployment == request.deployment]
+            workers = [worker for worker in workers if worker.deployment == request.deployment]
         for name in {request.model, model} if self.any else ():
             left = self._allowed(fleet, name)
             if left is not None:
@@ -56,13 +56,13 @@ class Rules:
 
     def against(self, fleet: Fleet, request: Request, model: str, worker: Worker) -> str | None:
         """The rule that forbids a worker, in words; None when it may have the request."""
-        if request.deployment is not None and worker.spec.deployment != request.deployment:
+        if request.deployment is not None and worker.deployment != request.deployment:
             return f"the request is for {request.deployment} workers only"
         for name in (request.model, model):
             left = self._allowed(fleet, name)
             if left is not None and worker not in left.workers:
                 rule = self.models.restricted[self.models.canonical(name)]
-                if rule.deployment is not None and worker.spec.deployment != rule.deployment:
+                if rule.deployment is not None and worker.deployment != rule.deployment:
                     return f"the model {rule.name!r} is for {rule.deployment} workers only"
                 return f"the model {rule.name!r} is for {', '.join(rule.workers)} only"
         return None
@@ -77,6 +77,6 @@ class Rules:
         found = self._found.get(model.name)
         if found is None:
             workers = frozenset(worker for worker in fleet.ordered if model.allows(worker))
-            one_sided = len({worker.spec.deployment for worker in workers}) < 2
+            one_sided = len({worker.deployment for worker in workers}) < 2
             found = self._found[model.name] = _Allowed(workers, one_sided)
         return found

@@ -79,10 +79,10 @@ class Split:
         share = self.of_models.get(model, self.overall)
         if share is None:
             return eligible
-        local = [worker for worker in eligible if worker.spec.deployment == LOCAL]
+        local = [worker for worker in eligible if worker.deployment == LOCAL]
         if share.turn(bool(local), len(local) < len(eligible)) == LOCAL:
             return local
-        return [worker for worker in eligible if worker.spec.deployment != LOCAL] if local else eligible
+        return [worker for worker in eligible if worker.deployment != LOCAL] if local else eligible
 
     def adopt(self, before: Split) -> None:
         """Goes on with the turns of the configuration before."""
@@ -115,30 +115,38 @@ def make_split(overall: config.Split | None, models: Models) -> Split | None:
 
 def same_side(worker: Worker, eligible: list[Worker]) -> list[Worker]:
     """Those on a worker's side if there are any: what fails on one side is tried there again first."""
-    return [other for other in eligible if other.spec.deployment == worker.spec.deployment] or eligible
+    return [other for other in eligible if other.deployment == worker.deployment] or eligible
 
 
 def weights(workers: Iterable[Worker], by_load: bool, local_fraction: float | None) -> dict[str, float]:
     """{worker id: the share of requests it can expect}: 1 in all, or 0 when nobody can be used.
 
     Args:
-        by_load: the strategy goes by load, so a worker counts by its capacity; else all count alike. One in slow start
-            counts for as much less as its weight says.
+        by_load: the strategy goes by load, so a worker counts by its capacity; else all count alike.
         local_fraction: the share of the local side; None where both sides are one.
     """
     workers = list(workers)
-    counted = {
-        worker.id: (worker.capacity if by_load else 1.0) * worker.weight if worker.status in (READY, BUSY) else 0.0
-        for worker in workers
-    }
-    sides: dict[str, float] = {}
-    side_of = {worker.id: worker.spec.deployment if local_fraction is not None else LOCAL for worker in workers}
-    for worker_id, count in counted.items():
-        sides[side_of[worker_id]] = sides.get(side_of[worker_id], 0.0) + count
-    fractions = {LOCAL: 1.0, REMOTE: 1.0}
-    if local_fraction is not None and sides.get(LOCAL) and sides.get(REMOTE):
-        fractions = {LOCAL: local_fraction, REMOTE: 1.0 - local_fraction}
-    return {
-        worker_id: fractions[side_of[worker_id]] * count / sides[side_of[worker_id]] if count else 0.0
-        for worker_id, count in counted.items()
-    }
+    up = [worker for worker in workers if worker.status in (READY, BUSY)]
+    usable = [worker for worker in up if not worker.held] or up
+    sides = [usable]
+    fractions = [1.0]
+    if local_fraction is not None:
+        local = [worker for worker in usable if worker.deployment == LOCAL]
+        remote = [worker for worker in usable if worker.deployment != LOCAL]
+        if local and remote:
+            sides, fractions = [local, remote], [local_fraction, 1.0 - local_fraction]
+    found = {worker.id: 0.0 for worker in workers}
+    for side, fraction in zip(sides, fractions, strict=True):
+        found |= {worker_id: fraction * share for worker_id, share in _shares(side, by_load).items()}
+    return found
+
+
+def _shares(side: list[Worker], by_load: bool) -> dict[str, float]:
+    """{worker id: its share within a side}. Who is in slow start has its weight's part of a full share, unless all are;
+    the others share the rest."""
+    counts = {worker: worker.capacity if by_load else 1 for worker in side}
+    full = [worker for worker in side if worker.weight >= 1.0] or side
+    total, of_full = sum(counts.values()), sum(counts[worker] for worker in full)
+    slow = {worker: worker.weight * counts[worker] / total for worker in side if worker not in full}
+    rest = 1.0 - sum(slow.values())
+    return {worker.id: slow[worker] if worker in slow else rest * counts[worker] / of_full for worker in side}

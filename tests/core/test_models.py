@@ -79,7 +79,7 @@ def test_a_worker_serves_the_names_that_it_is_to_translate() -> None:
     assert mapped.models == ("Llama-8B", "llama")
     assert (mapped.serves("llama"), mapped.serves("Llama-8B"), mapped.serves("qwen")) == (True, True, False)
     mapped.learn_models(("qwen",))
-    assert (mapped.listed, mapped.models) == (("qwen",), ("qwen", "llama"))
+    assert mapped.models == ("qwen", "llama")
 
 
 def test_latest_is_served_as_the_bare_name_and_by_ollama_the_other_way_round() -> None:

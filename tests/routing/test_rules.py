@@ -115,6 +115,22 @@ def test_a_script_can_not_get_around_a_rule_with_another_model_or_by_waiting() -
     assert named.by == "fallback" and "'n' is for gpu1 only" in (named.error or ""), "the other model's rule holds, too"
 
 
+def test_an_on_failure_that_names_a_forbidden_worker_is_at_fault_and_the_strategy_goes_on() -> None:
+    made = fleet(*HOUSE)
+    source = (
+        b"function route_request(request, workers) return 'gpu1' end\n"
+        b"function on_failure(request, attempt, workers) return 'cloud' end\n"
+    )
+    by = decider(Model("m", deployment="local"), made=made)
+    by.script = script(source)
+    dispatcher = Dispatcher(made, by, env(Clock()))
+    job = Job(request(), 100.0, WALL)
+    dispatcher.on_request(job)
+    effect = dispatcher.on_outcome(job, Outcome(FAILED))
+    assert isinstance(effect, Send) and effect.worker.id == "gpu2"
+    assert "chose cloud, which may not have this request: the model 'm' is for local workers only" in job.decision.error  # type: ignore
+
+
 def test_an_alias_in_a_scripts_answer_is_the_model_that_it_stands_for() -> None:
     by = decider(Model("n", aliases=("fast",)), source="return {worker = workers:first(), model = 'fast'}")
     assert by.decide(request()).model == "n"

@@ -204,6 +204,22 @@ def test_who_cannot_be_used_has_no_weight_and_a_side_that_is_down_leaves_all_to_
     assert weights(made.ordered, True, 0.6) == {"a": 0.0, "b": 0.0, "c": 0.0}
 
 
+def test_who_starts_slowly_has_a_part_of_its_share_and_the_others_the_rest() -> None:
+    made = fleet_of(("a", LOCAL, 4), ("b", LOCAL, 4), ("c", REMOTE, 9))
+    made.workers["a"].weight = 0.1
+    assert weights(made.ordered, True, 0.5) == pytest.approx({"a": 0.025, "b": 0.475, "c": 0.5})
+    made.workers["b"].weight = 0.5
+    assert weights(made.ordered, True, 0.5) == pytest.approx({"a": 0.25, "b": 0.25, "c": 0.5}), "all of a side start slowly"
+
+
+def test_who_cools_down_has_no_weight_as_long_as_others_are_there() -> None:
+    made = fleet_of(("a", LOCAL, 4), ("b", LOCAL, 4))
+    made.cool_down(made.workers["a"], 5.0, 100.0)
+    assert weights(made.ordered, True, None) == {"a": 0.0, "b": 1.0}
+    made.cool_down(made.workers["b"], 5.0, 100.0)
+    assert weights(made.ordered, True, None) == {"a": 0.5, "b": 0.5}
+
+
 @quick(max_examples=100)
 @given(
     rooms=st.lists(st.tuples(st.sampled_from([LOCAL, REMOTE]), st.integers(1, 50), st.booleans()), min_size=1, max_size=12),
