@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,12 +18,12 @@ from scripts.faulting.names import listed
 from scripts.faulting.nonsense import GARBAGE
 from tests.support.aio import story
 from tests.support.daemon import free_port, read_log, until
+from tests.support.fault_process import COMMAND
 from tests.support.raw_client import Answer, Connection, NoAnswer, get, post
 from tests.wire.answers import CHAT, PROMPT, STREAMED
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "fault-worker.md").read_text()
-COMMAND = [sys.executable, "-S", str(ROOT / "scripts" / "fault-worker")]
 
 
 def fault_worker(*arguments: str) -> subprocess.CompletedProcess[str]:
