@@ -115,10 +115,11 @@ class Fleet:
         )
         if learned == old:
             return
-        seen = (worker.engine, worker.models, worker.loaded, worker.loras, worker.vram, worker.capacity)
+        seen = (worker.speaks, worker.engine, worker.models, worker.loaded, worker.loras, worker.vram, worker.capacity)
         worker.learned = learned
         self._describe(worker, worker.spec)
-        if seen != (worker.engine, worker.models, worker.loaded, worker.loras, worker.vram, worker.capacity):
+        new = (worker.speaks, worker.engine, worker.models, worker.loaded, worker.loras, worker.vram, worker.capacity)
+        if seen != new:
             self.version = next(_versions)
 
     def _describe(self, worker: Worker, spec: WorkerSpec) -> None:

@@ -233,6 +233,11 @@ class Worker:
         """A worker that has not named its models yet (no probe answered so far) may serve any."""
         return not self.models or model in self.model_set
 
+    def can(self, protocol: str) -> bool:
+        """May a request of this protocol be sent to it? Anthropic's can be put in OpenAI's words for those that speak
+        only that."""
+        return protocol in self.speaks or (protocol == ANTHROPIC and OPENAI in self.speaks)
+
     def __repr__(self) -> str:
         return f"Worker({self.id} {self.status} {self.in_flight}/{self.capacity})"
 

@@ -17,8 +17,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 def error_body(failure: Failure, message: str, param: str | None = None) -> bytes:
-    """Its error is a text: clients print what stands there as it is, and an object would be shown raw."""
-    return _encode({"error": message})
+    """Its error is a text: clients print what stands there as it is, and an object would be shown raw. Of a model that is
+    not there they look for its own words."""
+    return _encode({"error": f"model not found: {message}" if failure.code == "model_not_found" else message})
 
 
 def error_event(failure: Failure, message: str) -> bytes:

@@ -80,7 +80,7 @@ class Decider:
         self.on_suspended: Callable[[], None] = lambda: None
         self.models = models
         self.split = split
-        self._rules = Rules(models)
+        self._rules = Rules(models, fleet)
         self._env = env
         self._most_faults = faults
         self._faults: dict[str, int] = {}

@@ -1,7 +1,7 @@
 """Hard rules: which workers may have a request at all, whatever script, strategy or a failure would have it do.
 
 `routing.decide` asks before it gives a request to anybody. Rules come from [[models]] (workers, deployment) and from
-the request itself (`Request.deployment`). Nothing here chooses.
+the request itself (`Request.deployment`, and its protocol: not every worker speaks every one). Nothing here chooses.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import msgspec
 
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.models import NO_MODELS, Models
-from rbeerouter.core.types import Request, Worker
+from rbeerouter.core.types import ANTHROPIC, DATA, OLLAMA, OPENAI, Request, Worker
+
+
+_NAMES = {OPENAI: "OpenAI's API", ANTHROPIC: "Anthropic's API", OLLAMA: "Ollama's API", DATA: "the data API"}
 
 
 class _Allowed(msgspec.Struct, frozen=True):
@@ -23,22 +26,39 @@ class _Allowed(msgspec.Struct, frozen=True):
 class Rules:
     """The rules of one configuration.
 
+    Args:
+        fleet: whose workers' protocols are heeded; None heeds none.
+
     Attributes:
         any: are there models with rules? If not, only a request's own can forbid anything.
     """
 
-    def __init__(self, models: Models = NO_MODELS) -> None:
+    def __init__(self, models: Models = NO_MODELS, fleet: Fleet | None = None) -> None:
         self.models = models
+        self._fleet = fleet
+        self._heard = -1
+        self._strange: frozenset[str] = frozenset()
         self.any = bool(models.restricted)
         self._version = -1
         self._found: dict[str, _Allowed] = {}
 
     def hold_for(self, request: Request) -> bool:
         """Can there be a worker that may not have this request? To be asked before all that costs more."""
-        return self.any or request.deployment is not None
+        fleet = self._fleet
+        if fleet is not None and fleet.version != self._heard:
+            self._hear(fleet)
+        return self.any or request.deployment is not None or request.protocol in self._strange
+
+    def _hear(self, fleet: Fleet) -> None:
+        """Which protocols are strange to some worker? Once for each list of workers."""
+        self._heard = fleet.version
+        known = (OPENAI, ANTHROPIC, OLLAMA, DATA)
+        self._strange = frozenset(one for one in known if not all(worker.can(one) for worker in fleet.ordered))
 
     def allowed(self, fleet: Fleet, request: Request, model: str, workers: list[Worker]) -> list[Worker]:
         """Those of the workers that may have the request when it is sent for this model."""
+        if request.protocol in self._strange:
+            workers = [worker for worker in workers if worker.can(request.protocol)]
         if request.deployment is not None:
             workers = [worker for worker in workers if worker.deployment == request.deployment]
         for name in {request.model, model} if self.any else ():
@@ -56,6 +76,8 @@ class Rules:
 
     def against(self, fleet: Fleet, request: Request, model: str, worker: Worker) -> str | None:
         """The rule that forbids a worker, in words; None when it may have the request."""
+        if self._fleet is not None and not worker.can(request.protocol):
+            return f"{request.path} is for workers that speak {_NAMES[request.protocol]}"
         if request.deployment is not None and worker.deployment != request.deployment:
             return f"the request is for {request.deployment} workers only"
         for name in (request.model, model):

@@ -30,6 +30,10 @@ def test_a_failure_is_a_text() -> None:
     assert json.loads(ollama.error_body(FAILURES["no_healthy_worker"], 'no "x"', "model")) == {"error": 'no "x"'}
 
 
+def test_of_a_missing_model_it_uses_the_words_that_clients_look_for() -> None:
+    assert ollama.error_body(FAILURES["model_not_found"], "x") == b'{"error":"model not found: x"}'
+
+
 def test_an_error_in_a_stream_is_one_line() -> None:
     assert ollama.error_event(FAILURES["upstream_stalled"], "two\nlines") == b'{"error":"two\\nlines"}\n'
 

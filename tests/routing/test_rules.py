@@ -235,3 +235,56 @@ def test_a_rejected_request_is_not_given_to_anybody() -> None:
     assert (decision.action, decision.worker, decision.refusal.failure.code) == (REJECT, None, "model_not_found")  # type: ignore[union-attr]
     waiting = decider(Model("m", workers=("nobody*",)), source="return queue()").decide(request())
     assert waiting.action == REJECT != WAIT
+
+
+# Protocols.
+
+OPEN, CLAUDE, LLAMA, TABLES = (
+    worker("open", models=("m",)), worker("claude", models=("m",), speaks=frozenset({"openai", "anthropic"})),
+    worker("llama", models=("m",), speaks=frozenset({"openai", "anthropic", "ollama"})),
+    worker("tables", speaks=frozenset({"data"})),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("protocol", "able"),
+    [
+        ("openai", {"open", "claude", "llama"}), ("anthropic", {"open", "claude", "llama"}), ("ollama", {"llama"}),
+        ("data", {"tables"}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("source", [None, "return workers:sample()", "return workers", "error('no')"])
+def test_a_request_goes_only_to_workers_that_it_can_be_put_to(protocol: str, able: set[str], source: str | None) -> None:
+    model = "data" if protocol == "data" else "m"
+    by = decider(source=source, made=fleet(OPEN, CLAUDE, LLAMA, TABLES))
+    assert chosen(by, request(protocol=protocol, model=model)) <= able
+    assert source is not None or chosen(by, request(protocol=protocol, model=model)) == able
+
+
+def test_a_script_that_names_a_worker_of_another_protocol_is_told_so() -> None:
+    by = decider(source="return workers:filter(function(w) return w.id == 'open' end)", made=fleet(OPEN, LLAMA))
+    decision = by.decide(request(protocol="ollama", path="/api/chat"))
+    assert decision.worker is not None and (decision.worker.id, decision.by) == ("llama", "fallback")
+    assert "open, which may not have this request: /api/chat is for workers that speak Ollama's API" in str(decision.error)
+
+
+def test_a_model_that_only_others_serve_does_not_exist_for_a_protocol() -> None:
+    with pytest.raises(RouterError) as raised:
+        decider(made=fleet(OPEN, TABLES)).decide(request(protocol="ollama", path="/api/chat"))
+    assert raised.value.failure.code == "model_not_found"
+    assert raised.value.message.endswith("/api/chat is for workers that speak Ollama's API")
+
+
+def test_what_a_worker_speaks_may_turn_out_later() -> None:
+    made = fleet(OPEN, LLAMA)
+    by = decider(made=made)
+    assert chosen(by, request(protocol="ollama")) == {"llama"}
+    made.apply(Report("open", True, None, 0.0, speaks=frozenset({"openai", "ollama"})))
+    assert chosen(by, request(protocol="ollama")) == {"llama", "open"}
+
+
+def test_where_all_workers_speak_alike_nothing_is_asked() -> None:
+    made = fleet(OPEN, CLAUDE)
+    rules = Rules(NO_MODELS, made)
+    assert not rules.hold_for(request()) and not rules.hold_for(request(protocol="anthropic"))
+    assert rules.hold_for(request(protocol="ollama")) and rules.hold_for(request(protocol="data"))
