@@ -73,11 +73,11 @@ class Server(Section):
     drain_s: Positive = 300.0
     request_headers: tuple[str, ...] = (
         "accept", "accept-language", "traceparent", "tracestate", "user-agent", "openai-beta", "openai-organization",
-        "openai-project", "x-session-id",
+        "openai-project", "x-session-id", "anthropic-version", "anthropic-beta",
     )  # fmt: skip
     response_headers: tuple[str, ...] = (
         "content-type", "content-language", "cache-control", "retry-after", "retry-after-ms", "server-timing",
-        "openai-*", "x-ratelimit-*", "x-accel-buffering",
+        "openai-*", "anthropic-*", "request-id", "x-ratelimit-*", "x-accel-buffering",
     )  # fmt: skip
 
 

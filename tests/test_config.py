@@ -71,11 +71,11 @@ def test_without_any_file_these_are_the_defaults(home: Path) -> None:
             bind="127.0.0.1:8881", allow_unauthenticated=False, max_connections=0, drain_s=300.0,
             request_headers=(
                 "accept", "accept-language", "traceparent", "tracestate", "user-agent", "openai-beta",
-                "openai-organization", "openai-project", "x-session-id",
+                "openai-organization", "openai-project", "x-session-id", "anthropic-version", "anthropic-beta",
             ),
             response_headers=(
                 "content-type", "content-language", "cache-control", "retry-after", "retry-after-ms", "server-timing",
-                "openai-*", "x-ratelimit-*", "x-accel-buffering",
+                "openai-*", "anthropic-*", "request-id", "x-ratelimit-*", "x-accel-buffering",
             ),
         ),
         control=Control(bind="127.0.0.1:8882", allow_unauthenticated=False),

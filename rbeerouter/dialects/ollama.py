@@ -17,8 +17,8 @@ _encode = msgspec.json.Encoder().encode
 
 
 def error_body(failure: Failure, message: str, param: str | None = None) -> bytes:
-    """Its error is a text: clients print what stands there as it is, and an object would be shown raw. Of a model that is
-    not there they look for its own words."""
+    """Its error is a text: clients print what stands there as it is, and an object would be shown raw. For a model that
+    is not there it has words that they look for."""
     return _encode({"error": f"model not found: {message}" if failure.code == "model_not_found" else message})
 
 

@@ -156,6 +156,9 @@ _OLLAMA = {
     "/api/embeddings": ("embedding", False),
     "/api/show": ("llm", False),
 }
+ADMINISTRATION = frozenset({b"/api/pull", b"/api/push", b"/api/create", b"/api/copy", b"/api/delete"})
+"""What clients of Ollama get only an answer for that says why not: which machine holds which model is not
+for those to decide who ask for answers."""
 
 
 def _rows() -> Iterator[Surface]:

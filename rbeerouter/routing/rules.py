@@ -12,7 +12,6 @@ from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.models import NO_MODELS, Models
 from rbeerouter.core.types import ANTHROPIC, DATA, OLLAMA, OPENAI, Request, Worker
 
-
 _NAMES = {OPENAI: "OpenAI's API", ANTHROPIC: "Anthropic's API", OLLAMA: "Ollama's API", DATA: "the data API"}
 
 

@@ -24,7 +24,7 @@ from rbeerouter.core.models import Models
 from rbeerouter.core.types import OFFLINE, Worker
 from rbeerouter.dialects import openai
 from rbeerouter.routing.script import ScriptError, script_fields
-from rbeerouter.server import metrics
+from rbeerouter.server import metrics, ollama_pages
 from rbeerouter.server.scripts import set_params
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def build(daemon: Daemon) -> Starlette:
             Route("/metrics", metrics_page),
             Route("/api/v1/reload", reload, methods=["POST"]),
             *_script_routes(daemon),
+            *ollama_pages.routes(daemon.ollama_cards),
         ]
     )
 

@@ -23,6 +23,7 @@ import uvloop
 from rbeerouter import config as configuration
 from rbeerouter import tasks
 from rbeerouter.config import Config, ConfigError, health_rules, split_bind, utc_offset_s
+from rbeerouter.control.ollama_cards import OllamaCards
 from rbeerouter.control.probe import Prober
 from rbeerouter.core.dispatch import Dispatcher, Job
 from rbeerouter.core.fleet import Fleet
@@ -68,6 +69,7 @@ class Daemon:
         self.recorder = Recorder(self.log_file, config.routing.decisions_kept)
         self.recorder.models = config.models
         self.prober = Prober(self.fleet, config.probes, self.env)
+        self.ollama_cards = OllamaCards(self.fleet, config.probes, self.env)
         self.app = app.build(self)
         self.listener = Listener(
             config.server, config.limits, Dispatcher(self.fleet, self.decider, self.env, config.limits.attempts),
@@ -178,6 +180,7 @@ class Daemon:
         self.listener.apply(config.server, config.limits, config.models)
         self.listener.pools.swap(pools)
         self.prober.apply(config.probes)
+        self.ollama_cards.apply(config.probes)
         self.recorder.keep(config.routing.decisions_kept)
         self.recorder.catch_up()
         self.recorder.models = config.models

@@ -27,10 +27,10 @@ from rbeerouter.core.errors import FAILURES, Failure, RouterError
 from rbeerouter.core.models import NO_MODELS, OWN_LIMITS, Model, Models, for_side
 from rbeerouter.core.queue import QueueRules
 from rbeerouter.core.types import Env
-from rbeerouter.dialects.surfaces import OPENAI_DIALECT, SURFACES, Dialect, Surface, dialect_of
+from rbeerouter.dialects.surfaces import ADMINISTRATION, OPENAI_DIALECT, SURFACES, Dialect, Surface, dialect_of
 from rbeerouter.wire.exchange import Exchange
 from rbeerouter.wire.headers import RawHeaders, Shape, Shapes, status_line
-from rbeerouter.wire.relay import PUBLIC_PATHS, Asgi, Relay
+from rbeerouter.wire.relay import Asgi, Relay, relayed
 from rbeerouter.wire.upstream import Pools
 from rbeerouter.wire.waiting import Waiters
 
@@ -391,12 +391,15 @@ class ClientConnection(asyncio.Protocol):
         return Exchange(self, Job(request, arrived, wall), surface, target, forwarded, body)
 
     def _other(self, method: bytes, path: bytes) -> Relay:
-        if path not in PUBLIC_PATHS:
+        page = relayed(path)
+        if page is None:
             shown = path[:100].decode("latin-1")
+            if path in ADMINISTRATION:
+                raise RouterError("not_found", f"{shown} is not served here: ask the machine that is to have the model")
             raise RouterError("not_found", f"there is nothing at {method.decode()} {shown}")
         if method not in (b"GET", b"HEAD"):
             raise RouterError("method_not_allowed", f"{method.decode()} is not allowed here; use GET")
-        return Relay(self, self.listener.relay_to, method.decode(), path)
+        return Relay(self, self.listener.relay_to, method.decode(), page)
 
     def exchange_done(self) -> None:
         """The answer is written, or there is nobody to write it to: on to the next request, or close."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
 
 from rbeerouter import tasks
 from rbeerouter.core.errors import FAILURES
@@ -17,8 +18,24 @@ from rbeerouter.wire.headers import status_line
 if TYPE_CHECKING:
     from rbeerouter.wire.listener import ClientConnection
 
-PUBLIC_PATHS = frozenset({b"/health", b"/v1/models", b"/api/v1/health"})
-"""Read-only, and the same for every caller."""
+PUBLIC_PATHS = {
+    b"/health": b"/health",
+    b"/api/v1/health": b"/api/v1/health",
+    b"/v1/models": b"/v1/models",
+    b"/api/tags": b"/api/tags",
+    b"/api/ps": b"/api/ps",
+    b"/api/version": b"/api/version",
+    b"/": b"/api/alive",
+}
+"""{public path: the control plane's}: read-only, and the same for every caller. `/v1/models/NAME` is one, too."""
+_MODEL = b"/v1/models/"
+
+
+def relayed(path: bytes) -> bytes | None:
+    """The path at the control plane for a public one; None when it is not public."""
+    found = PUBLIC_PATHS.get(path)
+    return path if found is None and path.startswith(_MODEL) and len(path) > len(_MODEL) else found
+
 
 Asgi = Callable[..., Awaitable[None]]
 
@@ -34,7 +51,7 @@ class Relay:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = tasks.start(f"relay {self._path.decode()}", self._run())
+        self._task = tasks.start(f"relay {self._path[:100].decode('latin-1')}", self._run())
 
     async def _run(self) -> None:
         status, headers, body = 500, [], b""
@@ -46,9 +63,10 @@ class Relay:
         async def send(message: MutableMapping[str, Any]) -> None:
             sent.append(message)
 
+        path = unquote_to_bytes(self._path).decode("utf-8", "replace")
         scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": self._method,
-            "scheme": "http", "path": self._path.decode(), "raw_path": self._path, "query_string": b"",
+            "scheme": "http", "path": path, "raw_path": self._path, "query_string": b"",
             "headers": [(b"host", b"public")], "client": None, "server": None, "root_path": "",
         }  # fmt: skip
         try:

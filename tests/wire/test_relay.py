@@ -61,7 +61,7 @@ async def test_models_are_listed_once_each_in_the_order_of_the_workers(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "path", ["/metrics", "/routing", "/api/v1/workers", "/api/v1/reload", "/docs", "/v1/models/tiny", "/health/"]
+    "path", ["/metrics", "/routing", "/api/v1/workers", "/api/v1/reload", "/docs", "/v1/models/", "/health/", "/api/alive"]
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @story
@@ -69,7 +69,19 @@ async def test_the_rest_of_the_control_plane_is_not_public(method: str, path: st
     async with FaultWorker() as worker, router(tmp_path, worker) as under_test, under_test.connect() as client:
         client.send_request(method, path, b"")
         answer = await client.receive()
-        assert (answer.status, error_shape(answer.json())[1]) == (404, "not_found")
+        told = answer.json()["error"]
+        assert answer.status == 404
+        assert told["code"] == "not_found" if path != "/api/alive" else "nothing at" in told
+
+
+@story
+async def test_one_model_can_be_asked_for_whatever_its_name(tmp_path: Path) -> None:
+    async with FaultWorker(models=["org/a b"]) as worker, router(tmp_path, worker) as under_test:
+        for path in ("/v1/models/org/a%20b", "/v1/models/org%2Fa%20b"):
+            answer = await under_test.get(path)
+            assert (answer.status, answer.json()["id"]) == (200, "org/a b")
+        answer = await under_test.get("/v1/models/b")
+        assert (answer.status, answer.json()["error"]["code"]) == (404, "model_not_found")
 
 
 @story
