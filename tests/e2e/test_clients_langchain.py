@@ -11,8 +11,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support.client_fleet import WEATHER_TOOL, ClientFleet
-from tests.support.llama import MAKES_ONE_TOOL_CALL
+from tests.support.client_fleet import TOOL_ANSWER_TOKENS, WEATHER_TOOL, ClientFleet
 
 langchain_openai: Any = pytest.importorskip("langchain_openai", reason="`scripts/install test` brings langchain-openai")
 
@@ -42,9 +41,9 @@ def test_a_batch_is_spread_over_the_engines(fleet: ClientFleet) -> None:
 
 
 def test_a_bound_tool_is_called_invoked_and_streamed(fleet: ClientFleet) -> None:
-    options = {name: value for name, value in MAKES_ONE_TOOL_CALL.items() if name != "logit_bias"}
-    model = chat(fleet, max_tokens=300, logit_bias=MAKES_ONE_TOOL_CALL["logit_bias"])
-    able = model.bind_tools([WEATHER_TOOL], **options)
+    able = chat(fleet, "caller", max_tokens=TOOL_ANSWER_TOKENS).bind_tools(
+        [WEATHER_TOOL], tool_choice="required", parallel_tool_calls=False
+    )
     (whole,) = able.invoke(MESSAGES).tool_calls
     gathered = None
     for piece in able.stream(MESSAGES):

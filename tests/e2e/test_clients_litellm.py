@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.client_fleet import WEATHER_TOOL, ClientFleet
-from tests.support.llama import MAKES_ONE_TOOL_CALL
+from tests.support.client_fleet import ONE_TOOL_CALL, ClientFleet
 
 # Else it fetches a list of prices from GitHub when it is imported.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
@@ -46,9 +45,9 @@ def test_an_answer_is_the_same_whole_and_streamed(fleet: ClientFleet) -> None:
 
 
 def test_a_tool_is_called_whole_and_streamed(fleet: ClientFleet) -> None:
-    options = {"tools": [WEATHER_TOOL], **MAKES_ONE_TOOL_CALL, "max_tokens": 300}
-    whole = litellm.completion(**asking(fleet, **options))
-    streamed = litellm.stream_chunk_builder(list(litellm.completion(**asking(fleet, **options, stream=True))))
+    whole = litellm.completion(**asking(fleet, "caller", **ONE_TOOL_CALL))
+    chunks = list(litellm.completion(**asking(fleet, "caller", **ONE_TOOL_CALL, stream=True)))
+    streamed = litellm.stream_chunk_builder(chunks)
     for answer in (whole, streamed):
         (call,) = answer.choices[0].message.tool_calls
         assert call.function.name == "get_weather"

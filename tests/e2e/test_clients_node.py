@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.client_fleet import WEATHER_TOOL, ClientFleet
-from tests.support.llama import MAKES_ONE_TOOL_CALL
+from tests.support.client_fleet import ONE_TOOL_CALL, ClientFleet
 
 PROGRAM = Path(__file__).parent / "node" / "client.mjs"
 OLDEST_NODE = 20
@@ -36,8 +35,7 @@ def find_node() -> str:
 
 def play(node: str, fleet: ClientFleet, *scenes: str, failures: tuple[str, ...] = ()) -> dict[str, Any]:
     """{scene: what the client saw in it}."""
-    tools = {"tools": [WEATHER_TOOL], **MAKES_ONE_TOOL_CALL, "max_tokens": 300}
-    options = json.dumps({"scenes": scenes, "failures": failures, "tools": tools})
+    options = json.dumps({"scenes": scenes, "failures": failures, "tools": {"model": "caller", **ONE_TOOL_CALL}})
     ended = subprocess.run(
         [node, str(PROGRAM), f"{fleet.url}/v1", options], capture_output=True, text=True, timeout=60, check=False
     )

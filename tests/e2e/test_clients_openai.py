@@ -14,13 +14,12 @@ import pydantic
 import pytest
 from openai import OpenAI
 
-from tests.support.client_fleet import WEATHER_TOOL, ClientFleet
-from tests.support.llama import MAKES_ONE_TOOL_CALL
+from tests.support.client_fleet import ONE_TOOL_CALL, WEATHER_TOOL, ClientFleet
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
 ASK: dict[str, Any] = {"model": "tiny", "messages": HELLO, "temperature": 0, "seed": 1}
+CALLING: dict[str, Any] = {**ASK, "model": "caller", **ONE_TOOL_CALL}
 LONG: dict[str, Any] = {**ASK, "max_tokens": 3000, "stream": True, "extra_body": {"ignore_eos": True}}
-TOOLS: dict[str, Any] = {"tools": [WEATHER_TOOL], **MAKES_ONE_TOOL_CALL, "max_tokens": 300}
 
 
 @pytest.fixture(name="ai")
@@ -73,7 +72,7 @@ def test_models_are_listed(ai: OpenAI) -> None:
 
 
 def test_a_tool_is_called_and_its_result_goes_back(ai: OpenAI) -> None:
-    (choice,) = ai.chat.completions.create(**ASK, **TOOLS).choices
+    (choice,) = ai.chat.completions.create(**CALLING).choices
     assert choice.finish_reason == "tool_calls"
     assert choice.message.tool_calls is not None
     (call,) = choice.message.tool_calls
@@ -88,7 +87,7 @@ def test_a_tool_is_called_and_its_result_goes_back(ai: OpenAI) -> None:
 
 
 def test_a_tool_call_is_streamed_in_pieces(ai: OpenAI) -> None:
-    with ai.chat.completions.stream(**ASK, **TOOLS) as stream:
+    with ai.chat.completions.stream(**CALLING) as stream:
         pieces = [event.arguments_delta for event in stream if event.type == "tool_calls.function.arguments.delta"]
         (choice,) = stream.get_final_completion().choices
     assert len(pieces) > 5

@@ -21,7 +21,7 @@ from openai import AsyncOpenAI
 
 from tests.support.aio import story
 from tests.support.daemon import DaemonProcess, daemon
-from tests.support.llama import EngineMissing, llama_server, need, write_tiny_gguf
+from tests.support.llama import EngineMissing, llama_process, llama_server, need, write_tiny_gguf
 from tests.support.raw_client import Connection as Client
 from tests.support.raw_client import get, post
 from tests.wire.answers import CHAT
@@ -35,6 +35,7 @@ function route_request(request, workers)
   return ready:sort_by(function(a, b) return a.load < b.load end):first()
 end
 """
+LONG: dict[str, Any] = {**ASK, "max_tokens": 4000, "ignore_eos": True}
 SOON_S = 1.0
 
 
@@ -176,15 +177,81 @@ async def until_slots(url: str, count: int, timeout_s: float) -> None:
 
 
 @story
-async def test_a_client_that_leaves_frees_the_engine_s_slot(engines: list[str], tmp_path: Path) -> None:
-    """Streams only: llama.cpp itself goes on with an answer in one piece when its client has left."""
+async def test_a_client_that_leaves_a_stream_frees_the_engine_s_slot(engines: list[str], tmp_path: Path) -> None:
     async with daemon(tmp_path, *entries(engines[:1]), script=SCRIPT) as router, Client(router.port) as leaving:
-        leaving.send_request("POST", CHAT, {**ASK, "max_tokens": 4000, "ignore_eos": True, "stream": True})
+        leaving.send_request("POST", CHAT, {**LONG, "stream": True})
         await until_slots(engines[0], 1, 5.0)
         leaving.abort()
         await until_slots(engines[0], 0, SOON_S)              # the whole answer takes more than ten seconds
         (line,) = await router.wait_requests(1)
         assert (line["outcome"], line["status"]) == ("client_gone", 499)
+
+
+@story
+async def test_a_client_that_leaves_an_answer_in_one_piece_frees_the_engine_s_slot(
+    engines: list[str], tmp_path: Path
+) -> None:
+    """llama.cpp looks for its client once a second, and only when nobody else asks it anything meanwhile."""
+    async with daemon(tmp_path, *entries(engines[:1]), script=SCRIPT) as router, Client(router.port) as leaving:
+        leaving.send_request("POST", CHAT, LONG)
+        await until_slots(engines[0], 1, 5.0)
+        leaving.abort()
+        await asyncio.sleep(2.5)
+        assert await busy_slots(engines[0]) == 0
+        (line,) = await router.wait_requests(1)
+        assert (line["outcome"], line["status"]) == ("client_gone", 499)
+
+
+@story
+async def test_no_client_can_keep_an_engine_at_work_after_it_has_left(engines: list[str], tmp_path: Path) -> None:
+    """With X-Conversation-Id llama.cpp goes on without its client, who may come back for the rest."""
+    resumable = [("x-conversation-id", "mine")]
+    url, key = engines[0], [("authorization", "Bearer engine-key")]
+    async with Client(port_of(url)) as direct:
+        direct.send_request("POST", CHAT, {**LONG, "stream": True}, [*resumable, *key])
+        await until_slots(url, 1, 5.0)
+        direct.abort()
+    await asyncio.sleep(SOON_S)
+    assert await busy_slots(url) == 1
+    await request_once(port_of(url), "DELETE", "/v1/stream?conv_id=mine", key)
+    await until_slots(url, 0, 5.0)
+    async with daemon(tmp_path, *entries(engines[:1]), script=SCRIPT) as router, Client(router.port) as leaving:
+        leaving.send_request("POST", CHAT, {**LONG, "stream": True}, resumable)
+        await until_slots(url, 1, 5.0)
+        leaving.abort()
+        await until_slots(url, 0, SOON_S)
+
+
+async def request_once(port: int, method: str, path: str, headers: list[tuple[str, str]]) -> None:
+    async with Client(port) as connection:
+        connection.send_request(method, path, b"", headers)
+        await connection.receive()
+
+
+@story
+async def test_an_engine_that_is_killed_while_it_reads_a_prompt_costs_no_client_anything(
+    engines: list[str], model: Path, tmp_path: Path
+) -> None:
+    prompt = {**ASK, "messages": [{"role": "user", "content": "long " * 300}], "max_tokens": 5}
+    for stream in (False, True):
+        with contextlib.ExitStack() as doomed:
+            url, process = await asyncio.to_thread(
+                lambda: doomed.enter_context(llama_process(model, api_key="engine-key"))
+            )
+            folder = tmp_path / str(stream)
+            folder.mkdir()
+            async with daemon(folder, *entries([url, engines[1]]), script=SCRIPT) as router:
+                asked = asyncio.create_task(
+                    router.post(CHAT, {**prompt, "stream": stream}, [("x-rbee-meta-worker", "gpu0")], timeout_s=30)
+                )
+                await until_slots(url, 1, 5.0)
+                process.kill()
+                answer = await asked
+                assert (answer.status, answer.headers["x-rbee-worker"]) == (200, "gpu1")
+                assert not stream or answer.events()[-1].data == "[DONE]"
+                (line,) = await router.wait_requests(1)
+                tries = [(one["worker_id"], one["result"]) for one in line["tries"]]
+                assert tries == [("gpu0", "upstream_disconnected"), ("gpu1", "ok")]
 
 
 @story

@@ -1,8 +1,10 @@
 """A daemon in front of real engines, for the programs that people use to talk to models.
 
-Called by tests/e2e/conftest.py once for all tests of clients: two llama.cpp servers that share the model `tiny`, and a
-fault worker with a model `faulty:NAME` for each of its behaviours. What the daemon is asked here may block, as most
-clients do. It must not import the clients themselves, because not all of them need be installed.
+Called by tests/e2e/conftest.py once for all tests of clients: two llama.cpp servers that share the model `tiny`, and
+one with `caller`, which calls tools; two of these a second time, as workers that speak nothing but OpenAI's API, with
+the models `plain` and `plain-caller`; a fault worker with a model `faulty:NAME` for each of its behaviours; and a fake
+Ollama with a model `llama3.2:NAME` for each of its own. What the daemon is asked here may block, as most clients do. It
+must not import the clients themselves, because not all of them need be installed.
 """
 
 from __future__ import annotations
@@ -22,12 +24,15 @@ from tests.support.aio import LoopThread
 from tests.support.daemon import DaemonProcess, daemon
 from tests.support.fault_worker import BEHAVIOURS, FaultWorker
 from tests.support.llama import llama_server, need, write_tiny_gguf
+from tests.support.ollama_fake import FAULTS, OllamaFake
 
 ENGINE_KEY = "engine-key"
 SOON_S = 1.0
 LOG_S = 5.0
 POLL_S = 0.02
 
+TOOL_ANSWER_TOKENS = 300
+"""Room for one call by a model of random weights, which puts spaces wherever they may be."""
 WEATHER_TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
@@ -40,6 +45,10 @@ WEATHER_TOOL: dict[str, Any] = {
         },
     },
 }
+ONE_TOOL_CALL: dict[str, Any] = {
+    "tools": [WEATHER_TOOL], "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": TOOL_ANSWER_TOKENS,
+}  # fmt: skip
+"""What the model `caller` answers with one call."""
 
 
 @dataclass
@@ -47,6 +56,7 @@ class ClientFleet:
     router: DaemonProcess
     engines: list[str]
     faulty: FaultWorker
+    ollama: OllamaFake
     loop: LoopThread
     marks: Iterator[int] = field(default_factory=itertools.count)
 
@@ -110,12 +120,24 @@ def client_fleet(folder: Path) -> Iterator[ClientFleet]:
     model = write_tiny_gguf(folder / "tiny.gguf", width=256, layers=8, heads=4, feed_forward=1024)
     with contextlib.ExitStack() as stack:
         engines = [stack.enter_context(llama_server(model, api_key=ENGINE_KEY, embeddings=True)) for _ in range(2)]
+        calling = write_tiny_gguf(folder / "caller.gguf", calls_tools=True)
+        caller = stack.enter_context(llama_server(calling, alias="caller", api_key=ENGINE_KEY))
         loop = stack.enter_context(LoopThread())
         faulty = FaultWorker(models=[f"faulty:{name}" for name in BEHAVIOURS], name="faulty")
         stack.enter_context(in_thread(loop, faulty))
-        workers = [{"id": f"gpu{at}", "url": url, "api_key": ENGINE_KEY} for at, url in enumerate(engines)]
+        ollama = OllamaFake([f"llama3.2:{tag}" for tag in ("latest", *FAULTS)])
+        stack.enter_context(in_thread(loop, ollama))
+        workers = [
+            *({"id": f"gpu{at}", "url": url, "api_key": ENGINE_KEY} for at, url in enumerate(engines)),
+            {"id": "caller", "url": caller, "api_key": ENGINE_KEY},
+            *(
+                {"id": name, "url": url, "api_key": ENGINE_KEY, "engine": "openai", "models": [name]}
+                for name, url in (("plain", engines[0]), ("plain-caller", caller))
+            ),
+            {"id": "ollama", "url": ollama.url, "engine": "ollama"},
+        ]
         router = stack.enter_context(in_thread(loop, daemon(folder, *workers, faulty)))
-        yield ClientFleet(router, engines, faulty, loop)
+        yield ClientFleet(router, engines, faulty, ollama, loop)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """A real engine for the tests: the genuine llama.cpp HTTP server on a tiny model of random weights.
 
-Called by end-to-end tests: `write_tiny_gguf(path)` once, then `with llama_server(path) as url`. Run as
+Called by end-to-end tests: `write_tiny_gguf(path)` once, then `with llama_server(path) as url`; `llama_process` for those
+that kill it. Run as
 `python -m tests.support.llama MODEL --port 0` it is the server itself. The server comes from the PyPI wheel `xllamacpp`
 and the model is written on the spot, so nothing is downloaded. Importing this module must need neither of the two.
 """
@@ -43,11 +44,7 @@ CHAT_TEMPLATE = (
 """Its tool calls are spelled as many models do. The server finds the pattern in here, and holds an answer to it by a
 grammar when the request says `tool_choice: "required"`."""
 
-MAKES_ONE_TOOL_CALL: dict[str, Any] = {
-    "tool_choice": "required", "parallel_tool_calls": False, "logit_bias": {"7": 50, "2": 100},
-}  # fmt: skip
-"""What must stand beside `tools` for one tool call from random weights, which else talk until their last token: token 7,
-`<tool_call>`, comes at once, and the end of the answer as soon as the grammar lets it."""
+END_TOKEN, TOOL_CALL_TOKEN = 2, 7
 
 
 class EngineMissing(RuntimeError):
@@ -77,8 +74,14 @@ def write_tiny_gguf(
     context_tokens: int = 8192,
     seed: int = 0,
     name: str = "tiny-random",
+    calls_tools: bool = False,
 ) -> Path:
-    """Write a llama-architecture model of random weights: printable nonsense of any length, the same for a seed."""
+    """Write a llama-architecture model of random weights: printable nonsense of any length, the same for a seed.
+
+    Args:
+        calls_tools: it wants nothing but to end, and before that to call a tool. So it answers a request that must be
+            answered by one tool call with one, as the server's grammar spells it, and others with nothing.
+    """
     need("gguf", "numpy")
     import gguf
 
@@ -107,7 +110,7 @@ def write_tiny_gguf(
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(False)
     writer.add_chat_template(CHAT_TEMPLATE)
-    add_weights(writer, len(tokens), width, layers, feed_forward, seed)
+    add_weights(writer, len(tokens), width, layers, feed_forward, seed, calls_tools)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -129,7 +132,9 @@ def vocabulary() -> tuple[list[str], list[float], list[int]]:
     return list(tokens), list(scores), list(kinds)
 
 
-def add_weights(writer: Any, tokens: int, width: int, layers: int, feed_forward: int, seed: int) -> None:
+def add_weights(
+    writer: Any, tokens: int, width: int, layers: int, feed_forward: int, seed: int, calls_tools: bool
+) -> None:
     import numpy
 
     chance = numpy.random.default_rng(seed)
@@ -140,11 +145,17 @@ def add_weights(writer: Any, tokens: int, width: int, layers: int, feed_forward:
     def add_ones(name: str) -> None:
         writer.add_tensor(name, numpy.ones(width, dtype=numpy.float32))
 
-    add_random("token_embd.weight", tokens, width, 1.0)
+    embedding = chance.standard_normal((tokens, width)).astype(numpy.float32)
+    if calls_tools:
+        # The same for all tokens, and large enough to come through all layers: what the output can rely on.
+        embedding[:, 0] = width**0.5
+    writer.add_tensor("token_embd.weight", embedding)
     add_ones("output_norm.weight")
     output = chance.standard_normal((tokens, width)).astype(numpy.float32) * numpy.float32(0.3)
     # Control and byte tokens are never preferred, so that answers stay printable and seldom end early.
     output[: 1 + len(CONTROL_TOKENS) + 1 + 256] = 0
+    if calls_tools:
+        output[TOOL_CALL_TOKEN, 0], output[END_TOKEN, 0] = 10, 20
     writer.add_tensor("output.weight", output)
     for layer in range(layers):
         block = f"blk.{layer}"
@@ -161,13 +172,21 @@ def add_weights(writer: Any, tokens: int, width: int, layers: int, feed_forward:
 
 
 @contextlib.contextmanager
-def llama_server(
-    model_path: Path | str, alias: str = "tiny", slots: int = 2, api_key: str | None = None, embeddings: bool = False
-) -> Iterator[str]:
-    """Run the server in a process of its own and give its base URL; the process ends with the block."""
+def llama_server(model_path: Path | str, **options: Any) -> Iterator[str]:
+    """Run the server as `llama_process` does, for tests that need nothing but its base URL."""
+    with llama_process(model_path, **options) as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def llama_process(
+    model_path: Path | str, alias: str = "tiny", slots: int = 2, api_key: str | None = None, embeddings: bool = False,
+    port: int = 0,
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:  # fmt: skip
+    """Run the server in a process of its own and give its base URL and the process, which ends with the block."""
     need("xllamacpp")
     command = [sys.executable, "-m", "tests.support.llama", str(Path(model_path).resolve()), "--stop-with-stdin"]
-    command += ["--alias", alias, "--slots", str(slots)]
+    command += ["--alias", alias, "--slots", str(slots), "--port", str(port)]
     if api_key is not None:
         command += ["--api-key", api_key]
     if embeddings:
@@ -180,7 +199,7 @@ def llama_server(
                 command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=stdout, stderr=stderr, close_fds=True
             )
         try:
-            yield wait_for_health(process, said, complained)
+            yield wait_for_health(process, said, complained), process
         finally:
             stop(process)
 
