@@ -7,7 +7,7 @@ synchronous step, so whoever reads between two awaits sees one consistent fleet.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from random import Random
 
 import msgspec
@@ -24,7 +24,8 @@ _FIRST_WEIGHT = 0.1
 _MOST_FOREIGN = (1 << 22) - 1
 """More requests than any engine has; a wild number would not fit into what scripts are told."""
 _LOOK_S = 1.0
-_DEFAULT_CONCURRENCY = 16
+_ANOTHER_START_S = 1.0
+"""Starts that differ by less are one: some engines compute theirs from how long they have been running."""
 
 
 class Fleet:
@@ -37,12 +38,9 @@ class Fleet:
 
     Args:
         rng: spreads the ends of ejections; without it, all last exactly as long as the rules say.
-        usual: {engine: requests at once that are usual for it}, for workers of which nobody tells.
     """
 
-    def __init__(
-        self, rules: HealthRules | None = None, rng: Random | None = None, usual: Mapping[str, int] | None = None
-    ) -> None:
+    def __init__(self, rules: HealthRules | None = None, rng: Random | None = None) -> None:
         self.rules = rules or HealthRules()
         self.workers: dict[str, Worker] = {}
         self.ordered: list[Worker] = []
@@ -52,7 +50,6 @@ class Fleet:
         self._ejected: set[Worker] = set()
         self._cooling: set[Worker] = set()
         self._rng = rng
-        self._usual = usual or {}
         self.looked_at = -_NEVER
 
     def configure(self, specs: Iterable[WorkerSpec]) -> None:
@@ -63,11 +60,10 @@ class Fleet:
             worker = before.get(spec.id)
             if worker is None or worker.url != spec.url:
                 worker = Worker(spec)
-                self._describe(worker, spec)
             elif worker.spec != spec:
                 if worker.spec.engine != spec.engine:
                     worker.learned = msgspec.structs.replace(worker.learned, engine=None, speaks=None)
-                self._describe(worker, spec)
+                worker.describe(spec)
                 self._fit(worker)
             self.workers[spec.id] = worker
         for worker in before.values():
@@ -117,14 +113,10 @@ class Fleet:
             return
         seen = (worker.speaks, worker.engine, worker.models, worker.loaded, worker.loras, worker.vram, worker.capacity)
         worker.learned = learned
-        self._describe(worker, worker.spec)
+        worker.describe(worker.spec)
         new = (worker.speaks, worker.engine, worker.models, worker.loaded, worker.loras, worker.vram, worker.capacity)
         if seen != new:
             self.version = next(_versions)
-
-    def _describe(self, worker: Worker, spec: WorkerSpec) -> None:
-        engine = (worker.learned.engine or spec.engine) if spec.engine == "auto" else spec.engine
-        worker.describe(spec, self._usual.get(engine, _DEFAULT_CONCURRENCY))
 
     def _restarted(self, worker: Worker) -> None:
         worker.restarts += 1
@@ -355,7 +347,7 @@ def _is_another_process(worker: Worker, report: Report) -> bool:
     """Was the engine restarted since its last report? Its start changed, or a counter went backwards."""
     if report.started_at is not None:
         before, worker.started_at = worker.started_at, report.started_at
-        if before is not None and before != report.started_at:
+        if before is not None and abs(before - report.started_at) >= _ANOTHER_START_S:
             return True
     return any(
         old is not None and new is not None and new < old

@@ -182,7 +182,7 @@ class Worker:
         self.forget_figures()
         self.describe(spec)
 
-    def describe(self, spec: WorkerSpec, usual_concurrency: int = 16) -> None:
+    def describe(self, spec: WorkerSpec) -> None:
         """Takes over what the operator says; what was learned stays, and fills what the operator left out."""
         learned = self.learned
         self.spec = spec
@@ -197,7 +197,7 @@ class Worker:
         self.price_in = spec.price_in
         self.price_out = spec.price_out
         self.deployment = spec.deployment
-        self.capacity = spec.max_concurrency or learned.slots or usual_concurrency
+        self.capacity = spec.max_concurrency or learned.slots or 16
         self.metadata = spec.metadata
         self.role = spec.role
         self.loras = spec.loras or learned.loras

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from random import Random
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.health import HealthRules
-from rbeerouter.core.types import BUSY, OFFLINE, READY, Report, Worker
-from tests.support.builders import down, fill, fleet, worker
+from rbeerouter.core.types import BUSY, DRAINING, OFFLINE, READY, Report, Worker, WorkerSpec
+from rbeerouter.routing.strategies.balance import LeastRequest
+from tests.support.builders import down, fill, fleet, quick, request, worker
 
 CONNECT = FAILURES["upstream_connect_failed"]
 DISCONNECTED = FAILURES["upstream_disconnected"]
@@ -312,3 +320,455 @@ def test_a_worker_that_is_removed_is_no_longer_touched() -> None:
     fill(made, "w1", 1)
     made.configure([worker("w2")])
     assert "w1" not in touched(made)
+
+
+# Requests of others.
+
+
+def told(made: Fleet, name: str, now: float = 0.0, **figures: Any) -> Worker:
+    made.apply(Report(name, True, None, now, **figures))
+    return made.workers[name]
+
+
+@pytest.mark.parametrize(
+    ("figures", "foreign"),
+    [
+        ({"running": 6, "waiting": 2}, 6), ({"running": 6}, 4), ({"waiting": 3}, 1), ({"running": 1, "waiting": 0}, 0),
+        ({"kv_usage": 0.5}, 0), ({}, 0), ({"running": 6, "waiting": 2, "in_flight": 8}, 0),
+    ],
+)  # fmt: skip
+def test_what_the_engine_has_beyond_our_requests_is_foreign_and_part_of_the_load(
+    figures: dict[str, Any], foreign: int
+) -> None:
+    made = fleet(worker("w1", models=("m",), max_concurrency=16))
+    fill(made, "w1", 2)
+    one = told(made, "w1", **figures)
+    assert (one.foreign, one.occupied, one.load) == (foreign, 2 + foreign, (2 + foreign) / 16)
+
+
+def test_foreign_requests_make_a_worker_busy() -> None:
+    made = fleet("w1")
+    one = told(made, "w1", running=4, waiting=0)
+    seen = [one.status]
+    told(made, "w1", running=3, waiting=0)
+    assert [*seen, one.status] == [BUSY, READY]
+
+
+def test_the_age_of_the_load_is_known_only_where_the_engine_tells_its_requests() -> None:
+    made = fleet("w1", "w2")
+    told(made, "w1", 10.0, running=1, waiting=0)
+    told(made, "w2", 10.0, kv_usage=0.5)
+    made.tick(13.0)
+    assert [(one.load_age_s, one.kv_usage) for one in made.ordered] == [(3.0, None), (None, 0.5)]
+
+
+def test_a_report_that_is_too_old_is_unknown_and_never_zero() -> None:
+    made = fleet("w1", rules=HealthRules(stale_s=15.0))
+    one = told(made, "w1", 0.0, running=5, waiting=2, kv_usage=0.5, vram_used=8.0, watts=300.0, owner_active=True)
+    made.tick(15.0)
+    before = (one.foreign, one.waiting, one.status)
+    made.tick(16.1)
+    after = (one.running, one.waiting, one.kv_usage, one.vram_used, one.watts, one.owner_active, one.load_age_s)
+    assert (before, after, one.foreign, one.load, one.status) == ((7, 2, BUSY), (None,) * 7, 0, 0.0, READY)
+
+
+def test_a_probe_that_fails_leaves_what_is_known_until_it_is_old() -> None:
+    made = fleet("w1", rules=HealthRules(stale_s=15.0))
+    one = told(made, "w1", 0.0, running=2, waiting=1)
+    made.apply(Report("w1", False, None, 5.0))
+    known = (one.waiting, one.foreign)
+    made.tick(15.1)
+    assert (known, one.waiting, one.foreign) == ((1, 3), None, 0)
+
+
+def test_a_burst_between_two_reports_spreads_evenly_though_they_are_old_and_unequal() -> None:
+    made = fleet(*(worker(f"w{n}", models=("m",), max_concurrency=64) for n in range(4)))
+    for name, running in (("w0", 8), ("w1", 2), ("w2", 5), ("w3", 3)):
+        told(made, name, 0.0, running=running, waiting=0)
+    strategy = LeastRequest(Random(3))
+    got: Counter[str] = Counter()
+    for _ in range(64):
+        chosen = strategy.choose(request(), made.ordered)
+        got[chosen.id] += 1
+        made.sent(chosen, 4.9)
+    assert {one.occupied for one in made.ordered} <= {20, 21}
+    assert got == {one.id: one.in_flight for one in made.ordered} and sum(got.values()) == 64
+    assert max(got.values()) - min(got.values()) <= 8 - 2 + 1
+
+
+# What engines tell besides.
+
+
+def test_what_the_operator_left_out_is_filled_in_by_reports() -> None:
+    made = Fleet()
+    made.configure([WorkerSpec("w1", "http://w1.test", engine="auto")])
+    one, version = made.workers["w1"], made.version
+    seen = [(one.engine, one.capacity, one.vram, one.loras, one.loaded)]
+    told(made, "w1", engine="vllm", vram=24.0, loras=("sql",))
+    seen.append((one.engine, one.capacity, one.vram, one.loras, one.loaded))
+    made.apply(Report("w1", True, ("a", "b"), 1.0, slots=4, loaded=("a",)))
+    seen.append((one.engine, one.capacity, one.vram, one.loras, one.loaded))
+    assert seen == [
+        ("auto", 16, None, (), ()), ("vllm", 16, 24.0, ("sql",), ()), ("vllm", 4, 24.0, ("sql",), ("a",)),
+    ]  # fmt: skip
+    assert made.version == version + 2
+
+
+def test_what_the_operator_says_is_not_overwritten_by_reports() -> None:
+    made = fleet(worker("w1", engine="sglang", vram=80.0, loras=("mine",), models=("m",), max_concurrency=4))
+    one = told(made, "w1", engine="vllm", vram=24.0, loras=("sql",), slots=99)
+    assert (one.engine, one.vram, one.loras, one.models, one.capacity) == ("sglang", 80.0, ("mine",), ("m",), 4)
+
+
+def test_all_models_are_loaded_where_the_engine_does_not_tell_the_difference() -> None:
+    made = fleet(worker("w1"))
+    made.apply(Report("w1", True, ("a", "b"), 1.0))
+    assert made.workers["w1"].loaded == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "restarts"),
+    [
+        ({"started_at": 1.0}, {"started_at": 1.4}, 0), ({"started_at": 1.0}, {"started_at": 2.0}, 1),
+        ({"generated_tokens": 500.0}, {"generated_tokens": 3.0}, 1),
+        ({"generated_tokens": 500.0}, {"generated_tokens": 600.0}, 0),
+        ({"prompt_tokens": 5.0}, {"prompt_tokens": 4.0}, 1), ({"cached_tokens": 5.0}, {}, 0),
+        ({}, {"started_at": 2.0}, 0),
+    ],
+)  # fmt: skip
+def test_a_restart_is_seen_by_its_start_and_by_counters_that_went_backwards(
+    first: dict[str, Any], second: dict[str, Any], restarts: int
+) -> None:
+    made = fleet("w1")
+    one = told(made, "w1", 1.0, **first)
+    made.sent(one, 0.0)
+    made.finished(one, None, 1.0, 0.0, 0.1, 10)
+    told(made, "w1", 2.0, **second)
+    assert (one.restarts, one.generation, one.ttft_ms is None) == (restarts, restarts, bool(restarts))
+
+
+def test_a_worker_that_comes_back_is_another_generation_though_it_shows_no_restart() -> None:
+    made = fleet("w1")
+    one = down(made, "w1")
+    for _ in range(made.rules.rise):
+        told(made, "w1", 1.0)
+    assert (one.generation, one.restarts) == (1, 0)
+
+
+# Ejection, trial and slow start.
+
+
+def many(number: int, **rules: Any) -> Fleet:
+    return fleet(*(f"w{n}" for n in range(number)), rules=HealthRules(**{"failures": 1, **rules}))
+
+
+def test_never_more_than_half_are_ejected_and_the_others_are_used_though_they_fail() -> None:
+    made = many(8)
+    for one in made.ordered[:5]:
+        fail(made, one, 3, 0.0)
+    assert [one.status for one in made.ordered] == [OFFLINE] * 4 + [READY] * 4
+
+
+def test_the_last_worker_of_a_model_is_never_ejected() -> None:
+    made = fleet(
+        worker("w1", models=("m", "rare")), worker("w2", models=("m",)), worker("w3", models=("m",)),
+        rules=HealthRules(failures=1),
+    )  # fmt: skip
+    fail(made, made.workers["w1"], 9, 0.0)
+    assert made.workers["w1"].status == READY
+
+
+def test_a_worker_is_not_ejected_when_the_others_of_its_model_cannot_be_reached() -> None:
+    made = many(4)
+    for name in ("w1", "w2", "w3"):
+        down(made, name)
+    fail(made, made.workers["w0"], 9, 0.0)
+    assert statuses(made) == {"w0": READY, "w1": OFFLINE, "w2": OFFLINE, "w3": OFFLINE}
+
+
+def test_workers_that_refuse_connections_stay_out_however_many_they_are() -> None:
+    made = many(4)
+    for one in made.ordered:
+        for _ in range(made.rules.connect_failures):
+            made.sent(one, 0.0)
+            made.finished(one, CONNECT, 0.0)
+    assert set(statuses(made).values()) == {OFFLINE}
+
+
+def test_a_share_of_failed_answers_ejects_a_worker_that_never_fails_often_in_a_row() -> None:
+    made = many(3, failures=5, error_rate=0.5, error_rate_requests=20)
+    one, seen = made.workers["w0"], []
+    made.tick(0.0)
+    for number in range(20):
+        made.sent(one, 1.0)
+        made.finished(one, None if number % 2 == 0 else DISCONNECTED, 1.0)
+        seen.append(one.status)
+    assert seen == [READY] * 19 + [OFFLINE]
+
+
+def test_the_errors_that_ejected_a_worker_do_not_eject_it_again() -> None:
+    made = many(3, failures=100)
+    one = made.workers["w0"]
+    for _ in range(20):
+        fail(made, one, 1, 1.0)
+    made.tick(11.0)
+    made.sent(one, 11.0)
+    made.finished(one, None, 11.5)
+    fail(made, one, 1, 12.0)
+    assert one.status == READY
+
+
+def test_the_end_of_an_ejection_is_spread_by_a_fifth() -> None:
+    made = Fleet(HealthRules(failures=1, max_ejected=1.0), Random(1))
+    made.configure([worker(f"w{n}", models=("m",)) for n in range(30)])
+    for one in made.ordered:
+        told(made, one.id)
+    for one in made.ordered[:-1]:
+        fail(made, one, 1, 0.0)
+    ends = {one.health.ejected_until for one in made.ordered[:-1]}
+    assert len(ends) == 29 and 8.0 <= min(ends) < 9.0 and 11.0 < max(ends) <= 12.0
+
+
+def ejected(**rules: Any) -> tuple[Fleet, Worker]:
+    """A fleet whose w0 has been ejected at 0 s and whose ejection has ended at 10 s."""
+    made = many(3, **rules)
+    fail(made, made.workers["w0"], 1, 0.0)
+    made.tick(10.0)
+    return made, made.workers["w0"]
+
+
+def test_one_request_tries_a_worker_after_its_ejection_and_no_second_one_until_it_succeeds() -> None:
+    made, one = ejected()
+    seen = [one.status]
+    made.sent(one, 10.0)
+    seen.append(one.status)
+    made.finished(one, None, 11.0, 10.0)
+    assert [*seen, one.status] == [READY, OFFLINE, READY]
+
+
+def test_a_trial_that_fails_ejects_for_longer() -> None:
+    made, one = ejected()
+    made.sent(one, 10.0)
+    made.finished(one, DISCONNECTED, 11.0, 10.0)
+    assert (one.status, one.health.ejected_until) == (OFFLINE, 31.0)
+
+
+def test_a_trial_that_the_client_left_tells_nothing_and_another_request_may_try() -> None:
+    made, one = ejected()
+    made.sent(one, 10.0)
+    made.finished(one, FAILURES["client_gone"], 11.0, 10.0)
+    seen = [one.status]
+    made.sent(one, 12.0)
+    assert [*seen, one.status] == [READY, OFFLINE]
+
+
+def test_a_good_probe_stands_for_the_trial_but_the_next_failure_ejects_at_once() -> None:
+    made, one = ejected(failures=5, error_rate_requests=1, error_rate=1.0)
+    told(made, "w0", 11.0)
+    for _ in range(2):
+        made.sent(one, 11.0)
+    seen = [one.status]
+    made.finished(one, DISCONNECTED, 12.0, 11.0)
+    assert [*seen, one.status] == [READY, OFFLINE]
+
+
+def weights(made: Fleet, name: str, times: list[float]) -> list[float]:
+    found = []
+    for now in times:
+        made.tick(now)
+        found.append(round(made.workers[name].weight, 2))
+    return found
+
+
+def test_a_worker_that_comes_back_gets_its_weight_back_within_half_a_minute() -> None:
+    made, one = ejected()
+    made.sent(one, 10.0)
+    made.finished(one, None, 11.0, 10.0)
+    assert weights(made, "w0", [11.0, 16.0, 26.0, 40.9, 41.0]) == [0.1, 0.25, 0.55, 1.0, 1.0]
+    assert made.ramping == set()
+
+
+def test_a_worker_that_was_away_comes_back_slowly_too_and_a_new_one_does_not() -> None:
+    made = fleet("w1", "w2")
+    down(made, "w1")
+    for _ in range(made.rules.rise):
+        told(made, "w1", 5.0)
+    assert [one.weight for one in made.ordered] == [0.1, 1.0]
+
+
+def test_slow_start_can_be_switched_off() -> None:
+    made, one = ejected(slow_start_s=0.0)
+    told(made, "w0", 11.0)
+    made.tick(11.0)
+    assert (one.weight, made.ramping) == (1.0, set())
+
+
+def test_a_reload_may_switch_slow_start_off_while_a_worker_is_in_it() -> None:
+    made, one = ejected()
+    told(made, "w0", 11.0)
+    made.rules = HealthRules(slow_start_s=0.0)
+    made.tick(12.0)
+    assert (one.weight, one.load) == (1.0, 0.0)
+
+
+def test_a_worker_in_slow_start_looks_loaded_and_its_requests_count_for_more() -> None:
+    made = many(3)
+    made.configure([worker(f"w{n}", models=("m",), max_concurrency=100) for n in range(3)])
+    one = made.workers["w0"]
+    fail(made, one, 1, 0.0)
+    made.tick(10.0)
+    told(made, "w0", 10.0)
+    seen = [one.load]
+    for _ in range(20):
+        made.sent(one, 10.0)
+    seen.append(one.load)
+    made.tick(25.0)
+    seen.append(one.load)
+    made.tick(41.0)
+    assert (seen, one.load) == ([0.9, 2.0, 0.45], 0.2)
+
+
+# Left alone for a while.
+
+
+def test_a_worker_that_asks_for_it_is_left_alone_for_so_long_but_not_for_ever() -> None:
+    made = fleet("w1", "w2", rules=HealthRules(cool_down_cap_s=60.0))
+    one, other = made.ordered
+    made.cool_down(one, 7.0, 0.0)
+    made.cool_down(other, 9999.0, 0.0)
+    seen = []
+    for now in (0.0, 6.9, 7.0, 59.9, 60.0):
+        made.tick(now)
+        seen.append((one.status, other.status))
+    assert seen == [(BUSY, BUSY), (BUSY, BUSY), (READY, BUSY), (READY, BUSY), (READY, READY)]
+
+
+def test_a_shorter_cool_down_does_not_end_a_longer_one() -> None:
+    made = fleet("w1")
+    one = made.workers["w1"]
+    made.cool_down(one, 30.0, 0.0)
+    made.cool_down(one, 1.0, 5.0)
+    made.tick(20.0)
+    assert (one.status, one.cooling_until) == (BUSY, 30.0)
+
+
+@pytest.mark.parametrize(("yields", "status"), [(True, BUSY), (False, READY)])
+def test_a_machine_whose_owner_is_using_it_is_left_alone_if_the_operator_wants_that(yields: bool, status: str) -> None:
+    made = fleet("w1", rules=HealthRules(yield_to_owner=yields))
+    one = told(made, "w1", owner_active=True)
+    during = one.status
+    told(made, "w1", owner_active=False)
+    assert (during, one.status) == (status, READY)
+
+
+# Draining.
+
+
+def test_a_draining_worker_finishes_what_it_has_and_can_be_taken_back() -> None:
+    made = fleet("w1")
+    one = fill(made, "w1", 2)
+    made.drain("w1")
+    seen = [one.status]
+    made.finished(one, None, 1.0)
+    told(made, "w1", 2.0)
+    seen.append(one.status)
+    made.undrain("w1")
+    assert ([*seen, one.status], one.in_flight) == ([DRAINING, DRAINING, READY], 1)
+
+
+def test_a_draining_worker_that_cannot_be_reached_is_offline_and_drains_on_when_it_is_back() -> None:
+    made = fleet("w1")
+    made.drain("w1")
+    one = down(made, "w1")
+    seen = [one.status]
+    made.undrain("w1")
+    seen.append(one.status)
+    made.drain("w1")
+    for _ in range(made.rules.rise):
+        told(made, "w1", 1.0)
+    assert [*seen, one.status] == [OFFLINE, OFFLINE, DRAINING]
+
+
+def test_draining_a_worker_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        fleet("w1").drain("w9")
+
+
+# Whatever happens.
+
+_FAILURES = [None, None, DISCONNECTED, CONNECT, FAILURES["client_gone"]]
+_COUNT = st.one_of(st.none(), st.integers(0, 100))
+_STEP = st.one_of(
+    st.tuples(st.just("sent"), st.integers(0, 3)),
+    st.tuples(st.just("finished"), st.integers(0, 3), st.sampled_from(range(len(_FAILURES))), st.booleans()),
+    st.tuples(st.just("report"), st.integers(0, 3), st.booleans(), _COUNT, _COUNT, st.floats(0, 1)),
+    st.tuples(st.just("tick"), st.floats(0, 40)),
+    st.tuples(st.just("cool"), st.integers(0, 3), st.floats(-5, 1000)),
+    st.tuples(st.just("drain"), st.integers(0, 3), st.booleans()),
+)
+
+
+class Life:
+    """A fleet of four that lives through steps, and what must hold after each."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.made = fleet("w0", "w1", "w2", "w3", rules=HealthRules(failures=2))
+        self.sent: dict[str, list[float]] = {one.id: [] for one in self.made.ordered}
+
+    def step(self, kind: str, *what: Any) -> None:
+        made, now = self.made, self.now
+        one = made.ordered[what[0]] if kind != "tick" else made.ordered[0]
+        if kind == "sent":
+            made.sent(one, now)
+            self.sent[one.id].append(now)
+        elif kind == "finished" and self.sent[one.id]:
+            sent = self.sent[one.id].pop(0)
+            made.finished(one, _FAILURES[what[1]], now, sent, now - sent if what[2] else None, 10)
+        elif kind == "report":
+            _, reachable, running, waiting, kv_usage = what
+            made.apply(Report(one.id, reachable, None, now, running=running, waiting=waiting, kv_usage=kv_usage))
+        elif kind == "tick":
+            self.now += what[0]
+            made.tick(self.now)
+        elif kind == "cool":
+            made.cool_down(one, what[1], now)
+        elif kind == "drain":
+            (made.drain if what[1] else made.undrain)(one.id)
+
+    def hold(self) -> None:
+        passively_out = 0
+        for one in self.made.ordered:
+            assert one.in_flight == len(self.sent[one.id]) >= 0
+            assert one.foreign >= 0 and one.occupied >= one.in_flight
+            assert math.isfinite(one.load) and one.load == one.occupied / one.capacity
+            assert 0.1 <= one.weight <= 1.0
+            passively_out += one.health.ejected_until > self.now
+            if one.reported_at is None:
+                assert (one.running, one.waiting, one.kv_usage, one.load_age_s, one.foreign) == (None,) * 4 + (0,)
+            for figure in (one.latency_ms, one.ttft_ms, one.inter_token_ms, one.error_rate, one.tokens_per_s):
+                assert figure is None or (math.isfinite(figure) and figure >= 0)
+        assert passively_out <= 2, "more than half are ejected"
+
+
+@quick(max_examples=300)
+@given(st.lists(_STEP, max_size=60))
+def test_whatever_happens_counts_are_true_and_half_the_fleet_stays(steps: list[Any]) -> None:
+    life = Life()
+    for kind, *what in steps:
+        life.step(kind, *what)
+        life.hold()
+
+
+@quick(max_examples=100)
+@given(st.lists(_STEP, max_size=30), st.floats(15.1, 1e6))
+def test_whatever_happened_what_engines_said_is_unknown_when_nobody_has_heard_of_them_for_long(
+    steps: list[Any], silence_s: float
+) -> None:
+    life = Life()
+    for kind, *what in steps:
+        life.step(kind, *what)
+    life.step("tick", silence_s)
+    assert {(one.running, one.waiting, one.kv_usage, one.foreign) for one in life.made.ordered} == {
+        (None, None, None, 0)
+    }

@@ -9,7 +9,7 @@ import pytest
 
 from rbeerouter.core.errors import FAILURES, Refusal, RouterError
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import REJECT, Attempt, Decision, Request
+from rbeerouter.core.types import REJECT, Attempt, Decision, Report, Request
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.strategies import STRATEGIES
 from tests.support.builders import FULL_WORKER, down, env, fill, fleet, job, request, script, worker
@@ -478,3 +478,99 @@ def test_what_debug_tells_of_one_decision_is_bounded(look: str) -> None:
     body = f"local s = ('x'):rep(60000) for i = 1, 12 do workers:filter(function(w) local x = {look} end) end return workers[1]"
     decision = decider(fleet(), body, debug=True).decide(request())
     assert len(str(decision.explanation)) < 100_000
+
+
+# Workers that come back, that are to be left alone, and that drain.
+
+
+def recovering(weight_at_s: float, number: int = 3, room: int = 100) -> Fleet:
+    """Workers with some requests each, of which w0 has been away and came back so many seconds ago."""
+    made = fleet(*(worker(f"w{n}", models=("m",), max_concurrency=room) for n in range(number)))
+    down(made, "w0")
+    for _ in range(made.rules.rise):
+        made.apply(Report("w0", True, None, 1.0))
+    for n in range(1, number):
+        fill(made, f"w{n}", 5)
+    made.tick(1.0 + weight_at_s)
+    return made
+
+
+def shares(both: Decider, requests: int = 3000) -> dict[str, float]:
+    """What each worker got of so many requests, in fair shares; they end at once."""
+    got: Counter[str | None] = Counter(who(both.decide(request())) for _ in range(requests))
+    return {one.id: got[one.id] * len(both.fleet.ordered) / requests for one in both.fleet.ordered}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(("after_s", "least", "most"), [(0.0, 0.05, 0.16), (5.0, 0.18, 0.32), (15.0, 0.45, 0.65)])
+def test_a_worker_that_comes_back_gets_its_share_little_by_little(
+    strategy: str, after_s: float, least: float, most: float
+) -> None:
+    assert least < shares(decider(recovering(after_s), strategy=strategy))["w0"] < most
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("number", [2, 3, 8])
+def test_in_its_first_five_seconds_it_gets_less_than_a_quarter_of_its_share(strategy: str, number: int) -> None:
+    made = recovering(0.0, number)
+    both, got, requests = decider(made, strategy=strategy), 0, 0
+    for step in range(50):
+        made.tick(1.0 + step / 10)
+        for _ in range(40):
+            got += who(both.decide(request())) == "w0"
+            requests += 1
+    assert 0 < got * number / requests < 0.25
+
+
+def test_a_script_that_goes_by_load_passes_by_a_worker_that_has_just_come_back() -> None:
+    assert who(decider(recovering(0.0), 'return workers:min_by("load")').decide(request())) == "w1"
+
+
+def test_a_strategy_that_a_script_asks_keeps_to_the_shares_too() -> None:
+    script_of = 'return strategy("least-request")(request, workers)'
+    assert shares(decider(recovering(5.0), script_of), 600)["w0"] < 0.5
+
+
+def test_when_all_come_back_together_they_share_as_ever() -> None:
+    made = fleet("w1", "w2")
+    for name in ("w1", "w2"):
+        down(made, name)
+        for _ in range(made.rules.rise):
+            made.apply(Report(name, True, None, 1.0))
+    assert all(0.8 < share < 1.2 for share in shares(decider(made, strategy="round-robin"), 400).values())
+
+
+def test_a_worker_that_cools_down_gets_nothing_while_another_can_be_had_even_a_full_one() -> None:
+    made = fleet("w1", "w2")
+    made.cool_down(made.workers["w1"], 7.0, 0.0)
+    both = decider(made)
+    idle = {who(both.decide(request())) for _ in range(20)}
+    fill(made, "w2", 4)
+    full = {who(both.decide(request())) for _ in range(20)}
+    made.tick(7.0)
+    assert (idle, full, who(both.decide(request()))) == ({"w2"}, {"w2"}, "w1")
+
+
+def test_a_worker_that_cools_down_is_the_last_resort_before_those_that_fail() -> None:
+    made = fleet("w1", "w2")
+    down(made, "w2")
+    made.cool_down(made.workers["w1"], 7.0, 0.0)
+    assert who(decider(made).decide(request())) == "w1"
+
+
+def test_a_draining_worker_gets_nothing_whoever_names_it() -> None:
+    made = fleet("w1", "w2")
+    made.drain("w1")
+    by_strategy = {who(decider(made).decide(request())) for _ in range(5)}
+    by_script = decider(made, "return workers[1]").decide(request())
+    assert (by_strategy, who(by_script), by_script.by) == ({"w2"}, "w2", "fallback")
+    made.drain("w2")
+    with pytest.raises(RouterError):
+        decider(made).decide(request())
+
+
+def test_a_script_reads_that_a_worker_drains() -> None:
+    made = fleet("w1", "w2")
+    made.drain("w1")
+    both = decider(made, 'log(workers[1].status) return workers[2]')
+    assert both.decide(request()).log == ("draining",)
