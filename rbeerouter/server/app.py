@@ -54,7 +54,7 @@ def build(daemon: Daemon) -> Starlette:
         return Json(answer, 200 if state == "ok" else 503)
 
     async def workers(request: Request) -> Json:
-        return Json({"workers": [describe_worker(worker) for worker in daemon.fleet.ordered]})
+        return Json({"workers": [describe_worker(worker, daemon.env.now()) for worker in daemon.fleet.ordered]})
 
     async def models(request: Request) -> Json:
         return Json({"object": "list", "data": list(model_cards(daemon.fleet, daemon.config.models).values())})
@@ -202,9 +202,19 @@ def _card(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "rbeerouter"}
 
 
-def describe_worker(worker: Worker) -> dict[str, Any]:
+def describe_worker(worker: Worker, now: float) -> dict[str, Any]:
     """All that the script sees of a worker, and what the operator wants besides."""
-    return {**script_fields(worker), "url": worker.url, "served": worker.served, "failed": worker.failed}
+    health = worker.health
+    left_s = max(health.ejected_until, worker.cooling_until) - now
+    return {
+        **script_fields(worker), "url": worker.url, "served": worker.served, "failed": worker.failed,
+        "foreign": worker.foreign, "weight": round(worker.weight, 3), "restarts": worker.restarts,
+        "reachable": health.reachable, "ejected": now < health.ejected_until, "on_trial": health.half_open,
+        "cooling": now < worker.cooling_until, "left_alone_s": round(left_s, 1) if left_s > 0 else None,
+        "draining": worker.draining, "kv_blocks": worker.kv_blocks, "block_size": worker.block_size,
+        "generated_tokens": worker.generated_tokens, "prompt_tokens": worker.prompt_tokens,
+        "cached_tokens": worker.cached_tokens, "source": worker.spec.source,
+    }  # fmt: skip
 
 
 def describe_routing(daemon: Daemon) -> dict[str, Any]:

@@ -5,17 +5,47 @@ The hot path counts in plain integers; they become metrics here, when somebody a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from rbeerouter.core.types import OFFLINE, Worker
+
 if TYPE_CHECKING:
     from rbeerouter.server.daemon import Daemon
 
 _Families = Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
+_OF_WORKERS: tuple[tuple[str, str, Callable[[Worker, float], float | None]], ...] = (
+    ("in_flight", "Requests of this daemon on a worker now", lambda worker, now: worker.in_flight),
+    ("up", "1 unless the worker is offline", lambda worker, now: worker.status != OFFLINE),
+    ("load", "Requests there for its capacity, those of others included", lambda worker, now: worker.load),
+    ("foreign", "Requests of others there at the last report", lambda worker, now: worker.foreign),
+    ("running", "Requests that the engine works on", lambda worker, now: worker.running),
+    ("waiting", "Requests in the engine's own queue", lambda worker, now: worker.waiting),
+    ("kv_usage", "How full the engine's KV cache is, 0 to 1", lambda worker, now: worker.kv_usage),
+    ("vram_used", "Memory in use, in GiB", lambda worker, now: worker.vram_used),
+    ("ejected", "1 while its failures keep it out", lambda worker, now: now < worker.health.ejected_until),
+    ("cooling", "1 while it is left alone as it asked for", lambda worker, now: now < worker.cooling_until),
+    ("draining", "1 while it gets nothing new", lambda worker, now: worker.draining),
+    ("weight", "Below 1 in slow start", lambda worker, now: worker.weight),
+    ("ttft_seconds", "Until the first content, risen at once", lambda worker, now: _seconds(worker.ttft_ms)),
+    ("latency_seconds", "Of a whole answer, on average", lambda worker, now: _seconds(worker.latency_ms)),
+    ("inter_token_seconds", "Between tokens, on average", lambda worker, now: _seconds(worker.inter_token_ms)),
+    ("tokens_per_second", "Generated in the last minute", lambda worker, now: worker.tokens_per_s),
+    ("error_rate", "Of the last minute's answers, 0 to 1", lambda worker, now: worker.error_rate),
+    ("temperature_celsius", "As its agent tells", lambda worker, now: worker.temperature_c),
+    ("watts", "As its agent tells", lambda worker, now: worker.watts),
+)
+"""What is shown of each worker; no sample where it is None."""
 
 
 class DaemonCollector(Collector):
@@ -75,13 +105,20 @@ class DaemonCollector(Collector):
         yield given
 
     def _workers(self) -> _Families:
-        in_flight = GaugeMetricFamily("rbeerouter_worker_in_flight", "Requests on a worker now", labels=["worker"])
-        up = GaugeMetricFamily("rbeerouter_worker_up", "1 unless the worker is offline", labels=["worker"])
-        for worker in self._daemon.fleet.ordered:
-            in_flight.add_metric([worker.id], worker.in_flight)
-            up.add_metric([worker.id], worker.status != "offline")
-        yield in_flight
-        yield up
+        now, workers = self._daemon.env.now(), self._daemon.fleet.ordered
+        for name, help_text, read in _OF_WORKERS:
+            gauge = GaugeMetricFamily(f"rbeerouter_worker_{name}", help_text, labels=["worker"])
+            for worker in workers:
+                value = read(worker, now)
+                if value is not None:                           # what is not known has no sample, rather than a zero
+                    gauge.add_metric([worker.id], value)
+            yield gauge
+        restarts = CounterMetricFamily(
+            "rbeerouter_worker_restarts", "Times that a worker's engine was found restarted", labels=["worker"]
+        )
+        for worker in workers:
+            restarts.add_metric([worker.id], worker.restarts)
+        yield restarts
 
     def _process(self) -> _Families:
         daemon = self._daemon

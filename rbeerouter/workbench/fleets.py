@@ -17,12 +17,16 @@ from rbeerouter.core.types import OFFLINE, WorkerSpec
 DEFAULT_CAPACITY = 4
 
 
+_MOST = 4_000_000
+"""Requests on one worker; what scripts are told of it has room for no more."""
+
+
 class Row(msgspec.Struct):
     """One worker: the fields that a script reads, all but `id` optional. Other fields are passed over."""
 
     id: str
     status: Literal["ready", "busy", "offline", "draining"] = "ready"
-    in_flight: Annotated[int, msgspec.Meta(ge=0, le=4_000_000)] = 0
+    in_flight: Annotated[int, msgspec.Meta(ge=0, le=_MOST)] = 0
     capacity: Annotated[int, msgspec.Meta(ge=1)] | None = None
     engine: str = "openai"
     backend: str | None = None
@@ -81,7 +85,7 @@ def fleet_of(rows: list[Row]) -> Fleet:
         worker.in_flight = worker.occupied = row.in_flight
         worker.load = row.in_flight / worker.capacity
         if row.load is not None:                             # what is there besides of others' requests stays there
-            worker.load, worker.occupied = row.load, max(0, round(row.load * worker.capacity))
+            worker.load, worker.occupied = row.load, min(_MOST, max(0, round(row.load * worker.capacity)))
             worker.foreign = max(0, worker.occupied - row.in_flight)
         for field in _AS_TOLD:
             setattr(worker, field, getattr(row, field))

@@ -20,6 +20,7 @@ from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.health import HealthRules
 from rbeerouter.core.models import NO_MODELS
+from rbeerouter.core.types import Report
 from rbeerouter.dialects import openai
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS, SURFACES
 from rbeerouter.record import Line, Recorder
@@ -170,7 +171,7 @@ class Control:
         pools = SimpleNamespace(idle_count=lambda: 0)
         log = SimpleNamespace(lost=0, msg=lambda line: None)
         self.daemon: Any = SimpleNamespace(
-            fleet=fleet, decider=decider, ollama_cards=None, config=SimpleNamespace(
+            fleet=fleet, decider=decider, env=env(), ollama_cards=None, config=SimpleNamespace(
                 script="/etc/rbeerouter/routing.lua", control=config.Control(), routing=config.Routing(),
                 limits=config.Limits(), models=NO_MODELS,
             ),
@@ -228,9 +229,22 @@ def test_every_page_of_the_control_plane_has_its_heading(fleet: Fleet) -> None:
     assert {tuple(title.split()) for title in re.findall(r"^### (.+)$", API.text, re.MULTILINE)} == routes
 
 
+def tell_all(fleet: Fleet) -> None:
+    """Lets the first worker tell and show all that one without an agent can."""
+    one, figures = fleet.ordered[0], {"running": 2, "waiting": 0, "kv_usage": 0.3, "kv_blocks": 100, "block_size": 16}
+    fleet.tick(0.0)
+    for now in (1.0, 9.0):
+        counters = dict.fromkeys(("generated_tokens", "prompt_tokens", "cached_tokens"), now)
+        fleet.apply(Report(one.id, True, None, now, **figures, **counters))  # type: ignore[arg-type]
+    fleet.sent(one, 9.0)
+    fleet.finished(one, None, 10.0, 9.0, 0.1, 50)
+    fleet.tick(10.0)
+
+
 @pytest.mark.parametrize("path", ["/health", "/api/v1/workers", "/v1/models", "/routing", "/api/v1/params"])
 def test_the_answers_that_are_shown_have_the_form_of_the_true_ones(path: str, fleet: Fleet) -> None:
     (shown,) = example(f"GET {path}")
+    tell_all(fleet)
     assert form(shown) == form(Control(fleet).get(path))
 
 
@@ -284,7 +298,14 @@ def test_every_metric_has_its_row_and_no_rule_asks_for_another(fleet: Fleet) -> 
 
 def test_the_numbers_of_health_are_the_true_ones() -> None:
     rules, prose = HealthRules(), " ".join(OPERATING.prose.split())
-    assert rules.failures == 5 and "five requests in a row failed on it" in prose
+    words = {2: "two", 3: "three", 5: "five"}
+    assert f"{words[rules.failures]} requests in a row failed on it" in prose
+    assert f"{words[rules.connect_failures]} requests in a row could not connect to it" in prose
+    assert rules.error_rate == 0.5 and f"half of at least {rules.error_rate_requests} within the last minute" in prose
+    assert rules.max_ejected == 0.5 and "At most half of all workers" in prose
+    assert f"`rise` good probes in a row ({rules.rise}) bring it back" in prose
+    assert f"`slow_start_s` ({rules.slow_start_s:g} s)" in prose
+    assert f"`cool_down_cap_s` ({rules.cool_down_cap_s:g} s)" in prose
     sentence = r"lasts (\d+) seconds the first time, (\d+) seconds longer each\s+time in a row, and at most (\d+)"
     told = re.search(sentence, prose)
     assert told is not None

@@ -459,3 +459,63 @@ def test_a_new_state_is_built_within_the_same_limits() -> None:
     made = fleet()
     one = script(LEAK, limits=Limits(memory_bytes=2 << 20))
     assert max(calls_seen(made, one, 12)) < 5
+
+
+# Load and figures as they change.
+
+
+def test_a_script_computes_the_load_that_python_does_with_requests_of_others_and_in_slow_start() -> None:
+    made = fleet(*(worker(f"w{n}", models=("m",), max_concurrency=7) for n in range(3)))
+    one = script(SEE)
+    seen(one, made)
+    made.apply(Report("w0", True, None, 1.0, running=9, waiting=4_000_000_000))
+    down(made, "w1")
+    for _ in range(made.rules.rise):
+        made.apply(Report("w1", True, None, 1.0))
+    fill(made, "w1", 3)
+    fill(made, "w2", 2)
+    made.apply(Report("w2", True, None, 1.0, running=3, waiting=0))
+    rows = [seen(one, made), truth(made)]
+    made.tick(12.0)
+    rows += [seen(one, made), truth(made)]
+    made.drain("w2")
+    rows += [seen(one, made), truth(made)]
+    assert rows[0] == rows[1] and rows[2] == rows[3] and rows[4] == rows[5]
+    assert rows[0] != rows[2] and "draining" in rows[4][2]
+
+
+FIGURES = """
+local w = workers[1]
+log(tostring(w.running), tostring(w.error_rate), tostring(w.owner_active), tostring(w.watts))"""
+
+
+def test_a_script_that_names_figures_reads_them_as_they_change() -> None:
+    made, one = fleet("w1"), script(FIGURES)
+    seen_figures = [one.route(request(), made).log]
+    made.apply(Report("w1", True, None, 1.0, running=2, owner_active=True, watts=310.0))
+    seen_figures.append(one.route(request(), made).log)
+    made.apply(Report("w1", True, None, 2.0, running=1, owner_active=False))
+    seen_figures.append(one.route(request(), made).log)
+    made.tick(20.0)
+    seen_figures.append(one.route(request(), made).log)
+    assert seen_figures == [
+        ("nil nil nil nil",), ("2 nil true 310.0",), ("1 nil false nil",), ("nil nil nil nil",),
+    ]  # fmt: skip
+
+
+def test_a_script_that_names_the_age_of_the_load_sees_it_grow_while_nothing_else_happens() -> None:
+    made, one = fleet("w1"), script("log(tostring(workers[1].load_age_s))")
+    made.apply(Report("w1", True, None, 1.0, running=2, waiting=0))
+    ages = []
+    for now in (1.0, 3.0, 9.0):
+        made.tick(now)
+        ages += one.route(request(), made).log
+    assert ages == ["0.0", "2.0", "8.0"]
+
+
+def test_a_script_sees_which_models_are_in_memory_now() -> None:
+    made, one = fleet(worker("w1", models=("a", "b"))), script("log(table.concat(workers[1].loaded, ' '))")
+    logs = [one.route(request(), made).log]
+    made.apply(Report("w1", True, None, 1.0, loaded=("b",)))
+    logs.append(one.route(request(), made).log)
+    assert logs == [("a b",), ("b",)]

@@ -43,19 +43,28 @@ async def test_every_page_says_what_is_true(tmp_path: Path) -> None:
                 200, {"status": "ok", "version": __version__, "workers": 2, "usable": 2},
             )  # fmt: skip
             assert (await router.page("/api/v1/health")).json() == health.json()
-            unknown = dict.fromkeys(("waiting", "kv_usage", "latency_ms", "ttft_ms", "role")) | {"loras": []}
+            common = {
+                **dict.fromkeys((
+                    "waiting", "kv_usage", "latency_ms", "ttft_ms", "role", "running", "load_age_s", "tokens_per_s",
+                    "inter_token_ms", "error_rate", "temperature_c", "watts", "owner_active", "price_in", "price_out",
+                    "left_alone_s", "kv_blocks", "block_size", "generated_tokens", "prompt_tokens", "cached_tokens",
+                )),
+                **dict.fromkeys(("ejected", "on_trial", "cooling", "draining"), False),
+                "loras": [], "deployment": "local", "foreign": 0, "weight": 1.0, "restarts": 0, "reachable": True,
+                "source": "config",
+            }  # fmt: skip
             assert await router.workers() == {
                 "a": {
                     "id": "a", "status": "ready", "backend": "cuda", "vram": 24.0, "vram_used": None, "load": 0.25,
                     "models": ["tiny", "small"], "performance": 0.9, "cost_per_hour": 0.5, "engine": "openai",
                     "metadata": {"region": "eu", "spot": True}, "capacity": 4, "in_flight": 1, "url": a.url,
-                    "served": 0, "failed": 0, **unknown,
+                    "served": 0, "failed": 0, "loaded": ["tiny", "small"], **common,
                 },
                 "b": {
                     "id": "b", "status": "ready", "backend": None, "vram": None, "vram_used": None, "load": 0.0,
                     "models": ["listed"], "performance": None, "cost_per_hour": None, "engine": "openai",
                     "metadata": {}, "capacity": 16, "in_flight": 0, "url": b.url, "served": 0, "failed": 0,
-                    **unknown,
+                    "loaded": ["listed"], **common,
                 },
             }  # fmt: skip
             models = (await router.page("/v1/models")).json()
