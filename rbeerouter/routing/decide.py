@@ -80,7 +80,7 @@ class Decider:
         self.on_suspended: Callable[[], None] = lambda: None
         self.models = models
         self.split = split
-        self._rules = Rules(models, fleet)
+        self._rules = Rules(models)
         self._env = env
         self._most_faults = faults
         self._faults: dict[str, int] = {}
@@ -110,7 +110,7 @@ class Decider:
             worker = choice.worker
             if (
                 worker is not None and choice.answer is None and worker.status not in _OUT
-                and not self._rules.hold_for(request)
+                and not self._rules.hold_for(self.fleet, request)
             ):
                 explanation = self.explain(script, worker) if self.debug else None
                 return Decision(
@@ -239,7 +239,7 @@ class Decider:
 
     def _permitted(self, request: Request, wanted: str | None, named: Sequence[Worker]) -> list[Worker]:
         """Those of the workers that a script named which may have the request."""
-        if not self._rules.hold_for(request):
+        if not self._rules.hold_for(self.fleet, request):
             return list(named)
         return [worker for worker in named if self._forbidden(request, wanted, worker) is None]
 
@@ -391,7 +391,9 @@ class Decider:
             for worker in self.fleet.ordered
             if (not worker.models or model in worker.model_set) and worker.id not in tried
         ]
-        return self._rules.allowed(self.fleet, request, model, serving) if self._rules.hold_for(request) else serving
+        if self._rules.hold_for(self.fleet, request):
+            return self._rules.allowed(self.fleet, request, model, serving)
+        return serving
 
     def _eligible(self, request: Request, model: str, tried: Collection[str] = ()) -> list[Worker]:
         """Ready workers that serve the model; when all of those are full, the busy ones: engines have queues.

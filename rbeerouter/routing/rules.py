@@ -25,26 +25,21 @@ class _Allowed(msgspec.Struct, frozen=True):
 class Rules:
     """The rules of one configuration.
 
-    Args:
-        fleet: whose workers' protocols are heeded; None heeds none.
-
     Attributes:
         any: are there models with rules? If not, only a request's own can forbid anything.
     """
 
-    def __init__(self, models: Models = NO_MODELS, fleet: Fleet | None = None) -> None:
+    def __init__(self, models: Models = NO_MODELS) -> None:
         self.models = models
-        self._fleet = fleet
         self._heard = -1
         self._strange: frozenset[str] = frozenset()
         self.any = bool(models.restricted)
         self._version = -1
         self._found: dict[str, _Allowed] = {}
 
-    def hold_for(self, request: Request) -> bool:
+    def hold_for(self, fleet: Fleet, request: Request) -> bool:
         """Can there be a worker that may not have this request? To be asked before all that costs more."""
-        fleet = self._fleet
-        if fleet is not None and fleet.version != self._heard:
+        if fleet.version != self._heard:
             self._hear(fleet)
         return self.any or request.deployment is not None or request.protocol in self._strange
 
@@ -75,7 +70,7 @@ class Rules:
 
     def against(self, fleet: Fleet, request: Request, model: str, worker: Worker) -> str | None:
         """The rule that forbids a worker, in words; None when it may have the request."""
-        if self._fleet is not None and not worker.can(request.protocol):
+        if not worker.can(request.protocol):
             return f"{request.path} is for workers that speak {_NAMES[request.protocol]}"
         if request.deployment is not None and worker.deployment != request.deployment:
             return f"the request is for {request.deployment} workers only"

@@ -179,9 +179,18 @@ def test_rules_are_worked_out_again_when_the_list_of_workers_changes() -> None:
 
 
 def test_without_rules_nothing_is_asked() -> None:
-    assert not Rules(NO_MODELS).hold_for(request())
-    assert not Rules(Models([Model("m", price_in=1.0)])).hold_for(request())
-    assert Rules(Models([Model("m", workers=("a",))])).hold_for(request(model="other"))
+    assert not Rules(NO_MODELS).hold_for(fleet(), request())
+    assert not Rules(Models([Model("m", price_in=1.0)])).hold_for(fleet(), request())
+    assert Rules(Models([Model("m", workers=("a",))])).hold_for(fleet(), request(model="other"))
+
+
+def test_protocols_are_those_of_the_fleet_that_decides_now_as_a_reload_puts_another_in_place() -> None:
+    """A reload builds its decider on a trial fleet that nobody has asked anything yet."""
+    both = worker("both", models=("m",), speaks=frozenset({"openai", "ollama"}))
+    by = decider(made=fleet(both))
+    assert chosen(by, request(protocol="ollama")) == {"both"}
+    by.fleet = fleet(both, worker("plain", models=("m",)))
+    assert chosen(by, request(protocol="ollama")) == {"both"}
 
 
 SCRIPTS = (
@@ -285,6 +294,6 @@ def test_what_a_worker_speaks_may_turn_out_later() -> None:
 
 def test_where_all_workers_speak_alike_nothing_is_asked() -> None:
     made = fleet(OPEN, CLAUDE)
-    rules = Rules(NO_MODELS, made)
-    assert not rules.hold_for(request()) and not rules.hold_for(request(protocol="anthropic"))
-    assert rules.hold_for(request(protocol="ollama")) and rules.hold_for(request(protocol="data"))
+    rules = Rules(NO_MODELS)
+    assert not rules.hold_for(made, request()) and not rules.hold_for(made, request(protocol="anthropic"))
+    assert rules.hold_for(made, request(protocol="ollama")) and rules.hold_for(made, request(protocol="data"))
