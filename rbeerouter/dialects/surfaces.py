@@ -86,6 +86,7 @@ class Surface(msgspec.Struct, frozen=True):
     streams: does it stream when the body does not say?
     uploads: may the body have several parts, with files?
     translated: how it is put to workers that speak OpenAI's protocol alone
+    lacked_by: engines that speak the protocol but for this path
     """
 
     path: bytes
@@ -97,10 +98,13 @@ class Surface(msgspec.Struct, frozen=True):
     streams: bool = False
     uploads: bool = False
     translated: Translation | None = None
+    lacked_by: frozenset[str] = frozenset()
 
-    def translation(self, speaks: Collection[str]) -> Translation | None:
-        """How a worker that speaks only these protocols is asked; None when it takes the request as it is."""
-        return None if self.translated is None or self.protocol in speaks else self.translated
+    def translation(self, speaks: Collection[str], engine: str = "") -> Translation | None:
+        """How a worker that speaks these protocols is asked; None when it takes the request as it is."""
+        if self.translated is None or (self.protocol in speaks and engine not in self.lacked_by):
+            return None
+        return self.translated
 
     def unread(self, request_id: str) -> Request:
         """What can be said of a request whose body could not be understood."""
@@ -148,7 +152,10 @@ _UPLOADS = {
     "/v1/audio/transcriptions": "audio",
     "/v1/audio/translations": "audio",
 }
-_ANTHROPIC = {"/v1/messages": translation.Messages, "/v1/messages/count_tokens": translation.Count}
+_ANTHROPIC: dict[str, tuple[type[translation.Messages], frozenset[str]]] = {
+    "/v1/messages": (translation.Messages, frozenset()),
+    "/v1/messages/count_tokens": (translation.Count, frozenset({"ollama", "lmstudio"})),
+}
 _OLLAMA = {
     "/api/chat": ("llm", True),
     "/api/generate": ("llm", True),
@@ -166,10 +173,10 @@ def _rows() -> Iterator[Surface]:
         yield Surface(path.encode(), kind, OPENAI_DIALECT, bodies.parse, path, OPENAI)
     for path, kind in _UPLOADS.items():
         yield Surface(path.encode(), kind, OPENAI_DIALECT, bodies.parse_upload, path, OPENAI, uploads=True)
-    for path, how in _ANTHROPIC.items():
+    for path, (how, lacked_by) in _ANTHROPIC.items():
         yield Surface(
             path.encode(), "llm", ANTHROPIC_DIALECT, bodies.parse_anthropic, path, ANTHROPIC,
-            translated=how(OPENAI_DIALECT),
+            translated=how(OPENAI_DIALECT), lacked_by=lacked_by,
         )  # fmt: skip
     for path, (kind, streams) in _OLLAMA.items():
         yield Surface(path.encode(), kind, OLLAMA_DIALECT, bodies.parse_ollama, path, OLLAMA, streams)

@@ -64,7 +64,7 @@ def _one(takes: str, gives: str, callback: int = 0) -> Call:
 _REQUEST = {
     "model": "text", "model_size": "number?", "user_id": "text?", "session_id": "text?", "priority": "any?",
     "max_tokens": "number?", "stream": "boolean", "metadata": "metadata", "path": "text", "prompt_tokens": "number?",
-    "type": "text", "headers": "headers", "prompt": "text?",
+    "type": "text", "headers": "headers", "prompt": "text?", "protocol": "text",
 }  # fmt: skip
 _WORKER = {
     "id": "text", "status": "text", "backend": "text?", "vram": "number?", "vram_used": "number?", "load": "number",

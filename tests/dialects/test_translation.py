@@ -43,6 +43,12 @@ def test_workers_that_speak_the_protocol_get_the_request_as_it_is() -> None:
     assert (MESSAGES.path, MESSAGES.source.protocol) == (b"/v1/chat/completions", "openai")
 
 
+def test_engines_that_cannot_count_are_made_to_count() -> None:
+    count = SURFACES[b"/v1/messages/count_tokens"]
+    assert count.translation({"openai", "anthropic"}, "llamacpp") is None
+    assert count.translation({"openai", "anthropic"}, "ollama") is not None
+
+
 def test_a_plain_request_keeps_what_both_protocols_have() -> None:
     assert put(system="Be brief.", temperature=0.5, top_p=0.9, top_k=4, stop_sequences=["END"], metadata={"user_id": "u"}) == {
         "model": "claude", "max_tokens": 10, "temperature": 0.5, "top_p": 0.9, "top_k": 4, "stop": ["END"], "user": "u",

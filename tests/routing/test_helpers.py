@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import Request, Worker
+from rbeerouter.dialects.surfaces import SURFACES
 from rbeerouter.routing.sandbox import Limits
 from rbeerouter.routing.script import ScriptError
 from rbeerouter.routing.strategies import STRATEGIES
-from tests.support.builders import WALL, Clock, fleet, picked, quick, request, script, shown, told
+from tests.support.builders import WALL, Clock, fleet, picked, quick, request, script, shown, told, worker
 
 # rand, timestamp, hash_str.
 
@@ -576,3 +577,14 @@ def test_a_param_that_counts_stays_a_whole_number() -> None:
     one.set_param("which", 2.0)
     assert (one.route(request(), fleet()).worker or fleet().workers["w1"]).id == "w2"
     assert one.params()["which"]["value"] == 2 and isinstance(one.params()["which"]["value"], int)
+
+
+@pytest.mark.parametrize(
+    ("path", "protocol"),
+    [(surface.name, surface.protocol) for surface in SURFACES.values()],
+)
+def test_the_protocol_of_a_request_is_that_of_its_path(path: str, protocol: str) -> None:
+    source = "log(request.protocol) return nil"
+    by = script(source)
+    choice = by.route(request(path=path), fleet(worker("a")))
+    assert (choice.error, choice.log) == (None, (protocol,))

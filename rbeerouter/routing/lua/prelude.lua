@@ -348,6 +348,16 @@ function host.hooks() return (entry.on_complete and 1 or 0) + (entry.on_failure 
 
 local listed_headers = {}        -- those that may be read
 local request_meta = { __index = missing("a request", REQUEST_FIELDS) }
+do                               -- worked out for those who ask, as nearly nobody does
+  local other = request_meta.__index
+  request_meta.__index = function(request, key)
+    if key ~= "protocol" then return other(request, key) end
+    local path = rawget(request, "path")
+    if path:sub(1, 12) == "/v1/messages" then return "anthropic" end
+    if path:sub(1, 5) ~= "/api/" then return "openai" end
+    return path:sub(1, 8) == "/api/v1/" and "data" or "ollama"
+  end
+end
 if not options.expose_prompt then
   local other = request_meta.__index
   request_meta.__index = function(request, key)
