@@ -29,7 +29,7 @@ def message_id(completion_id: Any) -> str:
 def stop_reason(choice: dict[str, Any], called: bool) -> tuple[str, str | None]:
     """(stop_reason, stop_sequence) of a choice. vLLM and SGLang tell which of the stop sequences it was."""
     sequence = choice.get("stop_reason", choice.get("matched_stop"))
-    if called:
+    if called and choice.get("finish_reason") in ("stop", None):    # some say so behind a call as well
         return "tool_use", None
     if choice.get("finish_reason") == "stop" and isinstance(sequence, str):
         return "stop_sequence", sequence

@@ -217,6 +217,11 @@ def test_thoughts_and_calls_are_blocks_of_their_own() -> None:
     assert made["stop_reason"] == "tool_use"
 
 
+def test_a_call_that_was_cut_off_is_not_to_be_made() -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"x'}}
+    assert answered({"content": None, "tool_calls": [call]}, "length")["stop_reason"] == "max_tokens"
+
+
 @pytest.mark.parametrize(
     ("reason", "more", "said"),
     [
