@@ -120,7 +120,7 @@ def _reload(options: argparse.Namespace) -> int:
     from rbeerouter import config as configuration
     from rbeerouter.server import client
 
-    verdict = client.call(configuration.control_bind(options.config), "POST", client.RELOAD)
+    verdict = client.call(configuration.control_access(options.config), "POST", client.RELOAD)
     print(client.verdict_text(verdict))
     return 0 if verdict["ok"] else EXIT_FAILED
 
@@ -129,9 +129,9 @@ def _param(options: argparse.Namespace) -> int:
     from rbeerouter import config as configuration
     from rbeerouter.server import client
 
-    bind = configuration.control_bind(options.config)
+    access = configuration.control_access(options.config)
     given = {name: _number(name, value) for name, value in _pairs(options.settings).items()}
-    answer = client.call(bind, "POST" if given else "GET", "/api/v1/params", given or None)
+    answer = client.call(access, "POST" if given else "GET", "/api/v1/params", given or None)
     if not answer["ok"]:
         print(answer["error"])
         return EXIT_FAILED
@@ -168,9 +168,9 @@ def _explained_by_daemon(options: argparse.Namespace, asked: dict[str, Any]) -> 
     from rbeerouter import config as configuration
     from rbeerouter.server import client
 
-    bind = configuration.control_bind(options.config)
-    record = client.call(bind, "POST", "/api/v1/explain", asked)
-    script = client.call(bind, "GET", "/routing")["script"]
+    access = configuration.control_access(options.config)
+    record = client.call(access, "POST", "/api/v1/explain", asked)
+    script = client.call(access, "GET", "/routing")["script"]
     path = Path(script["file"]) if script else None
     source = path.read_bytes() if path is not None and path.is_file() else b""
     active = script is not None and hashlib.sha256(source).hexdigest().startswith(script["hash"])

@@ -13,7 +13,7 @@ import os
 import re
 import zoneinfo
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
 
 import msgspec
@@ -85,6 +85,7 @@ class Control(Section):
     """The control plane: health, workers, metrics, reload."""
 
     bind: str = "127.0.0.1:8882"
+    token: str | None = None
     allow_unauthenticated: bool = False
 
 
@@ -149,6 +150,8 @@ class Limits(Section):
     hold_bytes: Count = 64 << 10
     idle_connection_s: Positive = 3.0
     idle_connections: Annotated[int, Meta(ge=0)] = 64
+    connection_age_s: Positive = 300.0
+    resolve_s: Annotated[float, Meta(ge=0.1, le=3600)] = 4.0
     log_backlog_bytes: Count = 8 << 20
 
 
@@ -221,6 +224,53 @@ class ModelEntry(Section):
     stream_s: Positive | None = None
 
 
+class DnsEntry(WorkerEntry, frozen=True, kw_only=True):
+    """One [[discovery.dns]] block: a name, and what holds for every worker that it leads to."""
+
+    name: str
+    type: str = "A"
+    port: Annotated[int, Meta(ge=1, le=65535)] | None = None
+    scheme: str = "http"
+    server: str | None = None
+    interval_s: Annotated[float, Meta(ge=1, le=86_400)] = 30.0
+    url: str = ""
+
+
+class Discovery(Section):
+    """Where workers come from besides this file."""
+
+    workers_file: str | None = None
+    file_s: Annotated[float, Meta(ge=0.1, le=3600)] = 2.0
+    controller: str | None = None
+    controller_s: Annotated[float, Meta(ge=1, le=86_400)] = 30.0
+    controller_token: str | None = None
+    controller_api_key: str | None = None
+    dns: tuple[DnsEntry, ...] = ()
+
+
+class Registration(Section):
+    """Workers that announce themselves."""
+
+    token: str | None = None
+    allow: tuple[str, ...] = (
+        "127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7",
+    )  # fmt: skip
+    ttl_s: Annotated[float, Meta(ge=5, le=86_400)] = 90.0
+    most_workers: Annotated[int, Meta(ge=1, le=65_536)] = 1024
+
+
+class State(Section):
+    """What outlives a restart."""
+
+    folder: str | None = None
+
+
+class WorkersFile(Section):
+    """The file of [discovery] workers_file."""
+
+    workers: tuple[WorkerEntry, ...] = ()
+
+
 class File(Section):
     """The whole file as it was written."""
 
@@ -230,6 +280,9 @@ class File(Section):
     limits: Limits = Limits()
     probes: Probes = Probes()
     health: Health = Health()
+    discovery: Discovery = Discovery()
+    registration: Registration = Registration()
+    state: State = State()
     workers: tuple[WorkerEntry, ...] = ()
     models: tuple[ModelEntry, ...] = ()
 
@@ -248,6 +301,9 @@ class Config(msgspec.Struct, frozen=True):
     script: Path | None
     log: Path
     models: Models = NO_MODELS
+    discovery: Discovery = Discovery()
+    registration: Registration = Registration()
+    state_folder: Path = Path()
 
 
 def health_rules(config: Config) -> HealthRules:
@@ -289,31 +345,115 @@ def load(
         raw["workers"] += [{"url": url} for url in workers]
     if bind is not None and isinstance(raw.setdefault("server", {}), dict):
         raw["server"]["bind"] = bind
-    file = _convert(_expand(raw, where, ""), where)
+    file = _convert(_expand(raw, where, ""), where, File)
     _check(file, where, strategies)
-    _check_workers(file.workers, where, engines)
+    _check_discovery(file, where, engines)
     chosen = _script_path(script, file.routing.script, folder, where)
     log = HOME.expanduser() / "logs" / "routing.log"
     if file.routing.log:
         log = _absolute(folder, file.routing.log, f"{where}: routing.log")
-    control = msgspec.structs.replace(file.control, bind=_absolute_bind(file.control.bind, folder, where))
-    specs = _name_workers(file.workers, where, folder)
+    control = msgspec.structs.replace(
+        file.control, bind=_absolute_bind(file.control.bind, folder, where), token=_hidden(file.control.token)
+    )
+    specs = _name_workers(file.workers, where, folder, engines)
     return Config(
         source=source, server=file.server, control=control, routing=file.routing, limits=file.limits,
         probes=file.probes, health=file.health, workers=specs, script=chosen, log=log,
-        models=_registry(file, specs, where),
+        models=_registry(file, specs, where), discovery=_finished_discovery(file.discovery, where, folder),
+        state_folder=_state_folder(file, where, folder),
+        registration=msgspec.structs.replace(file.registration, token=_hidden(file.registration.token)),
     )  # fmt: skip
 
 
-def control_bind(path: Path | None = None) -> str:
-    """[control] bind alone, for commands that talk to the daemon: the rest of the file is for the daemon to judge."""
+def read_workers_file(path: Path, engines: tuple[str, ...] = ()) -> tuple[WorkerSpec, ...]:
+    """The workers of a file of [[workers]] blocks, or of a JSON list of the same objects. Raises ConfigError."""
+    if path.suffix == ".json":
+        try:
+            raw = msgspec.json.decode(path.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: is not valid JSON: {error}") from None
+        raw = {"workers": raw} if isinstance(raw, list) else raw
+    else:
+        raw = _parse(path)
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a list of workers, got {raw!r:.40}")
+    file = _convert(_expand(raw, str(path), ""), str(path), WorkersFile)
+    return _name_workers(file.workers, str(path), path.parent, engines, "file")
+
+
+def read_worker(raw: Any, where: str, source: str, engines: tuple[str, ...] = ()) -> WorkerSpec:
+    """One worker that came over the network, checked as a [[workers]] block is. Its texts are taken as they stand:
+    ${NAME} would hand out the environment, and `ca_file` is a path of somebody else's machine. Raises ConfigError."""
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where}: expected an object with at least url, got {raw!r:.40}")
+    if "ca_file" in raw:
+        raise ConfigError(f"{where}: ca_file: is a path on this machine and can be set in its own files only")
+    entry = _convert(raw, where, WorkerEntry)
+    _check_worker(entry, f"{where}: ", engines)
+    return _name_worker(entry, where, "", Path(), source)
+
+
+class Access(msgspec.Struct, frozen=True):
+    """What commands need to talk to the daemon."""
+
+    bind: str
+    token: Secret | None = None
+    registration_token: Secret | None = None
+
+
+def control_access(path: Path | None = None) -> Access:
+    """How to reach the control plane: the rest of the file is for the daemon to judge. Raises ConfigError."""
     source = path or (HOME.expanduser() / "config.toml")
     raw = _parse(source) if path or source.exists() else {}
-    section = raw.get("control", {})
-    bind = section.get("bind", Control().bind) if isinstance(section, dict) else section
-    if not isinstance(bind, str):
-        raise ConfigError(f"{source}: control.bind = {bind!r}: expected HOST:PORT or unix:PATH")
-    return _absolute_bind(_expand(bind, str(source), "control.bind"), source.parent, str(source))
+
+    def text(section: str, key: str, default: str | None) -> str | None:
+        table = raw.get(section, {})
+        value = table.get(key, default) if isinstance(table, dict) else table
+        if value is not None and not isinstance(value, str):
+            expected = "HOST:PORT or unix:PATH" if key == "bind" else "text"
+            raise ConfigError(f"{source}: {section}.{key} = {_shown(key, value)}: expected {expected}")
+        return None if value is None else _expand(value, str(source), f"{section}.{key}")
+
+    bind = _absolute_bind(text("control", "bind", Control().bind) or "", source.parent, str(source))
+    return Access(bind, _hidden(text("control", "token", None)), _hidden(text("registration", "token", None)))
+
+
+def may_find_workers(settings: File | Config) -> bool:
+    """Can there be workers that do not stand in the file?"""
+    discovery = settings.discovery
+    return bool(
+        discovery.workers_file or discovery.controller or discovery.dns or settings.registration.token
+    )
+
+
+def _hidden(text: str | None) -> Secret | None:
+    return None if text is None else Secret(text)
+
+
+def _finished_discovery(section: Discovery, where: str, folder: Path) -> Discovery:
+    """Paths made absolute, secrets hidden."""
+    file = section.workers_file
+    return msgspec.structs.replace(
+        section, workers_file=str(_absolute(folder, file, f"{where}: discovery.workers_file")) if file else None,
+        controller=_clean_url(section.controller, where, "discovery", "controller") if section.controller else None,
+        controller_token=_hidden(section.controller_token), controller_api_key=_hidden(section.controller_api_key),
+        dns=tuple(
+            msgspec.structs.replace(
+                entry, api_key=_hidden(entry.api_key),
+                ca_file=str(_absolute(folder, entry.ca_file, f"{where}: discovery.dns")) if entry.ca_file else None,
+            )
+            for entry in section.dns
+        ),
+    )  # fmt: skip
+
+
+def _state_folder(file: File, where: str, folder: Path) -> Path:
+    if file.state.folder:
+        return _absolute(folder, file.state.folder, f"{where}: state.folder")
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]        # set by systemd's StateDirectory=
+    return Path(given) if given else Path("~/.local/state/rbee").expanduser()
 
 
 def _absolute_bind(bind: str, folder: Path, where: str) -> str:
@@ -384,16 +524,20 @@ def _expand(value: Any, where: str, key: str) -> Any:
     return _VARIABLE.sub(replace, value)
 
 
-def _convert(raw: dict[str, Any], where: str) -> File:
-    _refuse_unknown(raw, File, where, "")
+_Kind = TypeVar("_Kind", bound=Section)
+
+
+def _convert(raw: dict[str, Any], where: str, kind: type[_Kind]) -> _Kind:
+    _refuse_unknown(raw, kind, where, "")
     try:
-        return msgspec.convert(raw, File)
+        return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
         path = path.rstrip("`").removeprefix(".")
         given = _value_at(raw, path)
         shown = "" if given is _MISSING else f" = {_shown(path, given)}"
-        raise ConfigError(f"{where}: {path or 'the file'}{shown}: {message[0].lower()}{message[1:]}") from None
+        what = f"{path or 'the file'}{shown}: " if path or kind is not WorkerEntry else ""
+        raise ConfigError(f"{where}: {what}{message[0].lower()}{message[1:]}") from None
 
 
 _MISSING = object()
@@ -411,7 +555,7 @@ def _value_at(raw: Any, path: str) -> Any:
 def _shown(path: str, value: Any) -> str:
     if isinstance(value, dict):
         return f"a table with {', '.join(value) or 'no keys'}"
-    return "(hidden)" if path.endswith("api_key") else repr(value)
+    return "(hidden)" if path.endswith(("api_key", "token")) else repr(value)
 
 
 def section_of(kind: Any) -> type[Section] | None:
@@ -452,7 +596,8 @@ def _check(file: File, where: str, strategies: tuple[str, ...]) -> None:
     """What types cannot say: addresses, names of strategies, combinations."""
     _check_bind(file.server.bind, file.server.allow_unauthenticated, where, "server")
     if file.control.bind == "unix:" or not file.control.bind.startswith("unix:"):
-        _check_bind(file.control.bind, file.control.allow_unauthenticated, where, "control")
+        protected = file.control.allow_unauthenticated or file.control.token is not None
+        _check_bind(file.control.bind, protected, where, "control")
     if strategies:
         _check_choice(file.routing.strategy, strategies, f"{where}: routing.strategy")
     for key, choices in _CHOICES.items():
@@ -475,22 +620,22 @@ def _check(file: File, where: str, strategies: tuple[str, ...]) -> None:
                 )
 
 
-def _check_workers(entries: tuple[WorkerEntry, ...], where: str, engines: tuple[str, ...]) -> None:
-    for index, entry in enumerate(entries):
-        key = f"{where}: workers[{index}]"
-        if engines:
-            _check_choice(entry.engine, ("auto", *engines), f"{key}.engine")
-        if isinstance(entry.performance, str) and entry.performance != "auto":
-            raise ConfigError(
-                f"{key}.performance = {entry.performance!r}: expected a number of tokens per second, or 'auto'"
-            )
+def _check_worker(entry: WorkerEntry, key: str, engines: tuple[str, ...]) -> None:
+    """What types cannot say of one worker. `key` is what stands before the names of its keys."""
+    if engines:
+        _check_choice(entry.engine, ("auto", *engines), f"{key}engine")
+    if isinstance(entry.performance, str) and entry.performance != "auto":
+        raise ConfigError(
+            f"{key}performance = {entry.performance!r}: expected a number of tokens per second, or 'auto'"
+        )
+    if entry.deployment is not None:
+        _check_choice(entry.deployment, (LOCAL, REMOTE), f"{key}deployment")
 
 
 def _check_sides(file: File, where: str) -> None:
-    for name, entries in (("workers", file.workers), ("models", file.models)):
-        for index, entry in enumerate(entries):
-            if entry.deployment is not None:
-                _check_choice(entry.deployment, (LOCAL, REMOTE), f"{where}: {name}[{index}].deployment")
+    for index, entry in enumerate(file.models):
+        if entry.deployment is not None:
+            _check_choice(entry.deployment, (LOCAL, REMOTE), f"{where}: models[{index}].deployment")
 
 
 def _check_choice(value: str, choices: tuple[str, ...], key: str) -> None:
@@ -499,6 +644,46 @@ def _check_choice(value: str, choices: tuple[str, ...], key: str) -> None:
         near = difflib.get_close_matches(spelled, choices, 1, 0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(f"{key} = {value!r}: {hint}expected one of {', '.join(choices)}")
+
+
+_TOKEN = re.compile(r"[\x21-\x7e]{16,}")
+_DNS_CHOICES = {"type": ("A", "AAAA", "SRV"), "scheme": ("http", "https")}
+
+
+def _check_discovery(file: File, where: str, engines: tuple[str, ...]) -> None:
+    for key, token in (("control.token", file.control.token), ("registration.token", file.registration.token)):
+        if token is not None and not _TOKEN.fullmatch(token):
+            raise ConfigError(
+                f"{where}: {key}: expected at least 16 printable ASCII characters without spaces; "
+                "`openssl rand -hex 32` makes one"
+            )
+    for network in file.registration.allow:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            expected = f"expected a network such as 10.0.0.0/8: {error}"
+            raise ConfigError(f"{where}: registration.allow: {network!r}: {expected}") from None
+    for index, entry in enumerate(file.discovery.dns):
+        key = f"{where}: discovery.dns[{index}]"
+        for name, choices in _DNS_CHOICES.items():
+            _check_choice(getattr(entry, name), choices, f"{key}.{name}")
+        _check_worker(entry, f"{key}.", engines)
+        if entry.url or entry.id:
+            raise ConfigError(f"{key}: url and id are made of what the name leads to; take them out")
+        if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})", entry.name):
+            raise ConfigError(f"{key}.name = {entry.name!r}: expected a DNS name")
+        if entry.type != "SRV" and entry.port is None:
+            raise ConfigError(f"{key}.port: is missing; only SRV records name the port themselves")
+        _check_name_server(entry.server, key)
+
+
+def _check_name_server(server: str | None, key: str) -> None:
+    if server is None:
+        return
+    try:
+        ipaddress.ip_address(split_bind(server)[0])
+    except ValueError:
+        raise ConfigError(f"{key}.server = {server!r}: expected ADDRESS:PORT, such as 127.0.0.1:8600") from None
 
 
 def _check_room_for_requests(routing: Routing, limits: Limits, where: str) -> None:
@@ -537,7 +722,8 @@ def _check_bind(bind: str, allowed: bool, where: str, section: str) -> None:
     if not is_loopback(host) and not allowed:
         raise ConfigError(
             f"{where}: {section}.bind = {bind!r}: this address can be reached from other machines and no API keys are "
-            f"configured; bind to 127.0.0.1, or set {section}.allow_unauthenticated = true if the network is trusted"
+            f"configured; bind to 127.0.0.1, {'set control.token, ' if section == 'control' else ''}"
+            f"or set {section}.allow_unauthenticated = true if the network is trusted"
         )
 
 
@@ -565,32 +751,46 @@ def _absolute(folder: Path, name: str, key: str) -> Path:
         raise ConfigError(f"{key} = {name!r}: there is no such user's home") from None
 
 
-def _name_workers(entries: tuple[WorkerEntry, ...], where: str, folder: Path) -> tuple[WorkerSpec, ...]:
+def _name_workers(
+    entries: tuple[WorkerEntry, ...], where: str, folder: Path, engines: tuple[str, ...], source: str = "config"
+) -> tuple[WorkerSpec, ...]:
     specs: dict[str, WorkerSpec] = {}
     for index, entry in enumerate(entries):
-        key = f"workers[{index}]"
-        url = _clean_url(entry.url, where, key)
-        worker_id = entry.id if entry.id is not None else urlsplit(url).netloc
-        if not re.fullmatch(r"[A-Za-z0-9\[][A-Za-z0-9._:\[\]-]{0,63}", worker_id):
-            raise ConfigError(
-                f"{where}: {key}.id = {worker_id!r}: expected 1 to 64 letters, digits, '.', '_', ':' or '-'"
-            )
-        if worker_id in specs:
-            raise ConfigError(f"{where}: {key}.id = {worker_id!r}: another worker has this id; ids must differ")
-        ca_file = str(_absolute(folder, entry.ca_file, f"{where}: {key}.ca_file")) if entry.ca_file else None
-        if ca_file and not Path(ca_file).is_file():
-            raise ConfigError(f"{where}: {key}.ca_file = {entry.ca_file!r}: no such file")
-        if entry.api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", entry.api_key):
-            raise ConfigError(f"{where}: {key}.api_key: expected printable ASCII without spaces, got something else")
-        api_key = Secret(entry.api_key) if entry.api_key is not None else None
-        measured = entry.performance == "auto"
-        values = msgspec.structs.asdict(entry) | {
-            "id": worker_id, "url": url, "ca_file": ca_file, "api_key": api_key, "measure_performance": measured,
-            "deployment": entry.deployment or usual_side(entry.engine, url),
-            **({"performance": None} if measured else {}),
-        }  # fmt: skip
-        specs[worker_id] = WorkerSpec(**values)
+        key = f"workers[{index}]."
+        _check_worker(entry, f"{where}: {key}", engines)
+        spec = _name_worker(entry, where, key, folder, source)
+        if spec.id in specs:
+            raise ConfigError(f"{where}: {key}id = {spec.id!r}: another worker has this id; ids must differ")
+        specs[spec.id] = spec
     return tuple(specs.values())
+
+
+def _name_worker(entry: WorkerEntry, where: str, key: str, folder: Path, source: str) -> WorkerSpec:
+    """One finished worker. `key` is what stands before the names of its keys in errors."""
+    url = _clean_url(entry.url, where, key.rstrip("."))
+    worker_id = entry.id if entry.id is not None else urlsplit(url).netloc
+    if not re.fullmatch(r"[A-Za-z0-9\[][A-Za-z0-9._:\[\]-]{0,63}", worker_id):
+        raise ConfigError(
+            f"{where}: {key}id = {worker_id!r}: expected 1 to 64 letters, digits, '.', '_', ':' or '-'"
+        )
+    ca_file = str(_absolute(folder, entry.ca_file, f"{where}: {key}ca_file")) if entry.ca_file else None
+    if ca_file and not Path(ca_file).is_file():
+        raise ConfigError(f"{where}: {key}ca_file = {entry.ca_file!r}: no such file")
+    if entry.api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", entry.api_key):
+        raise ConfigError(f"{where}: {key}api_key: expected printable ASCII without spaces, got something else")
+    values = worker_values(entry) | {"id": worker_id, "url": url, "ca_file": ca_file, "source": source}
+    return WorkerSpec(**values)
+
+
+def worker_values(entry: WorkerEntry) -> dict[str, Any]:
+    """The fields of a WorkerSpec as an entry has them."""
+    values = {name: getattr(entry, name) for name in WorkerEntry.__struct_fields__}
+    measured = entry.performance == "auto"
+    return values | {
+        "api_key": _hidden(entry.api_key), "measure_performance": measured,
+        "performance": None if measured else entry.performance,
+        "deployment": entry.deployment or usual_side(entry.engine, entry.url),
+    }  # fmt: skip
 
 
 def _registry(file: File, specs: tuple[WorkerSpec, ...], where: str) -> Models:
@@ -616,7 +816,7 @@ def _registry(file: File, specs: tuple[WorkerSpec, ...], where: str) -> Models:
                 raise ConfigError(f"{key}.aliases: {alias!r}: {taken}; expected a name that nothing else has")
             aliases[alias] = entry.name
         for worker_id in entry.workers:
-            if "*" not in worker_id and worker_id not in known:
+            if "*" not in worker_id and worker_id not in known and not may_find_workers(file):
                 near = difflib.get_close_matches(worker_id, known, 1, 0.5)
                 hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
                 raise ConfigError(
@@ -625,7 +825,7 @@ def _registry(file: File, specs: tuple[WorkerSpec, ...], where: str) -> Models:
     return Models(Model(**msgspec.structs.asdict(entry)) for entry in file.models)
 
 
-def _clean_url(url: str, where: str, key: str) -> str:
+def _clean_url(url: str, where: str, key: str, name: str = "url") -> str:
     """The base that request paths are appended to: no trailing slash, no /v1, which people often paste with it."""
     try:
         parts = urlsplit(url)
@@ -636,5 +836,6 @@ def _clean_url(url: str, where: str, key: str) -> str:
     plain = parts.scheme in ("http", "https") and parts.hostname
     extra = parts.query or parts.fragment or "@" in url or port == 0
     if not plain or extra or not re.fullmatch(r"[\x21-\x7e]+", url):
-        raise ConfigError(f"{where}: {key}.url = {shown!r}: expected http://HOST:PORT or https://HOST[:PORT]")
+        name = f"{key}.{name}" if key else name
+        raise ConfigError(f"{where}: {name} = {shown!r}: expected http://HOST:PORT or https://HOST[:PORT]")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"

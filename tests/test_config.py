@@ -12,12 +12,15 @@ from rbeerouter.config import (
     Config,
     ConfigError,
     Control,
+    Discovery,
     Health,
     Limits,
     Probes,
+    Registration,
     Routing,
     Server,
     Split,
+    control_access,
     load,
     split_bind,
 )
@@ -36,6 +39,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     folder.mkdir()
     monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
     monkeypatch.chdir(tmp_path)
     return folder
 
@@ -101,6 +105,17 @@ def test_without_any_file_these_are_the_defaults(home: Path) -> None:
         workers=(),
         script=None,
         log=home / ".config" / "rbee" / "logs" / "routing.log",
+        discovery=Discovery(
+            workers_file=None, file_s=2.0, controller=None, controller_s=30.0, controller_token=None,
+            controller_api_key=None, dns=(),
+        ),
+        registration=Registration(
+            token=None, ttl_s=90.0, most_workers=1024,
+            allow=(
+                "127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7",
+            ),
+        ),
+        state_folder=home / ".local" / "state" / "rbee",
     )  # fmt: skip
 
 
@@ -264,8 +279,8 @@ def test_a_variable_that_is_not_set_is_refused_by_its_place(file: Path) -> None:
         ("[probes]\ninterval = 1", "probes.interval: unknown key; did you mean 'interval_s'?"),
         (f"{ONE}max_concurency = 1", "workers[0].max_concurency: unknown key; did you mean 'max_concurrency'?"),
         (f"{ONE}{ONE}modles = []", "workers[1].modles: unknown key; did you mean 'models'?"),
-        ("zzz = 1", "zzz: unknown key; known: server, control, routing, limits, probes, health, workers, models"),
-        ("[control]\nzzz = 1", "control.zzz: unknown key; known: bind, allow_unauthenticated"),
+        ("zzz = 1", "zzz: unknown key; known: server, control, routing, limits, probes, health, discovery, registration, state, workers, models"),
+        ("[control]\nzzz = 1", "control.zzz: unknown key; known: bind, token, allow_unauthenticated"),
     ],
 )
 def test_an_unknown_key_is_answered_with_the_nearest_known_one(file: Path, text: str, message: str) -> None:
@@ -378,8 +393,13 @@ def test_any_time_zone_may_be_named(file: Path, name: str) -> None:
 
 REACHABLE = (
     "{section}.bind = {bind!r}: this address can be reached from other machines and no API keys are configured; bind "
-    "to 127.0.0.1, or set {section}.allow_unauthenticated = true if the network is trusted"
+    "to 127.0.0.1, {also}or set {section}.allow_unauthenticated = true if the network is trusted"
 )
+
+
+def reachable(section: str, bind: str) -> str:
+    also = "set control.token, " if section == "control" else ""
+    return REACHABLE.format(section=section, bind=bind, also=also)
 
 
 @pytest.mark.parametrize("section", ["server", "control"])
@@ -396,14 +416,14 @@ def test_loopback_needs_no_leave(file: Path, section: str, bind: str) -> None:
      "127.0.0.1.evil.test:80", "128.0.0.1:80", "*:80"],
 )  # fmt: skip
 def test_an_address_that_others_can_reach_needs_leave(file: Path, section: str, bind: str) -> None:
-    assert refusal(file, f'[{section}]\nbind = "{bind}"') == REACHABLE.format(section=section, bind=bind)
+    assert refusal(file, f'[{section}]\nbind = "{bind}"') == reachable(section, bind)
     allowed = read(file, f'[{section}]\nbind = "{bind}"\nallow_unauthenticated = true')
     assert getattr(allowed, section).bind == bind
 
 
 def test_leave_for_one_listener_is_none_for_the_other(file: Path) -> None:
     text = '[server]\nallow_unauthenticated = true\n[control]\nbind = "0.0.0.0:80"'
-    assert refusal(file, text) == REACHABLE.format(section="control", bind="0.0.0.0:80")
+    assert refusal(file, text) == reachable("control", "0.0.0.0:80")
 
 
 @pytest.mark.parametrize("bind", ["", "80", ":80", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536",
@@ -651,3 +671,64 @@ def test_a_cloud_is_remote_unless_it_is_said_to_be_local(file: Path) -> None:
     cloud = '[[workers]]\nurl = "https://api.openai.com/v1"\n'
     assert [worker.deployment for worker in read(file, ONE + cloud).workers] == ["local", "remote"]
     assert read(file, cloud + 'deployment = "local"').workers[0].deployment == "local"
+
+
+# Workers from elsewhere.
+
+
+def test_a_control_plane_with_a_token_may_be_reached_by_others(file: Path) -> None:
+    found = read(file, '[control]\nbind = "0.0.0.0:80"\ntoken = "0123456789abcdef"').control
+    assert (found.bind, found.token, repr(found.token)) == ("0.0.0.0:80", "0123456789abcdef", "'(hidden)'")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[control]\ntoken = "short"', "control.token: expected at least 16 printable ASCII characters"),
+        ('[registration]\ntoken = "with spaces in its text"', "registration.token: expected at least 16"),
+        ("[registration]\ntoken = 1234567890123456", "registration.token = (hidden): expected `str | null`"),
+        ('[registration]\nallow = ["10.0.0.1/8"]', "registration.allow: '10.0.0.1/8': expected a network"),
+        ("[registration]\nttl_s = 1", "registration.ttl_s = 1: expected `float` >= 5.0"),
+        ('[discovery]\ncontroller = "gpu"', "discovery.controller = 'gpu': expected http://HOST:PORT"),
+        ('[[discovery.dns]]\nname = "a"', "discovery.dns[0].port: is missing; only SRV records name the port"),
+        ('[[discovery.dns]]\nname = "a b"\nport = 1', "discovery.dns[0].name = 'a b': expected a DNS name"),
+        ('[[discovery.dns]]\nname = "a"\ntype = "MX"', "discovery.dns[0].type = 'MX': expected one of A, AAAA, SRV"),
+        ('[[discovery.dns]]\nname = "a"\nport = 1\nid = "x"', "discovery.dns[0]: url and id are made of"),
+        ('[[discovery.dns]]\nname = "a"\nport = 1\nvran = 1', "discovery.dns[0].vran: unknown key; did you mean"),
+        ('[[discovery.dns]]\nname = "a"\nport = 1\nserver = "ns"', "discovery.dns[0].server = 'ns': expected"),
+    ],
+)
+def test_what_is_wrong_with_a_source_of_workers_is_told(file: Path, text: str, message: str) -> None:
+    assert refusal(file, text).startswith(message)
+
+
+def test_files_of_a_source_are_beside_the_config_and_its_secrets_are_hidden(file: Path) -> None:
+    found = read(
+        file,
+        '[discovery]\nworkers_file = "w.toml"\ncontroller = "http://c:1/"\ncontroller_token = "t-secret"\n'
+        'controller_api_key = "k-secret"\n[[discovery.dns]]\nname = "a"\nport = 1\napi_key = "d-secret"\n'
+        '[state]\nfolder = "kept"',
+    )
+    assert (found.discovery.workers_file, found.discovery.controller) == (str(file.parent / "w.toml"), "http://c:1")
+    assert (found.state_folder, "secret" in repr(found)) == (file.parent / "kept", False)
+
+
+def test_systemd_says_where_the_state_is(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/rbee:/var/lib/other")
+    assert read(file, "").state_folder == Path("/var/lib/rbee")
+
+
+def test_rules_of_models_may_name_workers_that_come_later(file: Path) -> None:
+    rules = '[[models]]\nname = "m"\nworkers = ["later"]\n'
+    assert "no worker has this id" in refusal(file, rules)
+    assert read(file, rules + '[discovery]\ncontroller = "http://c:1"').models
+
+
+def test_commands_find_the_control_plane_and_its_tokens(file: Path) -> None:
+    file.write_text('[control]\nbind = "1.2.3.4:5"\ntoken = "${RBEE_T:-hush}"\n[registration]\ntoken = "reg"\n[zzz]\n')
+    access = control_access(file)
+    assert (access.bind, access.token, access.registration_token) == ("1.2.3.4:5", "hush", "reg")
+    assert "hush" not in repr(access)
+    file.write_text("[control]\ntoken = 7")
+    with pytest.raises(ConfigError, match=r"control\.token = \(hidden\): expected text"):
+        control_access(file)

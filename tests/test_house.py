@@ -54,6 +54,7 @@ HOMES = {
     "tree_sitter": ["rbeerouter.routing.syntax"],
     "tree_sitter_lua": ["rbeerouter.routing.syntax"],
     "msgspec": ["rbeerouter"],
+    "dns": ["rbeerouter.control.dns_source"],
 }
 TESTED_ELSEWHERE = {
     "rbeerouter.__main__": "tests/server/test_cli.py",
@@ -62,6 +63,7 @@ TESTED_ELSEWHERE = {
     "rbeerouter.routing.blocks": "tests/routing/test_problem.py",
     "rbeerouter.routing.habits": "tests/routing/test_problem.py",
     "rbeerouter.routing.hints": "tests/routing/test_problem.py",
+    "rbeerouter.server.answers": "tests/server/test_registration.py",
     "rbeerouter.server.client": "tests/server/test_reload.py",
     "rbeerouter.server.control_plane": "tests/server/test_app.py",
     "rbeerouter.server.metrics": "tests/server/test_app.py",

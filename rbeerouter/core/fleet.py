@@ -15,7 +15,7 @@ import msgspec
 from rbeerouter.core import measure
 from rbeerouter.core.errors import Failure
 from rbeerouter.core.health import HealthRules
-from rbeerouter.core.types import BUSY, DRAINING, OFFLINE, READY, Learned, Report, Worker, WorkerSpec
+from rbeerouter.core.types import BUSY, DRAINING, OFFLINE, READY, Learned, Machine, Report, Worker, WorkerSpec
 
 _versions = itertools.count()
 _NEVER = float("inf")
@@ -123,6 +123,20 @@ class Fleet:
         worker.generation += 1
         measure.forget(worker)
         worker.forget_figures()
+
+    def hear(self, worker_id: str, machine: Machine, now: float) -> None:
+        """Takes what a worker's machine measures itself."""
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            return
+        worker.machine = machine
+        worker.temperature_c = worker.watts = worker.owner_active = None
+        if machine.vram is not None and machine.vram != worker.learned.vram:
+            worker.learned = msgspec.structs.replace(worker.learned, vram=machine.vram)
+            worker.describe(worker.spec)
+            self.version = next(_versions)
+        _add_machine(worker, now)
+        self._refresh(worker, now)
 
     # What traffic shows
 
@@ -281,11 +295,16 @@ class Fleet:
                 self.version = next(_versions)
             if shown != (worker.tokens_per_s, worker.error_rate):
                 self.touched.add(worker)
+            if worker.machine is not None and worker.machine.until < now:
+                worker.machine = None
+                worker.vram_used = worker.temperature_c = worker.watts = worker.owner_active = None
+                self._refresh(worker, now)
             if worker.reported_at is None:
                 continue
             age_s = max(0.0, now - worker.reported_at)
             if age_s > self.rules.stale_s:
                 worker.forget_figures()
+                _add_machine(worker, now)
                 self._refresh(worker, now)
             elif worker.load_age_s is not None:
                 worker.load_age_s = age_s
@@ -358,6 +377,16 @@ def _is_another_process(worker: Worker, report: Report) -> bool:
     )  # fmt: skip
 
 
+def _add_machine(worker: Worker, now: float) -> None:
+    """The machine knows better than the engine: it sees what others use of it."""
+    machine = worker.machine
+    if machine is not None and now <= machine.until:
+        for name in ("vram_used", "temperature_c", "watts", "owner_active"):
+            value = getattr(machine, name)
+            if value is not None:
+                setattr(worker, name, value)
+
+
 def _take_figures(worker: Worker, report: Report) -> None:
     """What the engine says of itself. What it does not say now is not known: an old value would be taken for a true
     one. Requests of ours that it counts as well are not foreign."""
@@ -373,6 +402,7 @@ def _take_figures(worker: Worker, report: Report) -> None:
     worker.cached_tokens = report.cached_tokens
     worker.kv_blocks, worker.block_size = report.kv_blocks, report.block_size
     worker.reported_at = report.taken_at
+    _add_machine(worker, report.taken_at)
     if report.running is None and report.waiting is None:
         worker.foreign, worker.load_age_s = 0, None
         return

@@ -124,6 +124,20 @@ class Learned(msgspec.Struct, frozen=True):
     slots: int | None = None
 
 
+class Machine(msgspec.Struct, frozen=True):
+    """What a worker's machine measures itself, as its agent tells; None: it does not say. GiB, degrees, watts.
+
+    until: when to stop believing it, as `Env.now`. owner_active: somebody sits at the machine.
+    """
+
+    until: float
+    vram: float | None = None
+    vram_used: float | None = None
+    temperature_c: float | None = None
+    watts: float | None = None
+    owner_active: bool | None = None
+
+
 class Worker:
     """All that is known of one worker now: what the operator said, what probes and traffic showed.
 
@@ -147,7 +161,7 @@ class Worker:
         "backend", "block_size", "cached_tokens", "capacity", "cooling_until", "cost_per_hour", "deployment",
         "draining", "engine", "error_rate", "failed", "foreign", "generated_tokens", "generation", "half_open",
         "health", "held", "id", "in_flight", "index", "inter_token_ms", "kv_blocks", "kv_usage", "latency_ms",
-        "learned", "load", "load_age_s", "loaded", "loras", "metadata", "model_set", "models", "occupied",
+        "learned", "load", "load_age_s", "loaded", "loras", "machine", "metadata", "model_set", "models", "occupied",
         "owner_active", "performance", "price_in", "price_out", "probed_at", "prompt_tokens", "ramp_from",
         "reported_at", "restarts", "role", "running", "served", "speaks", "spec", "speed", "standing", "started_at",
         "status", "temperature_c", "tokens", "tokens_per_s", "ttft_at", "ttft_ms", "url", "vram", "vram_used",
@@ -159,6 +173,7 @@ class Worker:
         self.health = Health()
         self.status = self.standing = OFFLINE
         self.held = self.half_open = self.draining = False
+        self.machine: Machine | None = None
         self.cooling_until = 0.0
         self.weight = 1.0
         self.ramp_from: float | None = None

@@ -21,27 +21,18 @@ from rbeerouter.config import is_loopback, split_bind
 from rbeerouter.core.errors import FAILURES, RouterError
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.models import Models
-from rbeerouter.core.types import OFFLINE, Worker
+from rbeerouter.core.types import OFFLINE
 from rbeerouter.dialects import openai
-from rbeerouter.routing.script import ScriptError, script_fields
-from rbeerouter.server import metrics, ollama_pages
+from rbeerouter.routing.script import ScriptError
+from rbeerouter.server import metrics, ollama_pages, registration
+from rbeerouter.server.access import Access
+from rbeerouter.server.answers import Json, not_for_web_pages, read_body
 from rbeerouter.server.scripts import set_params
 
 if TYPE_CHECKING:
     from rbeerouter.server.daemon import Daemon
 
-_encode = msgspec.json.Encoder().encode
 _decode_params = msgspec.json.Decoder(dict[str, int | float]).decode
-_MOST_BODY_BYTES = 1 << 20
-
-
-class Json(Response):
-    """A JSON answer, encoded as the rest of the program encodes."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        return _encode(content) + b"\n"
 
 
 def build(daemon: Daemon) -> Starlette:
@@ -52,9 +43,6 @@ def build(daemon: Daemon) -> Starlette:
         state = "draining" if daemon.listener.draining else "ok" if usable else "no_workers"
         answer = {"status": state, "version": __version__, "workers": len(daemon.fleet.ordered), "usable": usable}
         return Json(answer, 200 if state == "ok" else 503)
-
-    async def workers(request: Request) -> Json:
-        return Json({"workers": [describe_worker(worker, daemon.env.now()) for worker in daemon.fleet.ordered]})
 
     async def models(request: Request) -> Json:
         return Json({"object": "list", "data": list(model_cards(daemon.fleet, daemon.config.models).values())})
@@ -74,23 +62,25 @@ def build(daemon: Daemon) -> Starlette:
         return Response(metrics.page(daemon), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def reload(request: Request) -> Json:
-        refused = _not_for_web_pages(request)
+        refused = not_for_web_pages(request)
         if refused is not None:
             return refused
         verdict = await daemon.reload("control plane")
         return Json(verdict, 200 if verdict["ok"] else 422)
 
     return Starlette(
-        middleware=[Middleware(OwnNamesOnly, bind=daemon.config.control.bind)],
+        middleware=[
+            Middleware(OwnNamesOnly, bind=daemon.config.control.bind), Middleware(Access, config=lambda: daemon.config)
+        ],
         routes=[
             Route("/health", health),
             Route("/api/v1/health", health),
-            Route("/api/v1/workers", workers),
             Route("/v1/models", models),
             Route("/v1/models/{model:path}", model),
             Route("/routing", routing),
             Route("/metrics", metrics_page),
             Route("/api/v1/reload", reload, methods=["POST"]),
+            *registration.routes(daemon),
             *_script_routes(daemon),
             *ollama_pages.routes(daemon.ollama_cards),
         ]
@@ -102,11 +92,11 @@ def _script_routes(daemon: Daemon) -> list[Route]:
 
     async def params(request: Request) -> Json:
         if request.method == "POST":
-            refused = _not_for_web_pages(request)
+            refused = not_for_web_pages(request)
             if refused is not None:
                 return refused
             try:
-                given = _decode_params(await _body(request))
+                given = _decode_params(await read_body(request))
                 set_params(daemon.decider.script, given)
                 daemon.log.info("params_set", params=given)
             except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RouterError) as error:
@@ -121,11 +111,11 @@ def _script_routes(daemon: Daemon) -> list[Route]:
         return Json(found)
 
     async def explained(request: Request) -> Json:
-        refused = _not_for_web_pages(request)
+        refused = not_for_web_pages(request)
         if refused is not None:
             return refused
         try:
-            text = await _body(request)
+            text = await read_body(request)
             return Json(daemon.scripts.explain(daemon.config, daemon.decider, daemon.fleet, text))
         except RouterError as error:
             return Json({"ok": False, "error": error.message}, error.failure.status)
@@ -137,21 +127,6 @@ def _script_routes(daemon: Daemon) -> list[Route]:
         Route("/api/v1/decisions/{request_id}", decision),
         Route("/api/v1/explain", explained, methods=["POST"]),
     ]
-
-
-def _not_for_web_pages(request: Request) -> Json | None:
-    return Json({"ok": False, "error": "not for web pages"}, 403) if "origin" in request.headers else None
-
-
-async def _body(request: Request) -> bytes:
-    """A body of a sensible size. Raises RouterError."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > _MOST_BODY_BYTES:
-            raise RouterError("request_too_large", f"the body is larger than {_MOST_BODY_BYTES} bytes")
-        parts.append(part)
-    return b"".join(parts)
 
 
 class OwnNamesOnly:
@@ -200,21 +175,6 @@ def model_cards(fleet: Fleet, models: Models) -> dict[str, dict[str, Any]]:
 
 def _card(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "rbeerouter"}
-
-
-def describe_worker(worker: Worker, now: float) -> dict[str, Any]:
-    """All that the script sees of a worker, and what the operator wants besides."""
-    health = worker.health
-    left_s = max(health.ejected_until, worker.cooling_until) - now
-    return {
-        **script_fields(worker), "url": worker.url, "served": worker.served, "failed": worker.failed,
-        "foreign": worker.foreign, "weight": round(worker.weight, 3), "restarts": worker.restarts,
-        "reachable": health.reachable, "ejected": now < health.ejected_until, "on_trial": health.half_open,
-        "cooling": now < worker.cooling_until, "left_alone_s": round(left_s, 1) if left_s > 0 else None,
-        "draining": worker.draining, "kv_blocks": worker.kv_blocks, "block_size": worker.block_size,
-        "generated_tokens": worker.generated_tokens, "prompt_tokens": worker.prompt_tokens,
-        "cached_tokens": worker.cached_tokens, "source": worker.spec.source,
-    }  # fmt: skip
 
 
 def describe_routing(daemon: Daemon) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from rbeerouter.control.ollama_cards import OllamaCards
 from rbeerouter.control.probe import Prober
 from rbeerouter.core.dispatch import Dispatcher, Job
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import OFFLINE, Env, Report
+from rbeerouter.core.types import OFFLINE, Env, Worker
 from rbeerouter.dialects.engines import ENGINES
 from rbeerouter.record import LogFile, Recorder, event_logger, open_log, timestamp
 from rbeerouter.routing.decide import Decider
@@ -35,9 +35,11 @@ from rbeerouter.routing.script import ScriptError
 from rbeerouter.routing.strategies import STRATEGIES
 from rbeerouter.server import app
 from rbeerouter.server.control_plane import ControlPlane
+from rbeerouter.server.discovery import Discovery
 from rbeerouter.server.scripts import Scripts
+from rbeerouter.server.staff import Change, Staff
 from rbeerouter.wire.listener import Listener
-from rbeerouter.wire.upstream import Pool, Pools
+from rbeerouter.wire.upstream import Pools
 
 _FLUSH_S = 0.25
 _SECOND_SIGNAL_S = 5.0
@@ -61,15 +63,18 @@ class Daemon:
         )  # fmt: skip
         self.scripts = Scripts(self.env)
         self.fleet = Fleet(health_rules(config), self.env.rng)
-        self.fleet.configure(config.workers)
-        self.decider = self.scripts.decider(config, self.fleet, self.scripts.read(config))
-        pools = Pools(Pools.prepare(config.workers, config.limits))
         self.log_file = _open_log_file(config)
         self.log = event_logger(self.log_file)
+        self.discovery = Discovery(config, self.env, self.log.info)
+        self.fleet.configure(self.discovery.roster.merged())
+        self.decider = self.scripts.decider(config, self.fleet, self.scripts.read(config))
+        pools = Pools(Pools.prepare(self.discovery.roster.merged(), config.limits, config.registration.allow))
         self.recorder = Recorder(self.log_file, config.routing.decisions_kept)
         self.recorder.models = config.models
         self.prober = Prober(self.fleet, config.probes, self.env)
         self.ollama_cards = OllamaCards(self.fleet, config.probes, self.env)
+        self.staff = Staff(self.fleet, pools, self.prober, self.discovery.drains)
+        self.staff.apply_drains()
         self.app = app.build(self)
         self.listener = Listener(
             config.server, config.limits, Dispatcher(self.fleet, self.decider, self.env, config.limits.attempts),
@@ -92,6 +97,8 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
+        await self.discovery.first_look()
+        await self.restaff()
         await self.prober.probe_all()
         self._note_workers()
         host, port = split_bind(self.config.server.bind)
@@ -105,8 +112,13 @@ class Daemon:
                 raise ConfigError(f"server.bind = {self.config.server.bind!r}: {what}") from None
         except ConfigError:
             await self.prober.close()
+            self.discovery.close()
             raise
-        background = [tasks.start("probes", self.prober.run()), tasks.start("log flush", self._flush_log())]
+        background = [
+            tasks.start("probes", self.prober.run()), tasks.start("log flush", self._flush_log()),
+            tasks.start("workers come and go", self._follow_roster()), tasks.start("names", self._resolve_names()),
+        ]  # fmt: skip
+        self.discovery.start()
         self._announce(host, port)
         _quiet_collector()
         await self._stop.wait()
@@ -117,6 +129,7 @@ class Daemon:
         await self.prober.close()
         self.listener.close()
         self.scripts.close()
+        self.discovery.close()
         self.recorder.catch_up()
         self.log.info("stopped", requests=sum(self.recorder.outcomes.values()))
         self.log_file.close()
@@ -149,16 +162,15 @@ class Daemon:
             config = self._read_config()
             source, examined = await self.scripts.examined(config, self.decider)
             trial = Fleet(health_rules(config))
-            trial.configure(config.workers)
+            specs = self.discovery.trial(config)
+            trial.configure(specs)
             decider = self.scripts.decider(config, trial, source)
-            pools = Pools.prepare(config.workers, config.limits)
+            pools = self.staff.pools(specs, config.limits, config.registration.allow, keep=False)
         except (ConfigError, ScriptError) as error:
             self.reloads["rejected"] += 1
             self.log.error("reload_rejected", asked_by=asked_by, error=str(error))
             return {"ok": False, "error": str(error), "active": app.describe_routing(self)}
-        known = {worker.id: worker.url for worker in self.fleet.ordered}
-        reports = await self.prober.look(spec for spec in config.workers if known.get(spec.id) != spec.url)
-        self._swap(config, decider, pools, reports)
+        self._swap(config, decider, await self.staff.look(specs, pools))
         self.reloads["ok"] += 1
         active = app.describe_routing(self)
         verdict = {"examined": examined} if examined else {}
@@ -166,25 +178,49 @@ class Daemon:
         self.log.info("reload_ok", asked_by=asked_by, workers=workers, script=active["script"], **verdict)
         return {"ok": True, "active": active, "workers": workers, "notes": self._needs_restart(config), **verdict}
 
-    def _swap(self, config: Config, decider: Decider, pools: dict[str, Pool], reports: list[Report]) -> None:
+    async def restaff(self) -> None:
+        """Brings fleet and pools in line with what the sources say now. Workers that are new are probed first."""
+        async with self._reloading:
+            specs = self.discovery.roster.merged()
+            if not self.staff.differs(specs):
+                return
+            try:
+                pools = self.staff.pools(specs, self.config.limits, self.config.registration.allow)
+            except ConfigError as error:
+                self.log.error("workers_refused", error=str(error))
+                return
+            added, removed = self.staff.take(await self.staff.look(specs, pools))
+            self.log.info("workers_changed", workers=len(specs), added=added, removed=removed)
+
+    async def _follow_roster(self) -> None:
+        changed = self.discovery.roster.changed
+        while True:
+            await changed.wait()
+            changed.clear()
+            await self.restaff()
+
+    async def _resolve_names(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.limits.resolve_s)
+            await self.listener.pools.resolve()
+
+    def _swap(self, config: Config, decider: Decider, change: Change) -> None:
         """One synchronous step: a request sees all of the old or all of the new."""
         self.fleet.rules = health_rules(config)
-        self.fleet.configure(config.workers)
-        for report in reports:
-            self.fleet.apply(report)
+        self.staff.take(change)
         decider.fleet = self.fleet
         self.scripts.hand_over(self.decider, decider)
         dispatcher = self.listener.dispatcher
         self.decider = dispatcher.decider = decider
         dispatcher.attempts = config.limits.attempts
         self.listener.apply(config.server, config.limits, config.models)
-        self.listener.pools.swap(pools)
         self.prober.apply(config.probes)
         self.ollama_cards.apply(config.probes)
         self.recorder.keep(config.routing.decisions_kept)
         self.recorder.catch_up()
         self.recorder.models = config.models
         self.config, self.loaded_at = config, timestamp(time.time())
+        self.discovery.apply(config)
         self._begin_with_script()
 
     def _script_suspended(self) -> None:
@@ -225,7 +261,8 @@ class Daemon:
         changed = {
             "server.bind": old.server.bind != config.server.bind,
             "server.max_connections": old.server.max_connections != config.server.max_connections,
-            "control.bind": old.control != config.control,
+            "control.bind": old.control.bind != config.control.bind,
+            "state.folder": old.state_folder != config.state_folder,
             "routing.log": old.log != config.log,
             "limits.log_backlog_bytes": old.limits.log_backlog_bytes != config.limits.log_backlog_bytes,
         }
@@ -258,11 +295,16 @@ class Daemon:
         for worker in self.fleet.ordered:
             why = self.prober.problems.get(worker.id)
             if worker.status == OFFLINE:
-                why = why or ("its answers keep failing" if worker.health.reachable else "it refused a connection")
+                why = self.why(worker)
             state = "offline" if worker.status == OFFLINE else "ready"
             self._told[worker.id] = (state, why)
             if told.get(worker.id) != (state, why):
                 self.log.info("worker_status", worker=worker.id, status=state, **({"why": why} if why else {}))
+
+    def why(self, worker: Worker) -> str:
+        """Why a worker is offline."""
+        problem = self.prober.problems.get(worker.id)
+        return problem or ("its answers keep failing" if worker.health.reachable else "it refused a connection")
 
     def _announce(self, host: str, port: int) -> None:
         script = self.decider.script
@@ -304,7 +346,7 @@ def read_config(path: Path | None, workers: tuple[str, ...], script: Path | None
     config = configuration.load(
         path, workers=workers, script=script, bind=bind, strategies=tuple(STRATEGIES), engines=tuple(ENGINES)
     )
-    if not config.workers:
+    if not config.workers and not configuration.may_find_workers(config):
         where = config.source or "the command line"
         raise ConfigError(f"{where}: no workers; add a [[workers]] block with a url, or pass --worker http://HOST:PORT")
     return config

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rbeerouter.config import Config
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import Env
+from rbeerouter.core.types import Env, WorkerSpec
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.sandbox import Abilities, Limits, Runtime, Sandbox
 from rbeerouter.routing.script import Script, ScriptError, configured_abilities, configured_limits, read_source
@@ -70,7 +70,7 @@ class Scripts:
         )  # fmt: skip
         if source is not None and config.script is not None:
             script = self._load(config, source, config.script.name, routing.debug)
-            fault = script.self_test(fleet, decider.choose_for_script)
+            fault = script.self_test(fleet if fleet.ordered else _somebody(), decider.choose_for_script)
             if fault is not None:
                 script.close()
                 raise ScriptError(f"{config.script}: the self-test request failed: {fault}")
@@ -121,6 +121,13 @@ class Scripts:
         finally:
             if copy is not None:
                 copy.close()
+
+
+def _somebody() -> Fleet:
+    """A fleet to try a script on while there are no workers yet: it may well take the first of them."""
+    fleet = Fleet()
+    fleet.configure([WorkerSpec("somebody", "http://127.0.0.1:1")])
+    return fleet
 
 
 def set_params(script: Script | None, given: dict[str, float]) -> None:

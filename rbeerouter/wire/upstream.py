@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from rbeerouter.config import ConfigError, Limits
+from rbeerouter.control.addresses import guard_for, literal
 from rbeerouter.core.types import Worker, WorkerSpec
 from rbeerouter.wire.headers import RawHeaders
 
@@ -43,7 +45,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.pool = pool
         self.exchange: Exchange | None = None
         self.transport: asyncio.Transport
-        self.idle_since = 0.0
+        self.idle_since = self.opened_at = 0.0
+        self.peer = ""
         self.reused = self.paused = False
         self.raw: RawHeaders = {}
         self.parts: list[bytes] = []
@@ -87,6 +90,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
+        self.pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
@@ -118,6 +122,7 @@ class UpstreamConnection(asyncio.Protocol):
         exchange.upstream_data(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.pool.open_count -= 1
         self.pool.forget(self)
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
@@ -156,20 +161,31 @@ class UpstreamConnection(asyncio.Protocol):
 
 
 class Pool:
-    """The idle connections of one worker, newest first, and what every request to it begins with."""
+    """The idle connections of one worker, newest first, and what every request to it begins with.
 
-    def __init__(self, spec: WorkerSpec, limits: Limits, tls: ssl.SSLContext | None = None) -> None:
+    A worker that has a name is looked for under it with each new connection; `resolved` is told from time to time where
+    the name leads now, and lets no connection to another place serve once more.
+    """
+
+    def __init__(
+        self, spec: WorkerSpec, limits: Limits, tls: ssl.SSLContext | None = None, allow: Iterable[str] = ()
+    ) -> None:
         parts = urlsplit(spec.url)
-        self._connect_s = limits.connect_s
+        self.spec = spec
+        self._connect_s, self._age_s = limits.connect_s, limits.connection_age_s
         self._most_idle, self._idle_s = limits.idle_connections, limits.idle_connection_s
-        self._host = parts.hostname or ""
+        self._guard = guard_for(spec, allow)
         self._tls = tls if parts.scheme == "https" else None
+        self.host = parts.hostname or ""
         self._port = parts.port or (443 if self._tls else 80)
         self._prefix = parts.path.encode()
         self._fixed = b" HTTP/1.1\r\nhost: " + parts.netloc.encode() + b"\r\n"
         if spec.api_key:
             self._fixed += b"authorization: Bearer " + spec.api_key.encode() + b"\r\n"
         self.idle: list[UpstreamConnection] = []
+        self.open_count = 0
+        self._addresses: frozenset[str] | None = None
+        self._addresses_before: frozenset[str] = frozenset()
         self._closed = False
 
     def head(self, target: bytes, headers: bytes, length: int) -> bytes:
@@ -190,7 +206,11 @@ class Pool:
     def give_back(self, connection: UpstreamConnection, now: float) -> None:
         """Keeps a connection whose answer is complete, or closes it."""
         connection.exchange = None
-        if not connection.keep_alive or connection.broken or self._closed or len(self.idle) >= self._most_idle:
+        if (
+            not connection.keep_alive or connection.broken or self._closed or len(self.idle) >= self._most_idle
+            or now - connection.opened_at >= self._age_s
+            or (self._addresses is not None and connection.peer not in self._addresses)
+        ):  # fmt: skip
             connection.transport.abort()
             return
         if connection.paused:
@@ -206,11 +226,53 @@ class Pool:
         """Opens a connection. Raises OSError, which TLS errors and TimeoutError are, too."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._connect_s):
-            _, connection = await loop.create_connection(
-                lambda: UpstreamConnection(self), self._host, self._port,
-                ssl=self._tls, server_hostname=self._host if self._tls else None,
-            )  # fmt: skip
-        return connection
+            hosts = [self.host] if self._guard is None else await self._permitted()
+            for host in hosts:
+                try:
+                    _, connection = await loop.create_connection(
+                        lambda: UpstreamConnection(self), host, self._port,
+                        ssl=self._tls, server_hostname=self.host if self._tls else None,
+                    )  # fmt: skip
+                    return connection
+                except OSError:
+                    if host == hosts[-1]:
+                        raise
+        raise OSError(f"{self.host} has no address")
+
+    def opened(self, connection: UpstreamConnection) -> None:
+        self.open_count += 1
+        connection.opened_at = asyncio.get_running_loop().time()
+        connection.peer = (connection.transport.get_extra_info("peername") or ("",))[0]
+
+    async def resolve(self) -> None:
+        """Looks where the worker's name leads now, if there is a connection that may lead elsewhere."""
+        if self.open_count and self.host != "localhost" and literal(self.host) is None:
+            try:
+                self.resolved(frozenset(await self._lookup()))
+            except OSError:
+                return                                        # a name server that is away says nothing of the worker
+
+    def resolved(self, addresses: frozenset[str]) -> None:
+        """Connections to addresses that the name had neither now nor the time before are not used again: names with
+        many addresses often give a few at a time."""
+        self._addresses, self._addresses_before = addresses | self._addresses_before, addresses
+        for connection in [old for old in self.idle if old.peer not in self._addresses]:
+            self.forget(connection)
+            connection.transport.abort()
+
+    async def _permitted(self) -> list[str]:
+        """The worker's addresses, all of which its guard must let pass. Raises OSError."""
+        assert self._guard is not None
+        addresses = await self._lookup()
+        for address in addresses:
+            problem = self._guard(self.host, address)
+            if problem is not None:
+                raise PermissionError(problem)
+        return addresses
+
+    async def _lookup(self) -> list[str]:
+        found = await asyncio.get_running_loop().getaddrinfo(self.host, self._port, type=socket.SOCK_STREAM)
+        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
     def expire(self, now: float) -> None:
         """Closes what has been idle too long."""
@@ -232,14 +294,25 @@ class Pools:
         self._pools = prepared
 
     @staticmethod
-    def prepare(specs: Iterable[WorkerSpec], limits: Limits) -> dict[str, Pool]:
-        """Pools by worker id. Raises ConfigError for a CA file that cannot be used."""
+    def prepare(
+        specs: Iterable[WorkerSpec], limits: Limits, allow: Iterable[str] = (), kept: Pools | None = None
+    ) -> dict[str, Pool]:
+        """Pools by worker id. Raises ConfigError for a CA file that cannot be used.
+
+        Args:
+            allow: networks where workers may be that registered themselves.
+            kept: whose pools are good for the workers that are still the same.
+        """
         contexts: dict[str | None, ssl.SSLContext] = {}        # reading the system's CAs takes some 20 ms
         pools = {}
         for spec in specs:
+            known = kept._pools.get(spec.id) if kept is not None else None
+            if known is not None and known.spec == spec:
+                pools[spec.id] = known
+                continue
             if spec.url.startswith("https:") and spec.ca_file not in contexts:
                 contexts[spec.ca_file] = _tls_context(spec)
-            pools[spec.id] = Pool(spec, limits, contexts.get(spec.ca_file))
+            pools[spec.id] = Pool(spec, limits, contexts.get(spec.ca_file), allow)
         return pools
 
     def of(self, worker: Worker) -> Pool | None:
@@ -249,12 +322,18 @@ class Pools:
     def swap(self, prepared: dict[str, Pool]) -> None:
         """From here on the new pools are used; answers under way finish on connections of the old ones."""
         old, self._pools = self._pools, prepared
-        for pool in old.values():
-            pool.close()
+        for worker_id, pool in old.items():
+            if prepared.get(worker_id) is not pool:
+                pool.close()
 
     def expire(self, now: float) -> None:
         for pool in self._pools.values():
             pool.expire(now)
+
+    async def resolve(self) -> None:
+        """Looks where the names of workers lead now: one after the other, as a resolver that hangs holds up others."""
+        for pool in list(self._pools.values()):
+            await pool.resolve()
 
     def idle_count(self) -> int:
         return sum(len(pool.idle) for pool in self._pools.values())

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.health import HealthRules
-from rbeerouter.core.types import BUSY, DRAINING, OFFLINE, READY, Report, Worker, WorkerSpec
+from rbeerouter.core.types import BUSY, DRAINING, OFFLINE, READY, Machine, Report, Worker, WorkerSpec
 from rbeerouter.routing.strategies.balance import LeastRequest
 from tests.support.builders import down, fill, fleet, quick, request, worker
 
@@ -772,3 +772,34 @@ def test_whatever_happened_what_engines_said_is_unknown_when_nobody_has_heard_of
     assert {(one.running, one.waiting, one.kv_usage, one.foreign) for one in life.made.ordered} == {
         (None, None, None, 0)
     }
+
+
+# What the machine of a worker tells.
+
+
+def test_what_a_machine_measures_outlasts_the_engines_reports_until_it_is_too_old() -> None:
+    made = fleet("w1")
+    one = made.workers["w1"]
+    made.hear("w1", Machine(100.0, vram=24.0, vram_used=20.0, temperature_c=61.0, watts=250.0, owner_active=True), 10.0)
+    made.hear("nobody", Machine(100.0), 10.0)
+    for now in (11.0, 50.0):
+        made.apply(Report("w1", True, None, now, vram_used=3.0))
+        made.tick(now + 20.0)
+        assert (one.vram_used, one.temperature_c, one.watts, one.owner_active) == (20.0, 61.0, 250.0, True)
+        assert one.status == BUSY, "its owner is at it"
+    made.apply(Report("w1", True, None, 101.0, vram_used=3.0))
+    made.tick(101.0)
+    assert (one.temperature_c, one.watts, one.owner_active, one.status) == (None, None, None, READY)
+    made.apply(Report("w1", True, None, 102.0, vram_used=3.0))
+    assert one.vram_used == 3.0
+
+
+def test_a_machine_tells_the_memory_that_nobody_wrote_down() -> None:
+    made = Fleet()
+    made.configure([WorkerSpec("said", "http://a:1", vram=48.0), WorkerSpec("unsaid", "http://b:1")])
+    for worker_id in made.workers:
+        made.hear(worker_id, Machine(100.0, vram=24.0), 0.0)
+    assert [one.vram for one in made.ordered] == [48.0, 24.0]
+    version = made.version
+    made.hear("unsaid", Machine(100.0, vram=24.0), 1.0)
+    assert made.version == version

@@ -29,7 +29,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 def read_config(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """What the daemon makes of a configuration, with the variables set and the files there that it names."""
     for variable in _VARIABLE.findall(text):
-        monkeypatch.setenv(variable, "something")
+        monkeypatch.setenv(variable, "something-of-16-characters")
     for name in re.findall(r'ca_file = "([^"]+)"', text):
         (folder / name).write_text("")
     (folder / "config.toml").write_text(text)

@@ -53,7 +53,11 @@ async def test_every_page_says_what_is_true(tmp_path: Path) -> None:
                 "loras": [], "deployment": "local", "foreign": 0, "weight": 1.0, "restarts": 0, "reachable": True,
                 "source": "config",
             }  # fmt: skip
-            assert await router.workers() == {
+            rows = await router.workers()
+            said = rows["a"].pop("spec")
+            assert (said["url"], said["metadata"], "api_key" in said) == (a.url, {"region": "eu", "spot": True}, False)
+            assert rows["b"].pop("spec")["models"] == ["listed"]
+            assert rows == {
                 "a": {
                     "id": "a", "status": "ready", "backend": "cuda", "vram": 24.0, "vram_used": None, "load": 0.25,
                     "models": ["tiny", "small"], "performance": 0.9, "cost_per_hour": 0.5, "engine": "openai",
