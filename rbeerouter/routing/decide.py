@@ -249,10 +249,10 @@ class Decider:
 
     def _not_usable(self, request: Request, wanted: str | None, named: Sequence[Worker]) -> str:
         """Why none of the workers that a script named can have the request."""
-        why = {self._forbidden(request, wanted, worker) or "offline" for worker in named}
+        why = {self._forbidden(request, wanted, worker) or worker.status for worker in named}
         chose = f"the script chose {', '.join(worker.id for worker in named)}"
-        if why == {"offline"}:
-            return f"{chose}, which is offline"
+        if why <= set(_OUT):
+            return f"{chose}, which is {' or '.join(sorted(why, reverse=True))}"
         return f"{chose}, which may not have this request: {', '.join(sorted(why))}"
 
     def _forbidden_choice(self, request: Request, script: Script, choice: Choice, first: Decision) -> str | None:

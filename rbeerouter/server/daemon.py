@@ -27,7 +27,7 @@ from rbeerouter.control.ollama_cards import OllamaCards
 from rbeerouter.control.probe import Prober
 from rbeerouter.core.dispatch import Dispatcher, Job
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import OFFLINE, Env, Worker
+from rbeerouter.core.types import DRAINING, OFFLINE, Env, Worker
 from rbeerouter.dialects.engines import ENGINES
 from rbeerouter.record import LogFile, Recorder, event_logger, open_log, timestamp
 from rbeerouter.routing.decide import Decider
@@ -296,7 +296,7 @@ class Daemon:
             why = self.prober.problems.get(worker.id)
             if worker.status == OFFLINE:
                 why = self.why(worker)
-            state = "offline" if worker.status == OFFLINE else "ready"
+            state = worker.status if worker.status in (OFFLINE, DRAINING) else "ready"
             self._told[worker.id] = (state, why)
             if told.get(worker.id) != (state, why):
                 self.log.info("worker_status", worker=worker.id, status=state, **({"why": why} if why else {}))

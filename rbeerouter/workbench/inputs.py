@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from rbeerouter.core.types import BUSY, OFFLINE, READY, Request
+from rbeerouter.core.types import BUSY, DRAINING, OFFLINE, READY, Request
 from rbeerouter.dialects.model_sizes import model_size
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS
 from rbeerouter.routing.sandbox import Abilities
@@ -162,7 +162,20 @@ class Inputs:
             vram_used=self._number(dice, "vram_used", [0.0, 20.0], odd=False),
             latency_ms=self._number(dice, "latency_ms", [1.0, 900.0], odd=False),
             ttft_ms=self._number(dice, "ttft_ms", [1.0, 300.0], odd=False),
+            running=dice.choice([None, 0, 3]), load_age_s=dice.choice([None, 0.5, 12.0]),
+            tokens_per_s=self._number(dice, "tokens_per_s", [0.0, 900.0], odd=False),
+            inter_token_ms=self._number(dice, "inter_token_ms", [4.0, 50.0], odd=False),
+            error_rate=self._share(dice), temperature_c=self._number(dice, "temperature_c", [45.0, 88.0], odd=False),
+            watts=self._number(dice, "watts", [60.0, 350.0], odd=False), owner_active=dice.choice([None, False, True]),
+            price_in=self._number(dice, "price_in", [0.0, 0.5], odd=False),
+            price_out=self._number(dice, "price_out", [0.0, 1.5], odd=False),
+            deployment=dice.choice(["local", "remote"]),
+            status=DRAINING if status == READY and dice.random() < 0.1 else status,
         )  # fmt: skip
+
+    @staticmethod
+    def _share(dice: random.Random) -> float | None:
+        return dice.choice([None, 0.0, 0.05, 0.6, 1.0])
 
     def _restless(self, dice: random.Random, one: Row) -> Row:
         """A worker that the operator knows, in some state."""
@@ -306,7 +319,7 @@ def _worker_fields(one: Row) -> dict[str, Any]:
     capacity = one.capacity or CAPACITY
     usual = {
         "status": READY, "capacity": CAPACITY, "in_flight": capacity if one.status == BUSY else 0, "engine": "openai",
-        "models": (), "loras": (), "metadata": {},
+        "models": (), "loras": (), "metadata": {}, "deployment": "local",
     }  # fmt: skip
     fields = msgspec.structs.asdict(one)
     return {name: value for name, value in fields.items() if value is not None and value != usual.get(name)}

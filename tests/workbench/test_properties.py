@@ -111,7 +111,7 @@ def test_a_worker_that_cannot_be_used_is_no_answer(body: str, told: str) -> None
 def test_a_worker_that_the_script_names_need_not_be_in_every_fleet_but_must_be_in_the_operators() -> None:
     source = lua('if #workers == 1 then return "gpu1" end')
     assert check_properties(source, "routing.lua", rules_of(None, {"gpu1"}), seed=1, cases=100).broken == []
-    config = Config(None, None, None, Routing(), ConfigLimits(), None, (WorkerSpec("gpu2", "http://x"),), None, None)  # type: ignore[arg-type]
+    config = Config(None, None, None, Routing(), ConfigLimits(), None, None, (WorkerSpec("gpu2", "http://x"),), None, None)  # type: ignore[arg-type]
     (found,) = check_properties(source, "routing.lua", rules_of(config), seed=1, cases=100).broken
     assert "unknown worker id 'gpu1'" in found.message
 

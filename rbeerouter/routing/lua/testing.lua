@@ -78,12 +78,15 @@ end
 --------------------------------------------------------------------------------------------------------- builders
 
 local WORKER = set_of(kit.options.worker_fields)
-local WORKER_TEXTS = { "id", "status", "backend", "engine", "role" }
+local WORKER_TEXTS = { "id", "status", "backend", "engine", "role", "deployment" }
 local WORKER_NUMBERS = {
   "vram", "vram_used", "load", "performance", "cost_per_hour", "capacity", "in_flight", "waiting", "kv_usage",
-  "latency_ms", "ttft_ms",
+  "latency_ms", "ttft_ms", "running", "load_age_s", "tokens_per_s", "inter_token_ms", "error_rate", "temperature_c",
+  "watts", "price_in", "price_out",
 }
-local STATUSES = { ready = true, busy = true, offline = true }
+local WORKER_LISTS = { "models", "loras", "loaded" }
+local STATUSES = { ready = true, busy = true, offline = true, draining = true }
+local DEPLOYMENTS = { ["local"] = true, remote = true }
 local is_worker = setmetatable({}, { __mode = "k" })
 local CAPACITY, FINE = 4, 100    -- FINE: capacity of a worker of which only the load is told, which is then exact to 1 %
 
@@ -123,14 +126,19 @@ function globals.worker(given)
   need_whole(made.capacity, 1, "worker: capacity")
   need_whole(made.in_flight, 0, "worker: in_flight")
   need_whole(made.waiting, 0, "worker: waiting")
+  need_whole(made.running, 0, "worker: running")
+  need(made.owner_active, "boolean", "worker: owner_active")
   if made.status and not STATUSES[made.status] then
-    error("worker: status: expected \"ready\", \"busy\" or \"offline\", got \"" .. made.status .. "\"", 0)
+    error('worker: status: expected "ready", "busy", "draining" or "offline", got "' .. made.status .. '"', 0)
   end
-  need_names(made.models, "worker: models")
-  need_names(made.loras, "worker: loras")
+  if made.deployment and not DEPLOYMENTS[made.deployment] then
+    error('worker: deployment: expected "local" or "remote", got "' .. made.deployment .. '"', 0)
+  end
+  for _, name in ipairs(WORKER_LISTS) do need_names(made[name], "worker: " .. name) end
   need_entries(made.metadata, "worker: metadata", PLAIN)
-  if made.models and #made.models == 0 then made.models = nil end        -- in JSON it would be no list
-  if made.loras and #made.loras == 0 then made.loras = nil end
+  for _, name in ipairs(WORKER_LISTS) do                                 -- in JSON an empty one would be no list
+    if made[name] and #made[name] == 0 then made[name] = nil end
+  end
   fill_load(made)
   is_worker[made] = true
   return made
