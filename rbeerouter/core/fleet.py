@@ -21,8 +21,9 @@ _versions = itertools.count()
 _NEVER = float("inf")
 _FIRST_WEIGHT = 0.1
 """What a worker that comes back is given of its share at first: enough to show whether it works."""
-_MOST_FOREIGN = (1 << 22) - 1
-"""More requests than any engine has; a wild number would not fit into what scripts are told."""
+_MOST_FOREIGN = (1 << 21) - 1
+_MOST_OCCUPIED = (1 << 22) - 1
+"""More requests than any engine has; a wild number would not fit into what scripts are told (`Script.route`)."""
 _LOOK_S = 1.0
 _ANOTHER_START_S = 1.0
 """Starts that differ by less are one: some engines compute theirs from how long they have been running."""
@@ -359,7 +360,7 @@ class Fleet:
 def _slowed(occupied: int, capacity: int, weight: float) -> int:
     """How many requests a worker in slow start seems to have: more than it has, and never so few that it looks idle. A
     whole number, so that scripts compute the same load."""
-    return min(_MOST_FOREIGN, max(int(occupied / weight), round((1.0 - weight) * capacity)))
+    return min(_MOST_OCCUPIED, max(int(occupied / weight), round((1.0 - weight) * capacity)))
 
 
 def _is_another_process(worker: Worker, report: Report) -> bool:

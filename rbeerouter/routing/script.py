@@ -475,7 +475,7 @@ def read_source(path: Path) -> bytes:
 
 def _packed(worker: Worker) -> int:
     """A worker's changing state as host.touch in prelude.lua reads it."""
-    return (worker.index + 1) << 48 | worker.occupied << 24 | worker.in_flight << 2 | _STATUS_CODES[worker.status]
+    return (worker.index + 1) << 46 | worker.occupied << 24 | worker.in_flight << 2 | _STATUS_CODES[worker.status]
 
 
 def flat(request: Request) -> tuple[Any, ...]:

@@ -174,11 +174,11 @@ end
 
 local STATUS = { [0] = "ready", "busy", "offline", "draining" }
 
--- Takes a worker's new state, packed into one integer: index << 48 | occupied << 24 | in_flight << 2 | status.
+-- Takes a worker's new state, packed into one integer: index << 46 | occupied << 24 | in_flight << 2 | status.
 local function touch(packed)
-  local data = fields_of[packed >> 48]
+  local data = fields_of[packed >> 46]
   data.status, data.in_flight, data.load =
-    STATUS[packed & 3], packed >> 2 & 0x3fffff, (packed >> 24 & 0xffffff) / data.capacity
+    STATUS[packed & 3], packed >> 2 & 0x3fffff, (packed >> 24 & 0x3fffff) / data.capacity
 end
 host.touch = touch
 
