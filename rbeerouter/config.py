@@ -158,11 +158,15 @@ class Limits(Section):
 class Probes(Section):
     """How workers are looked at while no request tells."""
 
-    interval_s: Annotated[float, Meta(ge=0.1, le=86_400)] = 5.0
+    interval_s: Annotated[float, Meta(ge=0.1, le=86_400)] = 30.0
+    down_interval_s: Annotated[float, Meta(ge=0.1, le=86_400)] = 1.0
+    metrics_s: Annotated[float, Meta(ge=0.1, le=86_400)] = 5.0
     timeout_s: Positive = 2.0
     fall: Count = 2
     rise: Count = 2
     stale_s: Positive = 15.0
+    at_once: Count = 64
+    page_bytes: Annotated[int, Meta(ge=1 << 16, le=1 << 30)] = 4 << 20
 
 
 class Health(Section):

@@ -96,7 +96,10 @@ def test_without_any_file_these_are_the_defaults(home: Path) -> None:
             request_s=600.0, stream_s=1800.0, attempts=3, queue_length=256, queue_s=30.0, queue_most_s=300.0, field_chars=4096, metadata_pairs=64, hold_bytes=65_536,
             idle_connection_s=3.0, idle_connections=64, log_backlog_bytes=8_388_608,
         ),
-        probes=Probes(interval_s=5.0, timeout_s=2.0, fall=2, rise=2, stale_s=15.0),
+        probes=Probes(
+            interval_s=30.0, down_interval_s=1.0, metrics_s=5.0, timeout_s=2.0, fall=2, rise=2, stale_s=15.0,
+            at_once=64, page_bytes=4 << 20,
+        ),
         health=Health(
             connect_failures=3, failures=5, error_rate=0.5, error_rate_requests=20, ejection_s=10.0,
             ejection_cap_s=300.0, max_ejected=0.5, slow_start_s=30.0, cool_down_cap_s=60.0, yield_to_owner=True,

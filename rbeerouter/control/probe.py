@@ -1,8 +1,8 @@
-"""Active probes: is each worker there, and which models does it list?
+"""Active probes: is each worker there, what does it run and hold, how much has it to do?
 
-`server.daemon` starts one `Prober`. It asks GET {url}/v1/models, which every OpenAI-compatible engine answers without
-work for the GPU, and reports into the fleet. A worker that answers at all, with whatever status below 500, is
-reachable: some image servers have no such path.
+`server.daemon` starts one `Prober`. What is asked of which engine, and how it is read, stands in `dialects.engines`;
+here is when, and over which connection. Each worker has its own times, and at most one look at it is under way: one
+that hangs delays no other, and no engine is read by two at once.
 """
 
 from __future__ import annotations
@@ -10,92 +10,303 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterable
+from typing import Any
 
 import aiohttp
 
+from rbeerouter import tasks
 from rbeerouter.config import Probes
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import Env, Report, Worker, WorkerSpec
-from rbeerouter.dialects import openai
+from rbeerouter.core.types import Env, Report, WorkerSpec
+from rbeerouter.dialects.engines import ENGINES
+from rbeerouter.dialects.engines.detect import AUTO, STEPS, UNRECOGNISED, of_url, recognise
+from rbeerouter.dialects.engines.spec import Answer, EngineSpec, Facts, Page
 
-_MOST_BYTES = 1 << 20
+_GLANCE_S = 0.1
+"""How often it is looked who is due. It costs a comparison for each worker."""
+_SLOWEST_LOOK = 4
+"""A look at a worker asks for several pages; it may take so many times the time limit of one."""
+_HEAD_BYTES = 64 << 10
+"""So much of a page gives an engine away, or nothing does."""
+_REFUSED_KEY = "its api_key was refused"
+
+
+class _Watch:
+    """What is remembered of one worker from look to look.
+
+    Attributes:
+        engine: the one it was found to run; None: to be found out.
+        places: {page: the page that is asked in its place, None for no such page}, where its own was not there.
+        state, load: what it told last, of what seldom changes and of what changes with each request.
+        due, state_due, load_due: when to look, and for what.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.spec = spec
+        self.busy = False
+        self.reachable = False
+        self.failed = 0
+        self.due = self.state_due = self.load_due = 0.0
+        self.restarts = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """It is, or may be, another program than before."""
+        self.engine: str | None = self.spec.engine if self.spec.engine != AUTO else of_url(self.spec.url)
+        self.places: dict[Page, Page | None] = {}
+        self.state: Facts = {}
+        self.load: Facts = {}
+        self.state_due = 0.0
+
+    def restarted(self, load: Facts) -> bool:
+        """Does the worker tell of another start, or count its tokens from the beginning again?"""
+        before = self.load
+        for name in ("generated_tokens", "prompt_tokens"):
+            now, then = load.get(name), before.get(name)
+            if now is not None and then is not None and now < then:
+                return True
+        now, then = load.get("started_at"), before.get("started_at")
+        return now is not None and then is not None and abs(now - then) > 1.0
 
 
 class Prober:
-    """Probes every worker each `interval_s` (give or take a fifth, so that probes spread out).
+    """Looks at each worker at its own times (give or take a fifth, so that looks spread out).
 
     Attributes:
-        problems: {worker id: what its last probe found wrong}.
+        problems: {worker id: what the last look at it found wrong}.
     """
 
     def __init__(self, fleet: Fleet, probes: Probes, env: Env) -> None:
         self.problems: dict[str, str] = {}
-        self._probes = probes
         self._fleet = fleet
         self._env = env
+        self._watches: dict[str, _Watch] = {}
         self._session: aiohttp.ClientSession | None = None
-        self._tls: dict[str | None, ssl.SSLContext] = {}
+        self.apply(probes)
 
     def apply(self, probes: Probes) -> None:
         """Takes new settings, and reads CA files again."""
         self._probes = probes
-        self._tls = {}
+        self._tls: dict[str | None, ssl.SSLContext] = {}
+        self._room = asyncio.Semaphore(probes.at_once)
+        now = self._env.now()
+        for watch in self._watches.values():
+            watch.state_due = min(watch.state_due, now + probes.interval_s)
+            watch.load_due = min(watch.load_due, now + probes.metrics_s)
+            watch.due = min(watch.due, watch.state_due)
 
     async def run(self) -> None:
-        """Probes for ever."""
+        """Looks for ever."""
         while True:
-            spread = 0.8 + 0.4 * self._env.rng.random()
-            await asyncio.sleep(self._probes.interval_s * spread)
-            await self.probe_all()
+            self._look_at_those_due()
+            await asyncio.sleep(_GLANCE_S)
 
     async def probe_all(self) -> None:
-        """One round over all workers at once; each has `timeout_s`."""
-        await asyncio.gather(*(self._probe(worker) for worker in self._fleet.ordered))
+        """One full look at all workers at once."""
+        watches = [self._watch(worker.spec) for worker in self._fleet.ordered]
+        await asyncio.gather(*(self._look(watch, full=True) for watch in watches if not watch.busy))
 
     async def look(self, specs: Iterable[WorkerSpec]) -> list[Report]:
-        """Probes workers that are not in the fleet yet, and reports without telling it."""
-        return [report for report, _ in await asyncio.gather(*(self._ask(spec) for spec in specs))]
+        """Looks at workers that are not in the fleet yet, and reports without telling it."""
+        return list(await asyncio.gather(*(self._report(self._watch(spec)) for spec in specs)))
 
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
 
-    async def _probe(self, worker: Worker) -> None:
-        report, problem = await self._ask(worker.spec)
+    # When to look.
+
+    def _watch(self, spec: WorkerSpec) -> _Watch:
+        watch = self._watches.get(spec.id)
+        if watch is None or (watch.spec is not spec and watch.spec != spec):
+            watch = self._watches[spec.id] = _Watch(spec)
+        return watch
+
+    def _look_at_those_due(self) -> None:
+        now = self._env.now()
+        for worker in self._fleet.ordered:
+            watch = self._watch(worker.spec)
+            if watch.busy:
+                continue
+            if watch.reachable and not worker.health.reachable:
+                # A request found out that it is gone. When it is back, only a look can tell.
+                watch.reachable = False
+                watch.state_due = 0.0
+                watch.due = min(watch.due, now + self._spread(self._probes.down_interval_s))
+            if watch.due <= now:
+                watch.busy = True
+                tasks.start(f"probe of {worker.id}", self._look(watch))
+        if len(self._watches) > len(self._fleet.workers):
+            gone = [name for name, watch in self._watches.items() if name not in self._fleet.workers and not watch.busy]
+            for name in gone:
+                del self._watches[name]
+                self.problems.pop(name, None)
+
+    async def _look(self, watch: _Watch, full: bool = False) -> None:
+        """Looks at a worker of the fleet, and tells it."""
+        watch.busy = True
+        try:
+            if full:
+                watch.state_due = 0.0
+            async with self._room:
+                report = await self._report(watch)
+        finally:
+            watch.busy = False
+        worker = self._fleet.workers.get(watch.spec.id)
+        if worker is None or (worker.spec is not watch.spec and worker.spec != watch.spec):
+            return
         self._fleet.apply(report)
         self.problems.pop(worker.id, None)
-        if problem:
-            self.problems[worker.id] = problem
+        if report.problem:
+            self.problems[worker.id] = report.problem
 
-    async def _ask(self, spec: WorkerSpec) -> tuple[Report, str | None]:
-        """What the worker shows, and what is wrong with it."""
+    def _plan(self, watch: _Watch, spec: EngineSpec, report: Report) -> None:
+        """When to look again, after a look that ended like this."""
+        now, probes = self._env.now(), self._probes
+        interval_s = max(probes.interval_s, spec.least_interval_s)
+        watch.reachable = report.reachable
+        if report.reachable:
+            watch.failed = 0
+            if watch.state_due <= now:
+                watch.state_due = now + self._spread(interval_s)
+            loads = any(page.load and watch.places.get(page, page) is not None for page in spec.pages)
+            watch.due = min(watch.state_due, watch.load_due) if loads else watch.state_due
+            return
+        watch.failed += 1
+        watch.state_due = 0.0
+        problem = report.problem or ""
+        if problem.startswith(_REFUSED_KEY):
+            watch.due = now + self._spread(interval_s)         # nothing will change before somebody changes the key
+        elif "loading" in problem:
+            watch.due = now + self._spread(min(probes.down_interval_s, interval_s))
+        else:
+            pause_s = probes.down_interval_s * 2 ** min(watch.failed - 1, 20)
+            watch.due = now + self._spread(min(pause_s, probes.interval_s))
+
+    def _spread(self, seconds: float) -> float:
+        return seconds * (0.8 + 0.4 * self._env.rng.random())
+
+    # What to ask, and what it means.
+
+    async def _report(self, watch: _Watch) -> Report:
+        """Asks a worker for what is due, and puts it together with what it told before."""
+        facts: Facts
         try:
-            reachable, models, problem = await self._get_models(spec)
+            async with asyncio.timeout(_SLOWEST_LOOK * self._probes.timeout_s):
+                facts = await self._ask(watch)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            reachable, models, problem = False, None, str(error) or type(error).__name__
-        return Report(spec.id, reachable, models, self._env.now()), problem
+            facts = {"reachable": False, "problem": _in_words(error)}
+        now = self._env.now()
+        reachable, engine = facts.pop("reachable", False), watch.engine
+        spec = ENGINES[engine or UNRECOGNISED]
+        if not reachable:
+            known = engine if engine != UNRECOGNISED or watch.spec.engine != AUTO else None
+            report = Report(watch.spec.id, False, None, now, problem=facts.get("problem"), engine=known)
+            self._plan(watch, spec, report)
+            watch.forget()
+            return report
+        report = Report(
+            worker_id=watch.spec.id, reachable=True, models=facts.pop("models", None), taken_at=now, engine=engine,
+            speaks=spec.speaks, **facts,
+        )  # fmt: skip
+        self._plan(watch, spec, report)
+        return report
 
-    async def _get_models(self, spec: WorkerSpec) -> tuple[bool, tuple[str, ...] | None, str | None]:
+    async def _ask(self, watch: _Watch) -> Facts:
+        """All facts of a worker; raises what a connection may raise."""
+        answers: dict[str, Answer] = {}
+        if watch.engine is None:
+            watch.engine = await self._recognise(watch, answers)
+        spec = ENGINES[watch.engine]
+        asked_for_state = watch.state_due <= self._env.now()
+        if asked_for_state:
+            watch.state = await self._ask_for_state(watch, spec, answers)
+        if watch.state.get("reachable") is False:
+            return dict(watch.state)
+        try:
+            load = await self._ask_for_load(watch, spec, answers)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # It may be too busy for this page alone.
+            if not asked_for_state:
+                watch.state = await self._ask_for_state(watch, spec, answers)
+            load = {"problem": _in_words(error)}
+        if watch.restarted(load):
+            watch.restarts += 1
+            watch.forget()
+            watch.load = load                                  # which must not be asked for again so soon
+            return await self._ask(watch)
+        watch.load = load
+        if watch.restarts and load.get("started_at") is None:
+            load = {**load, "started_at": float(watch.restarts)}
+        return _joined(watch.state, load)
+
+    async def _recognise(self, watch: _Watch, answers: dict[str, Answer]) -> str:
+        for path in STEPS:
+            most_bytes = self._probes.page_bytes if path == STEPS[0] else _HEAD_BYTES
+            answer = await self._get(watch, path, most_bytes)
+            if len(answer.body) < most_bytes:
+                answers[path] = answer
+            engine = recognise(answer)
+            if engine is not None:
+                return engine
+        return UNRECOGNISED
+
+    async def _ask_for_state(self, watch: _Watch, spec: EngineSpec, answers: dict[str, Answer]) -> Facts:
+        """The pages that change seldom, until one says that the worker cannot be used."""
+        facts: Facts = {"reachable": True}
+        for page in spec.pages:
+            if not page.load:
+                facts = _joined(facts, await self._ask_for(page, watch, answers))
+            if facts["reachable"] is False:
+                break
+        return facts
+
+    async def _ask_for_load(self, watch: _Watch, spec: EngineSpec, answers: dict[str, Answer]) -> Facts:
+        """The pages that change with each request; what they told last, where they must not be asked again yet."""
+        now = self._env.now()
+        if watch.load_due > now and watch.load:
+            return watch.load
+        facts: Facts = {}
+        least_s = max(self._probes.metrics_s, spec.least_load_s)
+        watch.load_due = now + max(spec.least_load_s, self._spread(least_s))
+        for page in spec.pages:
+            if page.load:
+                facts = _joined(facts, await self._ask_for(page, watch, answers))
+        return facts
+
+    async def _ask_for(self, page: Page, watch: _Watch, answers: dict[str, Answer]) -> Facts:
+        """One page, or what there is in its place. Which one it is is remembered."""
+        place = watch.places.get(page, page)
+        while place is not None:
+            answer = answers.get(place.path)
+            if answer is None:
+                answer = answers[place.path] = await self._get(watch, place.path, self._probes.page_bytes)
+            if not answer.missing:
+                return place.read(answer)
+            if place.otherwise is None:
+                if page.load:
+                    watch.places[page] = None
+                    return {}
+                return place.read(answer)
+            place = watch.places[page] = place.otherwise
+        return {}
+
+    async def _get(self, watch: _Watch, path: str, most_bytes: int) -> Answer:
         session = self._session
         if session is None:
             session = self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),        # a hung worker must not hold up another's probe
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=75),   # longer than between two looks
                 cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False,
-            )
-        headers = {"authorization": f"Bearer {spec.api_key}"} if spec.api_key else {}
-        timeout = aiohttp.ClientTimeout(total=self._probes.timeout_s)
+                headers={"accept-encoding": "identity"},
+            )  # fmt: skip
+        spec = watch.spec
+        headers = ENGINES[watch.engine or UNRECOGNISED].key_headers(spec.api_key) if spec.api_key else {}
         async with session.get(
-            spec.url + "/v1/models", headers=headers, timeout=timeout, allow_redirects=False,
-            ssl=self._context(spec.ca_file),
+            spec.url + path, headers=headers, timeout=aiohttp.ClientTimeout(total=self._probes.timeout_s),
+            allow_redirects=False, ssl=self._context(spec.ca_file),
         ) as answer:  # fmt: skip
-            if answer.status >= 500:
-                return False, None, f"GET /v1/models answered {answer.status}"
-            if answer.status != 200:
-                return True, None, f"GET /v1/models answered {answer.status}; its models are not known"
-            body = await answer.content.read(_MOST_BYTES)
-            while not answer.content.at_eof() and len(body) < _MOST_BYTES:
-                body += await answer.content.read(_MOST_BYTES)
-        return True, openai.listed_models(body), None
+            body = await _read(answer.content, most_bytes)
+            return Answer(path, answer.status, answer.headers, body)
 
     def _context(self, ca_file: str | None) -> ssl.SSLContext | bool:
         if ca_file is None:
@@ -103,3 +314,31 @@ class Prober:
         if ca_file not in self._tls:
             self._tls[ca_file] = ssl.create_default_context(cafile=ca_file)
         return self._tls[ca_file]
+
+
+async def _read(content: aiohttp.StreamReader, most_bytes: int) -> bytes:
+    """The body, or its beginning."""
+    parts, size = [], 0
+    while size < most_bytes:
+        part = await content.readany()
+        if not part:
+            break
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)[:most_bytes]
+
+
+def _joined(one: Facts, other: dict[str, Any]) -> Facts:
+    """Both; what is told last counts, but the first problem stays, unless a later one makes the worker useless."""
+    facts = {**one, **{name: value for name, value in other.items() if value is not None}}
+    if "problem" in one and other.get("reachable") is not False:
+        facts["problem"] = one["problem"]
+    if one.get("reachable") is False:
+        facts["reachable"] = False
+    return facts
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error) or type(error).__name__
