@@ -108,7 +108,10 @@ class Prober:
 
     async def look(self, specs: Iterable[WorkerSpec]) -> list[Report]:
         """Looks at workers that are not in the fleet yet, and reports without telling it."""
-        return list(await asyncio.gather(*(self._report(self._watch(spec)) for spec in specs)))
+        reports = await asyncio.gather(*(self._report(self._watch(spec)) for spec in specs))
+        for report in reports:
+            self._note(report)
+        return list(reports)
 
     async def close(self) -> None:
         if self._session is not None:
@@ -156,9 +159,12 @@ class Prober:
         if worker is None or (worker.spec is not watch.spec and worker.spec != watch.spec):
             return
         self._fleet.apply(report)
-        self.problems.pop(worker.id, None)
+        self._note(report)
+
+    def _note(self, report: Report) -> None:
+        self.problems.pop(report.worker_id, None)
         if report.problem:
-            self.problems[worker.id] = report.problem
+            self.problems[report.worker_id] = report.problem
 
     def _plan(self, watch: _Watch, spec: EngineSpec, report: Report) -> None:
         """When to look again, after a look that ended like this."""

@@ -98,8 +98,11 @@ class Pages:
         return answer
 
     async def workers(self, request: Request) -> Json:
-        now = self._daemon.env.now()
-        return Json({"workers": [describe_worker(worker, now) for worker in self._daemon.fleet.ordered]})
+        return Json({"workers": [self._described(worker) for worker in self._daemon.fleet.ordered]})
+
+    def _described(self, worker: Worker) -> dict[str, Any]:
+        problem = self._daemon.prober.problems.get(worker.id)
+        return describe_worker(worker, self._daemon.env.now()) | {"problem": problem}
 
     async def discovery(self, request: Request) -> Json:
         return Json(self._daemon.discovery.describe())
@@ -118,7 +121,7 @@ class Pages:
             registered.remove(spec.id)
             await daemon.restaff()
             raise Refusal(409, f"url = {spec.url!r}: another worker is there already")
-        answer: dict[str, Any] = {"worker": describe_worker(worker, self._daemon.env.now()), "ttl_s": ttl_s}
+        answer: dict[str, Any] = {"worker": self._described(worker), "ttl_s": ttl_s}
         if worker.status == OFFLINE:
             answer["note"] = f"it is known, but gets nothing as long as it cannot be reached: {daemon.why(worker)}"
         return answer
@@ -169,7 +172,7 @@ class Pages:
             daemon.log.info("worker_drained", worker=worker.id)
         else:
             daemon.log.info("worker_undrained", worker=worker.id)
-        answer: dict[str, Any] = {"worker": describe_worker(worker, self._daemon.env.now())}
+        answer: dict[str, Any] = {"worker": self._described(worker)}
         if not drained and worker.draining:
             answer["note"] = "the owner of its machine is at it: its agent lets it have nothing new"
         return answer

@@ -47,7 +47,7 @@ async def test_every_page_says_what_is_true(tmp_path: Path) -> None:
                 **dict.fromkeys((
                     "waiting", "kv_usage", "latency_ms", "ttft_ms", "role", "running", "load_age_s", "tokens_per_s",
                     "inter_token_ms", "error_rate", "temperature_c", "watts", "owner_active", "price_in", "price_out",
-                    "left_alone_s", "kv_blocks", "block_size", "generated_tokens", "prompt_tokens", "cached_tokens",
+                    "left_alone_s", "problem", "kv_blocks", "block_size", "generated_tokens", "prompt_tokens", "cached_tokens",
                 )),
                 **dict.fromkeys(("ejected", "on_trial", "cooling", "draining"), False),
                 "loras": [], "deployment": "local", "foreign": 0, "weight": 1.0, "restarts": 0, "reachable": True,
