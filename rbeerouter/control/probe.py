@@ -211,6 +211,7 @@ class Prober:
             self._plan(watch, spec, report)
             watch.forget()
             return report
+        facts["slots"] = facts.get("slots") or spec.usual_concurrency
         report = Report(
             worker_id=watch.spec.id, reachable=True, models=facts.pop("models", None), taken_at=now, engine=engine,
             speaks=spec.speaks, **facts,

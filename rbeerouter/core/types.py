@@ -264,7 +264,7 @@ class Report(msgspec.Struct, frozen=True):
     problem: in words, when it is not reachable, or when something could not be read.
     engine: a key of dialects.engines.ENGINES, as the operator said or as it was detected; speaks: its protocols.
     models: all that may be asked for; loaded: those in memory now, where the engine tells the difference.
-    slots: how many requests it works on at once, as it says.
+    slots: how many requests it works on at once, as it says or as is usual for its engine.
     generated_tokens, prompt_tokens, cached_tokens: counters since its start.
     started_at: anything that changes when the engine is restarted.
     vram, vram_used: GiB. temperature_c, watts, owner_active (somebody sits at the machine): what the agent tells.

@@ -43,7 +43,6 @@ from rbeerouter.wire.upstream import Pools
 
 _FLUSH_S = 0.25
 _SECOND_SIGNAL_S = 5.0
-_USUAL_CONCURRENCY = {name: engine.usual_concurrency for name, engine in ENGINES.items()}
 
 
 class Daemon:
@@ -63,7 +62,7 @@ class Daemon:
             time.monotonic, time.time, random.Random(), lambda: utc_offset_s(self.config.routing.timezone)
         )  # fmt: skip
         self.scripts = Scripts(self.env)
-        self.fleet = Fleet(health_rules(config), self.env.rng, _USUAL_CONCURRENCY)
+        self.fleet = Fleet(health_rules(config), self.env.rng)
         self.log_file = _open_log_file(config)
         self.log = event_logger(self.log_file)
         self.discovery = Discovery(config, self.env, self.log.info)
@@ -162,7 +161,7 @@ class Daemon:
         try:
             config = self._read_config()
             source, examined = await self.scripts.examined(config, self.decider)
-            trial = Fleet(health_rules(config), usual=_USUAL_CONCURRENCY)
+            trial = Fleet(health_rules(config))
             specs = self.discovery.trial(config)
             trial.configure(specs)
             decider = self.scripts.decider(config, trial, source)

@@ -257,7 +257,7 @@ async def test_an_engine_is_found_out_once_and_what_it_tells_reaches_the_fleet()
         one, report = fleet.workers["w"], fleet.reports[-1]
         assert (one.status, one.engine, one.speaks) == ("ready", "vllm", {OPENAI, ANTHROPIC})
         assert (one.models, one.waiting) == (("tiny", "poet"), 3)
-        assert (report.running, report.loras, report.slots) == (8, ("poet",), None)
+        assert (report.running, report.loras, report.slots) == (8, ("poet",), 256)
         assert (report.kv_blocks, report.block_size, report.started_at) == (32768, 32, 1795727966.56)
         await made.probe_all()
         assert worker.asked() == ["/health", "/v1/models"], "its load was asked for a moment ago"
@@ -272,7 +272,7 @@ async def test_an_engine_that_is_named_is_not_found_out() -> None:
         assert worker.asked() == ["/api/version", "/api/tags", "/api/ps"]
         one, report = fleet.workers["w"], fleet.reports[-1]
         assert (one.engine, one.speaks) == ("ollama", {OPENAI, ANTHROPIC, OLLAMA})
-        assert (report.loaded, report.vram_used, report.slots) == (("qwen3:8b",), 5.0, None)
+        assert (report.loaded, report.vram_used, report.slots) == (("qwen3:8b",), 5.0, 1)
 
 
 @story
