@@ -33,11 +33,13 @@ _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
 _REASON = re.compile(rb'"finish_reason"\s*:\s*(.)')
 _OPENING = re.compile(rb"event: ?response\.(?:created|queued|in_progress)\n")
 _COMMENTS = re.compile(rb"^:.*\n?", re.MULTILINE)
-_ENDED = re.compile(
-    rb"(?:^|\n)(?:data: ?\[DONE\]|event: ?(?:error|response\.(?:completed|incomplete|failed))\b)"
-    rb'|"type"\s*:\s*"response\.(?:completed|incomplete|failed)"|"usage"\s*:\s*\{\s*"input_tokens"'
+_DONE = (b"\ndata: [DONE]\n\n", b"\ndata: [DONE]\r\n\r\n")
+"""How nearly every stream ends."""
+_ENDED = re.compile(rb"(?:^|\n)(?:data: ?\[DONE\]|event: ?(?:error|response\.(?:completed|incomplete|failed))\b)")
+_RESPONDED = re.compile(
+    rb'"type"\s*:\s*"response\.(?:completed|incomplete|failed)"|"usage"\s*:\s*\{\s*"input_tokens"'
 )
-"""The last event of a stream. Of the Responses API's only the end may be at hand, as it repeats the whole answer."""
+"""The last event of the Responses API. Only its end may be at hand, as it repeats the whole answer."""
 
 
 def has_content(events: bytes) -> bool:
@@ -76,10 +78,19 @@ def _is_opening(event: bytes) -> bool:
 
 def is_finished(tail: bytes) -> bool:
     """Does the end of a stream say that it is the end? By its last event, or by the last choice that was told of."""
-    if _ENDED.search(tail) is not None:
+    if tail.endswith(_DONE):
         return True
-    reasons = _REASON.findall(tail)
-    return bool(reasons) and reasons[-1] == b'"'
+    if (b"[DONE]" in tail or b"event:" in tail) and _ENDED.search(tail) is not None:
+        return True
+    if (b'"response.' in tail or b'"input_tokens"' in tail) and _RESPONDED.search(tail) is not None:
+        return True
+    at = tail.rfind(b'"finish_reason"')
+    while at >= 0:
+        told = _REASON.match(tail, at)
+        if told is not None:                                  # else it is cut off
+            return told[1] == b'"'
+        at = tail.rfind(b'"finish_reason"', 0, at)
+    return False
 
 
 class _Card(msgspec.Struct):
