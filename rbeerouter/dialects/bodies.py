@@ -114,7 +114,11 @@ def parse(
     Raises:
         RouterError: invalid_json, with the field it is about.
     """
-    asked = _decoded(_decode, body)
+    try:
+        asked = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _unreadable(error) from None
+    _check_unambiguous(body)
     metadata = _metadata(asked.metadata, headers, surface.kind, limits)
     priority = asked.priority
     if priority is None and b"x-rbee-priority" in headers:
@@ -181,11 +185,7 @@ def parse_data(
     shown: dict[str, str] = _NO_TEXTS, prompt_chars: int = 0, content_type: bytes = b"",
 ) -> Request:  # fmt: skip
     """`parse` for queries of data, which are JSON of any shape. One that names no model asks for "data"."""
-    try:
-        asked = _decode_any(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RouterError("invalid_json", f"the body is not valid JSON: {error}") from None
-    _check_unambiguous(body)
+    asked = _decoded(_decode_any, body)
     fields = asked if isinstance(asked, dict) else {}
     model, user = fields.get("model"), fields.get("user")
     return _request(
@@ -213,12 +213,16 @@ def _decoded(decode: Callable[[bytes], Any], body: bytes) -> Any:
     """What this decoder makes of a body. Raises RouterError."""
     try:
         asked = decode(body)
-    except msgspec.ValidationError as error:
-        raise wrong_type(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RouterError("invalid_json", f"the body is not valid JSON: {error}") from None
+        raise _unreadable(error) from None
     _check_unambiguous(body)
     return asked
+
+
+def _unreadable(error: Exception) -> RouterError:
+    if isinstance(error, msgspec.ValidationError):
+        return wrong_type(error)
+    return RouterError("invalid_json", f"the body is not valid JSON: {error}")
 
 
 def _session_id(headers: Mapping[bytes, bytes]) -> str | None:
