@@ -276,10 +276,16 @@ class Prober:
         facts: Facts = {}
         least_s = max(self._probes.metrics_s, spec.least_load_s)
         watch.load_due = now + max(spec.least_load_s, self._spread(least_s))
+        before = self._ours(watch)
         for page in spec.pages:
             if page.load:
                 facts = _joined(facts, await self._ask_for(page, watch, answers))
-        return facts
+        # Requests that came or went meanwhile may be in what it told, and are not somebody else's.
+        return {**facts, "in_flight": max(before, self._ours(watch))} if facts else facts
+
+    def _ours(self, watch: _Watch) -> int:
+        worker = self._fleet.workers.get(watch.spec.id)
+        return 0 if worker is None else worker.in_flight
 
     async def _ask_for(self, page: Page, watch: _Watch, answers: dict[str, Answer]) -> Facts:
         """One page, or what there is in its place. Which one it is is remembered."""
