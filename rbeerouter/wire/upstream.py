@@ -18,6 +18,7 @@ import httptools
 from rbeerouter.config import ConfigError, Limits
 from rbeerouter.control.addresses import guard_for, literal
 from rbeerouter.core.types import Worker, WorkerSpec
+from rbeerouter.dialects.engines.detect import of_url
 from rbeerouter.wire.headers import RawHeaders
 
 if TYPE_CHECKING:
@@ -179,9 +180,12 @@ class Pool:
         self.host = parts.hostname or ""
         self._port = parts.port or (443 if self._tls else 80)
         self._prefix = parts.path.encode()
-        self._fixed = b" HTTP/1.1\r\nhost: " + parts.netloc.encode() + b"\r\n"
-        if spec.api_key:
-            self._fixed += b"authorization: Bearer " + spec.api_key.encode() + b"\r\n"
+        fixed = b" HTTP/1.1\r\nhost: " + parts.netloc.encode() + b"\r\n"
+        key = b"" if not spec.api_key else b"authorization: Bearer " + spec.api_key.encode() + b"\r\n"
+        self._fixed = fixed + key
+        # Anthropic takes its keys as a Bearer on its paths of OpenAI's protocol alone.
+        is_anthropic = "anthropic" in (spec.engine, of_url(spec.url))
+        self._of_messages = fixed + b"x-api-key: " + spec.api_key.encode() + b"\r\n" if key and is_anthropic else None
         self.idle: list[UpstreamConnection] = []
         self.open_count = 0
         self._addresses: frozenset[str] | None = None
@@ -190,7 +194,10 @@ class Pool:
 
     def head(self, target: bytes, headers: bytes, length: int) -> bytes:
         """The head of a POST. `target` is the path with its query, `headers` are lines, the content type among them."""
-        return b"POST %b%b%b%bcontent-length: %d\r\n\r\n" % (self._prefix, target, self._fixed, headers, length)
+        fixed = self._fixed
+        if self._of_messages is not None and target.startswith(b"/v1/messages"):
+            fixed = self._of_messages
+        return b"POST %b%b%b%bcontent-length: %d\r\n\r\n" % (self._prefix, target, fixed, headers, length)
 
     def take(self, now: float) -> UpstreamConnection | None:
         """An idle connection that is young enough to be alive: servers close theirs after about 5 s."""

@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 import trustme
 
+from rbeerouter.config import Limits
+from rbeerouter.core.types import WorkerSpec
+from rbeerouter.wire.upstream import Pool
 from tests.support.aio import story
 from tests.support.behaviours import (
     ANSWER_TEXT,
@@ -424,3 +427,15 @@ async def test_the_end_of_a_tls_connection_is_told_from_a_cut_as_without_tls(beh
             assert error_shape(answer.events()[-1].json())[1] == "upstream_disconnected"
 
 
+@pytest.mark.parametrize(
+    ("engine", "url", "path", "line"),
+    [
+        ("auto", "https://api.anthropic.com", b"/v1/messages?beta=true", b"x-api-key: k"),
+        ("anthropic", "http://gateway.test", b"/v1/messages/count_tokens", b"x-api-key: k"),
+        ("anthropic", "http://gateway.test", b"/v1/chat/completions", b"authorization: Bearer k"),
+        ("vllm", "http://gpu.test", b"/v1/messages", b"authorization: Bearer k"),
+    ],
+)  # fmt: skip
+def test_anthropic_is_given_its_key_as_each_of_its_protocols_has_it(engine: str, url: str, path: bytes, line: bytes) -> None:
+    lines = Pool(WorkerSpec("w", url, engine=engine, api_key="k"), Limits()).head(path, JSON, 2).split(b"\r\n")
+    assert [one for one in lines if b": k" in one or b"Bearer" in one] == [line]
