@@ -452,3 +452,17 @@ async def test_new_settings_hold_for_those_that_are_known_and_removed_workers_ar
         await until(lambda: not made._watches)
         running.cancel()
         assert made.problems == {}
+
+
+@story
+async def test_our_requests_that_end_after_the_engine_was_asked_are_not_taken_for_somebody_elses() -> None:
+    async with Engine(VLLM) as worker, prober(spec(worker), metrics_s=60.0) as (made, fleet):
+        one = fleet.workers["w"]
+        for _ in range(11):                                    # it tells of eight that run and three that wait
+            fleet.sent(one, 0.0)
+        await made.probe_all()
+        foreign = [one.foreign]
+        for _ in range(10):
+            fleet.finished(one, None, 0.0)
+        await made.probe_all()
+        assert ([*foreign, one.foreign], fleet.reports[-1].running, one.in_flight) == ([0, 0], 8, 1)
