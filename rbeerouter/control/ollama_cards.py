@@ -15,6 +15,7 @@ import msgspec
 
 from rbeerouter.config import Probes
 from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.models import NO_MODELS, Models
 from rbeerouter.core.types import OLLAMA, Env, Worker, WorkerSpec
 
 _FRESH_S = 5.0
@@ -39,14 +40,14 @@ class _Known:
 class OllamaCards:
     """The union over the workers of a fleet."""
 
-    def __init__(self, fleet: Fleet, probes: Probes, env: Env) -> None:
+    def __init__(self, fleet: Fleet, probes: Probes, env: Env, models: Models = NO_MODELS) -> None:
         self._fleet = fleet
-        self._probes = probes
+        self._probes, self._models = probes, models
         self._env = env
         self._known: dict[str, _Known] = {}
 
-    def apply(self, probes: Probes) -> None:
-        self._probes = probes
+    def apply(self, probes: Probes, models: Models) -> None:
+        self._probes, self._models = probes, models
 
     def any(self) -> bool:
         """Is there a worker that speaks Ollama's protocol?"""
@@ -73,11 +74,24 @@ class OllamaCards:
             for card in listed if isinstance(listed, list) else ():
                 if not isinstance(card, dict):
                     continue
-                for name in _names_for_clients(worker, str(card.get("name") or card.get("model") or "")):
+                for name in self._names_for_clients(worker, str(card.get("name") or card.get("model") or "")):
                     known = found.get(name)
                     if known is None or str(card.get(newest, "")) > str(known.get(newest, "")):
                         found[name] = {**card, "name": name, "model": name}
         return list(found.values())
+
+    def _names_for_clients(self, worker: Worker, name: str) -> list[str]:
+        """Under which names clients may ask for a model of this worker: its own, if the operator lists no others; those
+        of `model_names`; and the aliases of both."""
+        known = (name, name.removesuffix(":latest"))
+        names = [name] if name and worker.serves(name) else []
+        names += [asked for asked, meant in worker.spec.model_names.items() if meant in known]
+        found: list[str] = []
+        for one in names:
+            model = self._models.resolve(one)
+            if model is None or model.allows(worker):
+                found += [one, *(model.aliases if model is not None else ())]
+        return found
 
     async def _pages(self, path: str) -> list[tuple[Worker, Any]]:
         workers = [worker for worker in self._fleet.ordered if OLLAMA in worker.speaks]
@@ -126,14 +140,6 @@ async def _get(session: aiohttp.ClientSession, spec: WorkerSpec, path: str) -> A
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"GET {path} answered no JSON") from error
-
-
-def _names_for_clients(worker: Worker, name: str) -> list[str]:
-    """Under which names clients may ask for a model of this worker: its own, unless the operator lists others, and
-    those of `model_names`."""
-    known = (name, name.removesuffix(":latest"))
-    mapped = [asked for asked, meant in worker.spec.model_names.items() if meant in known]
-    return ([name] if name and worker.serves(name) else []) + mapped
 
 
 def _ordered(version: str) -> list[int]:

@@ -72,7 +72,7 @@ class Daemon:
         self.recorder = Recorder(self.log_file, config.routing.decisions_kept)
         self.recorder.models = config.models
         self.prober = Prober(self.fleet, config.probes, self.env)
-        self.ollama_cards = OllamaCards(self.fleet, config.probes, self.env)
+        self.ollama_cards = OllamaCards(self.fleet, config.probes, self.env, config.models)
         self.staff = Staff(self.fleet, pools, self.prober, self.discovery.drains)
         self.staff.apply_drains()
         self.app = app.build(self)
@@ -215,7 +215,7 @@ class Daemon:
         dispatcher.attempts = config.limits.attempts
         self.listener.apply(config.server, config.limits, config.models)
         self.prober.apply(config.probes)
-        self.ollama_cards.apply(config.probes)
+        self.ollama_cards.apply(config.probes, config.models)
         self.recorder.keep(config.routing.decisions_kept)
         self.recorder.catch_up()
         self.recorder.models = config.models

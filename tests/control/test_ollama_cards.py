@@ -9,6 +9,7 @@ from typing import Any
 from rbeerouter.config import Probes
 from rbeerouter.control.ollama_cards import OllamaCards
 from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.models import Model, Models
 from rbeerouter.core.types import WorkerSpec
 from tests.support.aio import story
 from tests.support.builders import Clock, env, fleet
@@ -85,6 +86,13 @@ async def test_names_that_the_operator_gives_models_are_listed_as_clients_use_th
         listed = await cards.tags()
         assert [one["name"] for one in listed] == ["llama3:latest", "house-model"]
         assert listed[1]["model"] == "house-model" and listed[1]["digest"] == "d1"
+
+
+@story
+async def test_aliases_are_listed_and_models_that_a_machine_may_not_have_are_not() -> None:
+    async with cards_of(Machine(card("llama3:latest"), card("secret:8b"))) as (cards, _):
+        cards.apply(Probes(), Models([Model("llama3", aliases=("fast",)), Model("secret:8b", workers=("other",))]))
+        assert [one["name"] for one in await cards.tags()] == ["llama3:latest", "fast"]
 
 
 @story
