@@ -173,7 +173,8 @@ class Control:
         pools = SimpleNamespace(idle_count=lambda: 0)
         log = SimpleNamespace(lost=0, msg=lambda line: None)
         self.daemon: Any = SimpleNamespace(
-            fleet=fleet, decider=decider, env=env(), ollama_cards=None, config=SimpleNamespace(
+            fleet=fleet, decider=decider, env=env(), ollama_cards=None, prober=SimpleNamespace(problems={}),
+            config=SimpleNamespace(
                 script="/etc/rbeerouter/routing.lua", control=config.Control(), routing=config.Routing(),
                 limits=config.Limits(), models=NO_MODELS,
             ),

@@ -297,3 +297,37 @@ async def test_the_official_client_hears_of_a_cut_stream(model: Path, tmp_path: 
                         await asyncio.to_thread(doomed.close)
             assert seen >= 5
             await router.wait_requests(1)
+
+
+@story
+async def test_the_engine_is_found_out_and_its_load_is_read(engines: list[str], tmp_path: Path) -> None:
+    """Two requests that came another way keep both of its slots busy, and a third one waits."""
+    probes = {"interval_s": 1, "metrics_s": 0.5}
+    direct = [Client(port_of(engines[0])) for _ in range(3)]
+    async with daemon(tmp_path, *entries(engines[:1]), script=SCRIPT, probes=probes) as router:
+        row = (await router.workers())["gpu0"]
+        assert (row["engine"], row["models"], row["capacity"], row["problem"]) == ("llamacpp", ["tiny"], 2, None)
+        assert (row["running"], row["waiting"]) == (0, 0)
+        async with contextlib.AsyncExitStack() as stack:
+            for one in direct:
+                await stack.enter_async_context(one)
+                one.send_request(
+                    "POST", CHAT, {**ASK, "max_tokens": 4000, "ignore_eos": True, "stream": True},
+                    [("authorization", "Bearer engine-key")],
+                )  # fmt: skip
+            async with asyncio.timeout(10.0):
+                while (row["running"], row["waiting"]) != (2, 1):
+                    await asyncio.sleep(0.1)
+                    row = (await router.workers())["gpu0"]
+            assert (row["foreign"], row["load"]) == (3, 1.5)
+            for one in direct:
+                one.abort()
+
+
+@story
+async def test_an_engine_with_another_key_is_told_as_such(engines: list[str], tmp_path: Path) -> None:
+    wrong = {"id": "gpu0", "url": engines[0], "api_key": "wrong"}
+    async with daemon(tmp_path, wrong, script=SCRIPT) as router:
+        row = (await router.workers())["gpu0"]
+        assert row["status"] == "offline"
+        assert row["problem"] == "its api_key was refused: GET /v1/models answered 401"
