@@ -58,10 +58,34 @@ def _parser() -> argparse.ArgumentParser:
     _explain_options(commands.add_parser("explain", help="decide one request without sending it, and say why"))
     _routing_options(commands.add_parser("routing", help="check and test a routing script"))
 
+    _workers_options(commands.add_parser("workers", help="show the workers; drain, add or remove one"))
+    _agent_options(commands.add_parser("agent", help="on a GPU machine: register its engines with a router"))
+
     demo = commands.add_parser("demo", help="start fake workers and a daemon, send requests, show where they went")
     demo.add_argument("--stay", action="store_true", help="keep running afterwards, to try things by hand")
     demo.set_defaults(run=_demo)
     return parser
+
+
+def _workers_options(workers: argparse.ArgumentParser) -> None:
+    _config_option(workers)
+    workers.add_argument("action", nargs="?", choices=("list", "drain", "undrain", "remove", "add"), default="list")
+    workers.add_argument("worker", metavar="ID or URL", nargs="?", help="which one; a URL to add")
+    workers.add_argument("--id", help="with add: its name; default: HOST:PORT of the URL")
+    workers.set_defaults(run=_workers)
+
+
+def _agent_options(agent: argparse.ArgumentParser) -> None:
+    agent.add_argument("--router", metavar="URL", default="http://127.0.0.1:8882", help="the router's control plane")
+    agent.add_argument("--token", help="its [registration] token; @FILE reads it from a file")
+    agent.add_argument("--engine-url", metavar="URL", action="append", default=[], help="as the router reaches it; may "
+                       "be repeated; default: look at the usual ports")  # fmt: skip
+    agent.add_argument("--name", help="beginning of the workers' ids; default: this machine's name")
+    agent.add_argument("--api-key", help="what the engines want as Bearer; @FILE reads it from a file")
+    agent.add_argument("--interval", metavar="S", type=float, default=15.0, help="between heartbeats (default 15)")
+    agent.add_argument("--yield-to-owner", action="store_true", help="take nothing new while somebody uses the machine")
+    agent.add_argument("--idle-after", metavar="S", type=float, default=300.0, help="without input (default 300)")
+    agent.set_defaults(run=_agent)
 
 
 def _explain_options(explain: argparse.ArgumentParser) -> None:
@@ -238,6 +262,50 @@ def _number(name: str, value: str) -> float:
     if not math.isfinite(number):
         raise ConfigError(f"{name}={value}: expected a number")
     return number
+
+
+def _workers(options: argparse.Namespace) -> int:
+    from rbeerouter import config as configuration
+    from rbeerouter.server import client
+
+    access = configuration.control_access(options.config)
+    if options.action == "list":
+        print(client.workers_text(client.call(access, "GET", client.WORKERS)))
+        return 0
+    if options.worker is None:
+        raise ConfigError(f"workers {options.action}: expected {'a URL' if options.action == 'add' else 'an ID'}")
+    answer = client.change_worker(access, options.action, options.worker, options.id)
+    print(answer["error"] if not answer["ok"] else answer.get("note", "done"))
+    return 0 if answer["ok"] else EXIT_FAILED
+
+
+def _agent(options: argparse.Namespace) -> int:
+    from rbeerouter import config as configuration
+    from rbeerouter.agent import service
+
+    if options.token is None:
+        raise ConfigError("agent: --token is missing: the router's [registration] token, or @FILE with it")
+    if not 1 <= options.interval <= 3600:
+        raise ConfigError(f"--interval {options.interval:g}: expected 1 to 3600 seconds")
+    service.run(
+        service.Settings(
+            configuration.check_url(options.router, "--router"), configuration.Secret(_text(options.token)),
+            tuple(configuration.check_url(url, "--engine-url") for url in options.engine_url), options.name,
+            options.interval, options.yield_to_owner, options.idle_after,
+            configuration.Secret(_text(options.api_key)) if options.api_key else None,
+        )
+    )
+    return 0
+
+
+def _text(given: str) -> str:
+    """What was given, or the first line of @FILE: arguments can be seen by everybody on the machine."""
+    if not given.startswith("@"):
+        return given
+    try:
+        return Path(given[1:]).read_text().split("\n")[0].strip()
+    except OSError as error:
+        raise ConfigError(f"{given[1:]}: cannot be read: {error.strerror}") from None
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -424,6 +424,11 @@ def control_access(path: Path | None = None) -> Access:
     return Access(bind, _hidden(text("control", "token", None)), _hidden(text("registration", "token", None)))
 
 
+def check_url(url: str, what: str) -> str:
+    """A URL of the command line, without slash and /v1 at its end. Raises ConfigError."""
+    return _clean_url(url, "the command line", "", what)
+
+
 def may_find_workers(settings: File | Config) -> bool:
     """Can there be workers that do not stand in the file?"""
     discovery = settings.discovery

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
+import msgspec
 
 from rbeerouter.config import Access, ConfigError
 
 _TIMEOUT_S = 30
 RELOAD = "/api/v1/reload"
+WORKERS = "/api/v1/workers"
 
 
 def call(access: Access, method: str, path: str, body: Any = None) -> dict[str, Any]:
@@ -30,8 +33,35 @@ def verdict_text(verdict: dict[str, Any]) -> str:
     return "\n".join([*lines, *verdict["notes"]])
 
 
+def change_worker(access: Access, action: str, worker: str, name: str | None) -> dict[str, Any]:
+    """Adds a worker by its URL, or drains, undrains or removes one by its id."""
+    if action == "add":
+        member = msgspec.structs.replace(access, token=access.registration_token or access.token)
+        return call(member, "POST", WORKERS, {"url": worker, "ttl_s": 0} | ({"id": name} if name else {}))
+    path = f"{WORKERS}/{quote(worker, safe='')}"
+    if action == "remove":
+        member = msgspec.structs.replace(access, token=access.registration_token or access.token)
+        return call(member, "DELETE", path)
+    return call(access, "POST", f"{path}/{action}")
+
+
+def workers_text(answer: dict[str, Any]) -> str:
+    """The list as a person reads it."""
+    if "workers" not in answer:
+        return str(answer.get("error"))
+    rows = [("id", "status", "load", "requests", "source", "url", "models")]
+    for worker in answer["workers"]:
+        rows.append((
+            worker["id"], worker["status"], f"{worker['load']:.2f}", f"{worker['in_flight']}/{worker['capacity']}",
+            worker["source"], worker["url"], " ".join(worker["models"]),
+        ))  # fmt: skip
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
 async def _call(access: Access, method: str, path: str, body: Any) -> dict[str, Any]:
-    bind, token = access.bind, access.token or access.registration_token
+    bind = access.bind
+    token = access.token or access.registration_token
     over_socket = bind.startswith("unix:")
     connector = aiohttp.UnixConnector(bind.removeprefix("unix:")) if over_socket else aiohttp.TCPConnector()
     base = "http://localhost" if over_socket else f"http://{bind}"

@@ -104,8 +104,8 @@ def test_python_examples_compile(block: Block) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
-def test_the_unit_file_is_one(tmp_path: Path) -> None:
-    (block,) = blocks("ini")
+@pytest.mark.parametrize("block", blocks("ini"), ids=str)
+def test_each_unit_file_is_one(block: Block, tmp_path: Path) -> None:
     unit = tmp_path / "rbeerouter.service"
     there = re.sub(r"(?<==)/opt/\S+/rbeerouter\b", sys.executable, block.text)       # verify looks for the program
     unit.write_text(there.replace("User=rbeerouter", "User=root"))

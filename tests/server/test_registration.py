@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.aio import story
-from tests.support.daemon import DaemonProcess, daemon
+from tests.support.daemon import REPOSITORY, DaemonProcess, daemon
 from tests.support.fault_worker import FaultWorker
 from tests.support.raw_client import Connection as Client
 from tests.support.raw_client import get
@@ -235,3 +236,30 @@ async def test_a_broken_state_file_is_set_aside(tmp_path: Path, garbage: bytes) 
     async with FaultWorker() as worker, daemon(tmp_path, state=state, registration=REGISTRATION) as router:
         await router.wait_event("state_set_aside")
         assert (await ask(router, "POST", WORKERS, {"url": worker.url}))[0] == 200
+
+
+@story
+async def test_commands_show_drain_add_and_remove_workers(tmp_path: Path) -> None:
+    async with FaultWorker(name="a") as a, FaultWorker(name="b") as b:
+        async with daemon(tmp_path, a, control={"token": ADMIN}, registration=REGISTRATION) as router:
+            router.page = page_with_token(router)             # type: ignore[method-assign]
+
+            async def said(*arguments: str) -> tuple[int, str]:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "rbeerouter", "workers", *arguments, "--config", str(router.config_path),
+                    stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=REPOSITORY,
+                )  # fmt: skip
+                output, _ = await process.communicate()
+                assert process.returncode is not None
+                return process.returncode, output.decode().strip()
+
+            assert await said("add", b.url, "--id", "b") == (0, "done")
+            assert await said("drain", "a") == (0, "done")
+            code, table = await said()
+            assert (code, [line.split()[:2] for line in table.splitlines()]) == (
+                0, [["id", "status"], ["a", "draining"], ["b", "ready"]],
+            )  # fmt: skip
+            assert await said("undrain", "a") == (0, "done")
+            assert await said("remove", "b") == (0, "done")
+            assert await said("drain", "b") == (1, "there is no worker 'b'")
+            assert (await said("drain"))[0] == 2

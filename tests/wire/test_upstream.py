@@ -283,6 +283,51 @@ async def test_an_idle_connection_is_closed_after_its_time(tmp_path: Path) -> No
 
 
 @story
+async def test_a_connection_is_not_used_for_ever_however_busy_it_is(tmp_path: Path) -> None:
+    async with FaultWorker() as worker, router(tmp_path, worker, limits={"connection_age_s": 0.1}) as under_test:
+        await under_test.post(CHAT, PROMPT)
+        await asyncio.sleep(0.12)
+        for _ in range(3):
+            assert (await under_test.post(CHAT, PROMPT)).status == 200
+        assert 2 <= worker.connections_accepted <= 3
+
+
+@story
+async def test_a_name_that_leads_elsewhere_ends_its_connections_but_no_answer(tmp_path: Path) -> None:
+    async with FaultWorker(["ok", "slow_tokens", "ok"]) as worker, router(tmp_path, worker) as under_test:
+        worker.delay_s = 0.05
+        pool = under_test.daemon.listener.pools.of(under_test.worker(worker))
+        assert pool is not None
+        await under_test.post(CHAT, PROMPT)
+        here, there = frozenset({"127.0.0.1"}), frozenset({"127.0.0.9"})
+        pool.resolved(here)
+        pool.resolved(there)
+        assert len(pool.idle) == 1, "names with many addresses give a few at a time"
+        async with under_test.connect() as client:
+            client.send_request("POST", CHAT, STREAMED)
+            await worker.wait_requests(2)
+            pool.resolved(there)
+            answer = under_test.books.note(await client.receive())
+            assert (answer.complete, worker.connections_accepted) == (True, 1)
+        await until(lambda: worker.open_connections == 0, "the old connection is not kept")
+        assert (await under_test.post(CHAT, PROMPT)).status == 200
+        assert worker.connections_accepted == 2
+
+
+@story
+async def test_a_registered_name_that_comes_to_lead_to_a_refused_address_gets_no_connection() -> None:
+    for url, source, refused in (
+        ("http://localhost:9", "registered", False), ("http://127.0.0.1:9", "registered", False),
+        ("http://169.254.169.254:9", "registered", True), ("http://169.254.169.254:9", "dns", True),
+        ("http://8.8.8.8:9", "registered", True),
+    ):  # fmt: skip
+        pool = Pool(WorkerSpec("a", url, source=source), Limits(connect_s=0.5), allow=("127.0.0.0/8", "::1/128"))
+        with pytest.raises(OSError) as raised:
+            await pool.connect()
+        assert isinstance(raised.value, PermissionError) is refused, url
+
+
+@story
 async def test_a_connection_that_its_worker_closed_while_idle_is_not_used(tmp_path: Path) -> None:
     async with FaultWorker() as worker, router(tmp_path, worker) as under_test:
         worker.idle_close_s = 0.01
