@@ -2,14 +2,16 @@
 
 `server.registration` asks when a worker registers, and `wire.upstream` and `control.probe` ask again about what a name
 resolves to each time they connect: a name that was harmless may lead to a cloud's metadata service a minute later.
-Nothing here resolves names or opens sockets.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
+
+import aiohttp
 
 from rbeerouter.core.types import WorkerSpec
 
@@ -83,6 +85,24 @@ def literal(host: str) -> str | None:
         if last.isdecimal() or last.lower().startswith("0x"):
             raise ValueError(f"{host!r} is neither a name nor a plain IP address") from None
         return None
+
+
+class GuardedResolver(aiohttp.ThreadedResolver):
+    """Resolves names for aiohttp, and refuses one as a whole that leads to an address where no worker may be."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__()
+        self._guard = guard
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[aiohttp.abc.ResolveResult]:
+        found = await super().resolve(host, port, family)
+        for entry in found:
+            problem = self._guard(host, entry["host"])
+            if problem is not None:
+                raise OSError(problem)
+        return found
 
 
 def host_of(url: str) -> str:

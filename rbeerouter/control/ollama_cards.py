@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 
 from rbeerouter.config import Probes
+from rbeerouter.control.addresses import GuardedResolver, guard_for, never_allowed
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.models import NO_MODELS, Models
 from rbeerouter.core.types import OLLAMA, Env, Worker, WorkerSpec
@@ -121,8 +122,10 @@ class OllamaCards:
 def _session(spec: WorkerSpec) -> aiohttp.ClientSession:
     """Connections to one worker for one round of questions: the next may come in hours."""
     tls = ssl.create_default_context(cafile=spec.ca_file) if spec.ca_file else True
+    resolver = None if guard_for(spec, ()) is None else GuardedResolver(never_allowed)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=tls), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False,
+        connector=aiohttp.TCPConnector(ssl=tls, resolver=resolver),
+        cookie_jar=aiohttp.DummyCookieJar(), trust_env=False,
         headers={"authorization": f"Bearer {spec.api_key}"} if spec.api_key else {},
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ import aiohttp
 
 from rbeerouter import tasks
 from rbeerouter.config import Probes
+from rbeerouter.control.addresses import GuardedResolver, guard_for
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import Env, Report, WorkerSpec
 from rbeerouter.dialects.engines import ENGINES
@@ -74,6 +75,7 @@ class Prober:
 
     Attributes:
         problems: {worker id: what the last look at it found wrong}.
+        allow: networks where workers may be that registered themselves.
     """
 
     def __init__(self, fleet: Fleet, probes: Probes, env: Env) -> None:
@@ -81,7 +83,8 @@ class Prober:
         self._fleet = fleet
         self._env = env
         self._watches: dict[str, _Watch] = {}
-        self._session: aiohttp.ClientSession | None = None
+        self.allow: tuple[str, ...] = ()
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
         self.apply(probes)
 
     def apply(self, probes: Probes) -> None:
@@ -114,8 +117,8 @@ class Prober:
         return list(reports)
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
 
     # When to look.
 
@@ -305,14 +308,8 @@ class Prober:
         return {}
 
     async def _get(self, watch: _Watch, path: str, most_bytes: int) -> Answer:
-        session = self._session
-        if session is None:
-            session = self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=75),   # longer than between two looks
-                cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False,
-                headers={"accept-encoding": "identity"},
-            )  # fmt: skip
         spec = watch.spec
+        session = self._sessions.get(spec.source) or self._new_session(spec)
         headers = ENGINES[watch.engine or UNRECOGNISED].key_headers(spec.api_key) if spec.api_key else {}
         async with session.get(
             spec.url + path, headers=headers, timeout=aiohttp.ClientTimeout(total=self._probes.timeout_s),
@@ -320,6 +317,20 @@ class Prober:
         ) as answer:  # fmt: skip
             body = await _read(answer.content, most_bytes)
             return Answer(path, answer.status, answer.headers, body)
+
+    def _new_session(self, spec: WorkerSpec) -> aiohttp.ClientSession:
+        """For workers of one source, which decides where they may be."""
+        def guard(host: str, address: str) -> str | None:
+            check = guard_for(spec, self.allow)                # which a reload may have changed
+            return None if check is None else check(host, address)
+
+        resolver = None if guard_for(spec, ()) is None else GuardedResolver(guard)
+        session = self._sessions[spec.source] = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=75, resolver=resolver),  # longer than two looks
+            cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False,
+            headers={"accept-encoding": "identity"},
+        )  # fmt: skip
+        return session
 
     def _context(self, ca_file: str | None) -> ssl.SSLContext | bool:
         if ca_file is None:

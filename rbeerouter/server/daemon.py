@@ -73,6 +73,7 @@ class Daemon:
         self.recorder.models = config.models
         self.prober = Prober(self.fleet, config.probes, self.env)
         self.ollama_cards = OllamaCards(self.fleet, config.probes, self.env, config.models)
+        self.prober.allow = config.registration.allow
         self.staff = Staff(self.fleet, pools, self.prober, self.discovery.drains)
         self.staff.apply_drains()
         self.app = app.build(self)
@@ -215,6 +216,7 @@ class Daemon:
         dispatcher.attempts = config.limits.attempts
         self.listener.apply(config.server, config.limits, config.models)
         self.prober.apply(config.probes)
+        self.prober.allow = config.registration.allow
         self.ollama_cards.apply(config.probes, config.models)
         self.recorder.keep(config.routing.decisions_kept)
         self.recorder.catch_up()

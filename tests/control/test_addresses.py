@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rbeerouter.control.addresses import as_networks, guard_for, literal, never_allowed, outside
+from rbeerouter.control.addresses import GuardedResolver, as_networks, guard_for, literal, never_allowed, outside
 from rbeerouter.core.types import WorkerSpec
+from tests.support.aio import story
 
 PRIVATE = ("127.0.0.0/8", "10.0.0.0/8", "fc00::/7")
 
@@ -59,3 +60,11 @@ def test_who_wrote_a_url_into_this_machines_files_may_lead_anywhere() -> None:
         if guard is not None:
             assert guard("a", "169.254.169.254") is not None
             assert (guard("a", "8.8.8.8") is None) is (source != "registered")
+
+
+@story
+async def test_names_that_lead_where_no_worker_may_be_are_not_resolved() -> None:
+    resolver = GuardedResolver(never_allowed)
+    assert {entry["host"] for entry in await resolver.resolve("localhost", 80)} == {"127.0.0.1"}
+    with pytest.raises(OSError, match="refused"):
+        await GuardedResolver(lambda host, address: f"{address} is refused").resolve("localhost", 80)
