@@ -142,7 +142,12 @@ class Limits(Section):
     request_s: Positive = 600.0
     stream_s: Positive = 1800.0
     attempts: Count = 3
-    queue_length: Annotated[int, Meta(ge=0, le=100_000)] = 256
+    retry_share: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    retry_floor: CountFromZero = 10
+    comment_s: Positive = 15.0
+    continuation_bytes: Count = 1 << 20
+    queue_length: Annotated[int, Meta(ge=0, le=100_000)] = 512
+    queue_per_caller: Annotated[int, Meta(ge=1, le=100_000)] = 64
     queue_s: Positive = 30.0
     queue_most_s: Positive = 300.0
     field_chars: Count = 4096

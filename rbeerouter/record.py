@@ -61,6 +61,7 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
     tokens_out: int | None = None
     cost: float | None = None
     bytes_out: int = 0
+    continued: bool = False
     log: tuple[str, ...] = ()
     explanation: list[dict[str, Any]] | None = None
 
@@ -286,7 +287,7 @@ class Recorder:
             self.attempts[attempt.worker_id, attempt.result] += 1
             line.worker = attempt.worker_id
         if len(job.attempts) > 1:
-            line.tries = job.attempts
+            line.tries, line.continued = job.attempts, job.continued
         return line
 
 

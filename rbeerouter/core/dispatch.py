@@ -18,13 +18,17 @@ from __future__ import annotations
 
 import msgspec
 
-from rbeerouter.core.errors import FAILURES, Failure, RouterError
+from rbeerouter.core.errors import FAILURES, FULL, Failure, RouterError, retry_after
 from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.poison import Poison
 from rbeerouter.core.queue import Queue
+from rbeerouter.core.retry import Retries
 from rbeerouter.core.types import (
+    OFFLINE,
     READY,
     REJECT,
     SEND,
+    WAIT,
     Attempt,
     Decide,
     Decision,
@@ -37,6 +41,8 @@ from rbeerouter.core.types import (
 
 NEW, WAITING, SENDING, DONE, FAILED, CANCELLED = "new", "waiting", "sending", "done", "failed", "cancelled"
 _PATIENCE = Patience()
+_COOL_DOWN_S = 1.0
+"""How long a worker that has no room is left alone when it does not say."""
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
@@ -45,12 +51,14 @@ class Send(msgspec.Struct, frozen=True, gc=False):
     model: the name to write into the body, None to leave it untouched
     fresh: on a new connection
     headers: to be added to the client's, in place of those of the same names
+    pause_s: after so long, so that many who fail at once do not come back at once
     """
 
     worker: Worker
     model: str | None
     fresh: bool = False
     headers: tuple[tuple[str, str], ...] = ()
+    pause_s: float = 0.0
 
 
 class Wait(msgspec.Struct, frozen=True, gc=False):
@@ -65,11 +73,20 @@ class Fail(msgspec.Struct, frozen=True, gc=False):
     param: str | None = None
 
 
+class PassOn(msgspec.Struct, frozen=True, gc=False):
+    """No other worker will be tried: the client gets the error that the last one answered with.
+
+    retry_after: when it may try again, in seconds; 0 when that cannot help.
+    """
+
+    retry_after: int = 0
+
+
 class Finish(msgspec.Struct, frozen=True, gc=False):
     """The client has its answer, or has left: nothing more to do."""
 
 
-Effect = Send | Wait | Fail | Finish
+Effect = Send | Wait | Fail | PassOn | Finish
 FINISH = Finish()
 _WAIT = Wait()
 
@@ -77,8 +94,9 @@ _WAIT = Wait()
 class Job(msgspec.Struct, eq=False):
     """One request being served. Times are `Env.now` seconds; None until they happen.
 
-    `queue_s` is how long it has waited for a worker; `queued` is when it began to, while it does. `caller` tells one
-    client from another where the request names no user; it is a credential and must never be shown.
+    `queue_s` is how long it has waited for a worker; `queued` is when it began to, while it does. `refusals` are status
+    and Retry-After in seconds of the workers that had no room for it. `continued`: another worker went on with its
+    stream. `caller` tells one client from another; it is a credential and must never be shown.
     """
 
     request: Request
@@ -89,6 +107,7 @@ class Job(msgspec.Struct, eq=False):
     decision_s: float = 0.0
     queued: float = 0.0
     queue_s: float = 0.0
+    refusals: tuple[tuple[int, float], ...] = ()
     worker: Worker | None = None
     sent: float = 0.0
     tried: list[str] = []
@@ -101,6 +120,7 @@ class Job(msgspec.Struct, eq=False):
     bytes_out: int = 0
     tokens_in: int | None = None
     tokens_out: int | None = None
+    continued: bool = False
     caller: bytes = b""
 
 
@@ -114,28 +134,38 @@ def refused_job(request: Request, refusal: RouterError, arrived: float, wall: fl
 class Dispatcher:
     """Moves jobs through their states.
 
-    Args:
-        attempts: how many workers may be tried for one request, the first included.
-
     Attributes:
-        queue: who waits; its `rules` may be replaced at any time.
+        queue: who waits; its `rules` may be replaced at any time, as may those of `retries`.
+        poison: bodies that workers died over; `wire`, which has the bodies, asks and tells it.
         waiting: {job: ...} of those who wait: false when nobody does, and its length is their number.
         fault: what `Decide.completed` raised last, which it must not; whoever reports it sets this to None.
     """
 
-    def __init__(self, fleet: Fleet, decider: Decide, env: Env, attempts: int = 3) -> None:
+    def __init__(self, fleet: Fleet, decider: Decide, env: Env) -> None:
         self.fleet = fleet
         self.decider = decider
         self.env = env
-        self.attempts = attempts
+        self.retries = Retries()
+        self.poison = Poison()
         self.queue = Queue()
         self.waiting = self.queue.waiters
         self.fault: Exception | None = None
+
+    def deadline(self, job: Job) -> float:
+        """Until when a job must have been answered."""
+        return self.queue.rules.time_limit(job)
+
+    def sweep(self, now: float) -> None:
+        """Called twice a second: what changes by time alone."""
+        self.retries.tick(now)
+        self.poison.tick(now)
+        self.fleet.tick(now)
 
     def on_request(self, job: Job) -> Effect:
         """Decides, and counts the job on its worker in the same step."""
         now = self.env.now
         started = now()
+        self.retries.requests += 1
         try:
             decision = self.decider.decide(job.request)
         except RouterError as refusal:
@@ -145,6 +175,11 @@ class Dispatcher:
         job.decision_s = ended - started
         return self._follow(job, decision, ended)
 
+    def refuse(self, job: Job, refusal: RouterError) -> Fail:
+        """Ends a new job about which nothing need be decided."""
+        self.retries.requests += 1
+        return self._fail(job, refusal)
+
     def on_outcome(self, job: Job, outcome: Outcome) -> Effect:
         """An attempt ended. Says whether the job is finished, has failed, or goes to a worker again.
 
@@ -152,8 +187,9 @@ class Dispatcher:
         2. The worker had closed a reused connection before a byte came back: the same worker on a fresh connection,
            once (a fresh one cannot be stale); no blame.
         3. The client has got some content, or the failure is not one to try again: fail.
-        4. Attempts are left and the decider names another worker: send there. Or it has words of its own for the
-           client: fail with them. Otherwise fail.
+        4. The retry law (core/retry.py) allows another try, and the decider names another worker: send there. Or it has
+           words of its own for the client: fail with them. Or it lets the job wait for room.
+        5. Otherwise the client gets the worker's own error, where it has one to show, or ours.
         """
         worker, decision = job.worker, job.decision
         assert worker is not None and decision is not None, "an outcome for a job that is on no worker"
@@ -167,10 +203,37 @@ class Dispatcher:
             job.state, job.status, job.finished = DONE, outcome.status, now
             self._completed(job)
             return FINISH
-        if failure.retry and not outcome.committed and len(job.tried) < self.attempts:
+        if failure.retry == FULL:
+            self._refused_by(job, worker, outcome, now)
+        if not outcome.committed and not outcome.poisonous and self._may_retry(job, failure, now):
             another = self.decider.another(job, failure)
-            if another is not None:
-                return self._follow(job, _failover(decision, another), now)
+            if another is not None and not self._comes_too_late(job, another, now):
+                pause_s = self.retries.pause_s(failure, len(job.tried), self.env.rng)
+                return self._follow(job, _failover(decision, another), now, pause_s)
+        return self._give_up(job, outcome, failure)
+
+    def _may_retry(self, job: Job, failure: Failure, now: float) -> bool:
+        return self.retries.allowed(failure, job.attempts, now, job.arrived, self.deadline(job))
+
+    def _refused_by(self, job: Job, worker: Worker, outcome: Outcome, now: float) -> None:
+        """The worker had no room: nobody else is sent there until it wants to be asked again."""
+        wanted = outcome.retry_after_s
+        job.refusals += ((outcome.status, _COOL_DOWN_S if wanted is None else wanted),)
+        self.fleet.cool_down(worker, _COOL_DOWN_S if wanted is None else wanted, now)
+
+    def _give_up(self, job: Job, outcome: Outcome, failure: Failure) -> Effect:
+        """All that could be tried has been. The client gets the last worker's own error, or ours where it has none, or
+        where workers without room did not all say the same."""
+        if outcome.poisonous and not outcome.committed:
+            return self._end(job, FAILED, FAILURES["poison_request"], "two workers have died over this request")
+        shown, seconds = outcome.answered, 0
+        if failure.retry == FULL:
+            failure = _no_room(failure, job)
+            seconds, shown = failure.retry_after, shown and len({status for status, _ in job.refusals}) == 1
+        if shown:
+            job.state, job.status, job.finished = DONE, outcome.status, self.env.now()
+            self._completed(job)
+            return PassOn(seconds)
         return self._end(job, FAILED, failure, _upstream_message(failure, len(job.tried)))
 
     def on_cancel(self, job: Job, code: str = "client_gone") -> Effect:
@@ -195,7 +258,7 @@ class Dispatcher:
 
         def find(job: Job, named: Worker | None) -> Worker | None:
             try:
-                return self._with_room(job.request, named)
+                return self._with_room(job, named)
             except RouterError as refusal:
                 self._leave_queue(job, now)
                 effects.append((job, self._fail(job, refusal)))
@@ -209,18 +272,20 @@ class Dispatcher:
             effects.append((job, self._fail(job, _waited_too_long(job))))
         return effects
 
-    def _follow(self, job: Job, decision: Decision, now: float) -> Effect:
+    def _follow(self, job: Job, decision: Decision, now: float, pause_s: float = 0.0) -> Effect:
         """Does what was decided."""
         job.decision = decision
         if decision.action == SEND:
-            return self._send(job, decision, decision.worker, now)
+            return self._send(job, decision, decision.worker, now, pause_s)
         if decision.action == REJECT:
             refusal = decision.refusal
             assert refusal is not None, "a rejection without words"
             return self._end(job, FAILED, refusal.failure, refusal.message, refusal.param)
         return self._wait(job, decision, now)
 
-    def _send(self, job: Job, decision: Decision, worker: Worker | None, now: float) -> Send:
+    def _send(
+        self, job: Job, decision: Decision, worker: Worker | None, now: float, pause_s: float = 0.0
+    ) -> Send:
         assert worker is not None, "a decision to send that names no worker"
         job.state = SENDING
         job.was_stale = False
@@ -228,13 +293,14 @@ class Dispatcher:
         job.sent = now
         job.tried.append(worker.id)
         self.fleet.sent(worker, now)
-        return Send(worker, decision.model, False, decision.headers)
+        return Send(worker, decision.model, False, decision.headers, pause_s)
 
     def _wait(self, job: Job, decision: Decision, now: float) -> Effect:
-        """To the worker at once when it has room and nobody stands before this job; else into the queue."""
+        """To the worker at once when it has room and nobody stands before this job; else into the queue, if it can be
+        served in time from there."""
         queue, patience = self.queue, decision.patience or _PATIENCE
         try:
-            worker = self._with_room(job.request, decision.worker)
+            worker = self._with_room(job, decision.worker)
         except RouterError as refusal:
             return self._fail(job, refusal)
         if worker is not None and not (self.waiting and queue.before(patience.priority, worker)):
@@ -242,13 +308,50 @@ class Dispatcher:
         deadline = queue.deadline(job, patience, now)
         if deadline <= now:
             return self._fail(job, _waited_too_long(job))
-        if queue.full():
-            return self._fail(job, _queue_full(queue.rules.length))
+        rests_until = self._rests_until(job, decision)
+        if rests_until > deadline:
+            what = "the workers that could serve this request want to be left alone for longer than it can wait"
+            return self._fail(job, RouterError("queue_timeout", what, retry_after_s=rests_until - now))
+        refusal = queue.refusal(job, decision.worker, patience.priority, deadline - now, self._room_per_s(job))
+        if refusal is not None:
+            return self._fail(job, refusal)
         job.state, job.queued = WAITING, now
         queue.add(job, decision.worker, patience.priority, deadline)
         return _WAIT
 
-    def _with_room(self, request: Request, named: Worker | None) -> Worker | None:
+    def _rests_until(self, job: Job, decision: Decision) -> float:
+        """When the first of the workers that it would wait for may be asked again; in the past if one may be now."""
+        workers = self.decider.serving(job) if decision.worker is None else [decision.worker]
+        resting = [one.cooling_until for one in workers if one.status != OFFLINE]
+        return min(resting) if resting else 0.0
+
+    def _comes_too_late(self, job: Job, decision: Decision, now: float) -> bool:
+        """Would a job that is to wait after a failure wait in vain?"""
+        if decision.action != WAIT:
+            return False
+        return self._rests_until(job, decision) > self.queue.deadline(job, decision.patience or _PATIENCE, now)
+
+    def _room_per_s(self, job: Job) -> float | None:
+        """How many requests a second the workers that this job waits for finish when they are full; None while nothing
+        is known of their speed."""
+        decision = job.decision
+        assert decision is not None, "a job waits that nothing was decided about"
+        named = decision.worker
+        workers = self.decider.serving(job) if named is None else [named]
+        rates = [
+            one.capacity / max(one.latency_ms / 1000, 1e-3)
+            for one in workers
+            if one.latency_ms is not None and one.status != OFFLINE
+        ]
+        return sum(rates) if rates else None
+
+    def place(self, job: Job) -> tuple[int, float | None]:
+        """Of a job that waits: (who goes before it in its line, seconds until its turn or None)."""
+        before = self.queue.position(job)
+        rate = self._room_per_s(job)
+        return before, (before + 1) / rate if rate else None
+
+    def _with_room(self, job: Job, named: Worker | None) -> Worker | None:
         """The worker that has room for a request that may wait. Raises RouterError when waiting cannot help.
 
         A named worker that a reload has removed is replaced by any that serves the request.
@@ -256,7 +359,7 @@ class Dispatcher:
         if named is not None and named.index >= 0:
             return named if named.status == READY else None
         try:
-            return self.decider.room_for(request)
+            return self.decider.room_for(job)
         except RouterError as refusal:
             if refusal.failure.should_retry:                 # nobody can be reached now: that may pass
                 return None
@@ -325,8 +428,13 @@ def _failover(first: Decision, another: Decision) -> Decision:
     )
 
 
-def _queue_full(length: int) -> RouterError:
-    return RouterError("queue_full", f"no worker has room for this request, and the queue of {length} is full")
+def _no_room(failure: Failure, job: Job) -> Failure:
+    """The failure with the smallest of the times after which workers wanted to be asked again; it is a 429 only if all
+    of them said so."""
+    failure = msgspec.structs.replace(failure, retry_after=retry_after(min(seconds for _, seconds in job.refusals)))
+    if all(status == 429 for status, _ in job.refusals):
+        return msgspec.structs.replace(failure, status=429, type="rate_limit_error")
+    return failure
 
 
 def _waited_too_long(job: Job) -> RouterError:
@@ -338,6 +446,9 @@ def _upstream_message(failure: Failure, tried: int) -> str:
         "upstream_connect_failed": "could not connect to a worker",
         "out_of_resources": "the router has no sockets or memory left for a connection to a worker",
         "upstream_disconnected": "the worker closed the connection before its answer was complete",
+        "upstream_overloaded": "the worker has no room for more requests",
+        "upstream_error_status": "the worker answered with an error that says nothing",
+        "upstream_error_event": "the worker answered with an error in place of content",
         "upstream_protocol_error": "the worker did not answer with valid HTTP",
         "upstream_first_content_timeout": "the worker gave no content in time",
         "upstream_stalled": "the worker stopped sending",

@@ -1,9 +1,9 @@
 """Everything that can go wrong, in one table. Nobody branches on a class: what to do next stands in the row.
 
 `status`, `type` and `code` are what the client sees (OpenAI's error object). `retry`: may another worker be tried for
-the same request? `blame`: does it count against the worker? `should_retry` is sent as `x-should-retry`, which the
-OpenAI and Anthropic SDKs obey: false where trying again cannot help or the router has already tried every worker.
-`retry_after` is sent as a header, in seconds; 0 sends none.
+the same request, and by which rule of core/retry.py? `blame`: does it count against the worker? `should_retry` is sent
+as `x-should-retry`, which the OpenAI and Anthropic SDKs obey: false where trying again cannot help or the router has
+already tried every worker. `retry_after` is sent as a header, in seconds; 0 sends none.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import math
 
 import msgspec
 
+UNSENT, LOST, FULL, BROKEN, SLOW = "unsent", "lost", "full", "broken", "slow"
+"""Why another worker may be tried: it was never sent, the worker died over it, had no room, failed, or said nothing."""
+
 
 class Failure(msgspec.Struct, frozen=True):
     code: str
     status: int
     type: str
-    retry: bool = False
+    retry: str = ""
     blame: bool = False
     should_retry: bool = False
     retry_after: int = 0
@@ -36,6 +39,7 @@ FAILURES = _table(
     # the client's doing
     Failure("invalid_json", 400, _INVALID),
     Failure("invalid_form", 400, _INVALID),
+    Failure("invalid_header", 400, _INVALID),
     Failure("bad_request", 400, _INVALID, close=True),
     Failure("not_found", 404, _INVALID),
     Failure("model_not_found", 404, _INVALID),
@@ -54,13 +58,16 @@ FAILURES = _table(
     Failure("queue_timeout", 503, _UNAVAILABLE, should_retry=True, retry_after=5),
     Failure("draining", 503, _UNAVAILABLE, should_retry=True, retry_after=5, close=True),
     # one worker's
-    Failure("upstream_connect_failed", 502, _UPSTREAM, retry=True, blame=True),
-    Failure("upstream_disconnected", 502, _UPSTREAM, retry=True, blame=True),
+    Failure("upstream_connect_failed", 502, _UPSTREAM, retry=UNSENT, blame=True),
+    Failure("upstream_disconnected", 502, _UPSTREAM, retry=LOST, blame=True),
+    Failure("upstream_overloaded", 503, "overloaded_error", retry=FULL, should_retry=True, retry_after=1),
+    Failure("upstream_error_status", 502, _UPSTREAM, retry=BROKEN, blame=True),     # the worker's own 5xx
+    Failure("upstream_error_event", 502, _UPSTREAM, retry=BROKEN, blame=True),      # or its error in a stream
+    Failure("upstream_first_content_timeout", 504, _UPSTREAM, retry=SLOW, blame=True),
     Failure("upstream_protocol_error", 502, _UPSTREAM, blame=True),
-    Failure("upstream_first_content_timeout", 504, _UPSTREAM, blame=True),
     Failure("upstream_stalled", 504, _UPSTREAM, blame=True),
     Failure("upstream_deadline", 504, _UPSTREAM),
-    Failure("upstream_error_status", 502, _UPSTREAM, blame=True),  # the worker's own 5xx, passed on as it is
+    Failure("poison_request", 502, _UPSTREAM),
     # nobody's, and ours
     Failure("client_gone", 499, _INVALID),
     Failure("client_stalled", 499, _INVALID),
@@ -70,6 +77,11 @@ FAILURES = _table(
 
 _MOST_RETRY_AFTER_S = 60
 """Clients that are told to stay away for longer often take it for an error, or sleep through what comes meanwhile."""
+
+
+def retry_after(seconds: float) -> int:
+    """What stands in a Retry-After header: whole seconds, rounded up, at least one and never too many."""
+    return math.ceil(min(max(1, seconds), _MOST_RETRY_AFTER_S))
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):
@@ -104,10 +116,13 @@ class RouterError(Exception):
         code: a key of FAILURES.
         message: one sentence a person can act on; it never quotes a prompt or a key.
         param: the body field it is about, as in OpenAI's error object.
+        retry_after_s: when trying again may help, where that is known better than the table says.
     """
 
-    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+    def __init__(self, code: str, message: str, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.failure = FAILURES[code]
+        if retry_after_s is not None:
+            self.failure = msgspec.structs.replace(self.failure, retry_after=retry_after(retry_after_s))
         self.message = message
         self.param = param

@@ -1,12 +1,16 @@
-"""The waiting room: requests that a script has told to wait until a worker has room for them.
+"""The waiting room: requests that wait until a worker has room for them.
 
 `core.dispatch` alone puts jobs in and takes them out. Nothing here waits, reads a clock, chooses a worker or knows what
 becomes of a job: it keeps who is here, in which order they go and how long each may stay.
 
 Those who wait for the same thing stand in one *lane*: a worker that the script named, or whichever worker may serve
-their model. In a lane, and among the heads of the lanes, the higher priority goes first, then who came first. When the
-head of a lane cannot go, nobody behind it can, so a freed slot costs one look at each lane rather than at each job; and
-lanes do not hold each other up.
+their model. In a lane, and among the heads of the lanes, the higher priority goes first; among equals each caller in
+turn; then who came first. When the head of a lane cannot go, nobody behind it can, so a freed slot costs one look at
+each lane rather than at each job; and lanes do not hold each other up.
+
+Each caller in turn is start-time fair queueing (Goyal, Vin and Cheng, 1996) with a cost of one for each request: a job
+gets a turn one later than the last of its caller, and never one that has passed. Who sends a hundred requests at once
+has the turns 1 to 100; who comes then with a single one has turn 1, too.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from rbeerouter.core.errors import RouterError
 from rbeerouter.core.types import Patience, Worker
 
 if TYPE_CHECKING:
@@ -25,13 +30,15 @@ if TYPE_CHECKING:
 
 
 class QueueRules(msgspec.Struct, frozen=True):
-    """length: jobs that may wait, 0 for none. wait_s: how long where the script does not say; most_s: at most.
+    """length: jobs that may wait, 0 for none; per_caller: of one caller. wait_s: how long where the script does not
+    say; most_s: at most.
 
     request_s, stream_s: how long a request may take from its arrival to its end, waiting included; of_models: {model:
     the two of them} for models with their own.
     """
 
-    length: int = 256
+    length: int = 512
+    per_caller: int = 64
     wait_s: float = 30.0
     most_s: float = 300.0
     request_s: float = 600.0
@@ -40,14 +47,19 @@ class QueueRules(msgspec.Struct, frozen=True):
 
     def time_limit(self, job: Job) -> float:
         """Until when a job must have been answered, however it got that far."""
-        request_s, stream_s = self.of_models.get(job.request.model, (self.request_s, self.stream_s))
-        return job.arrived + (stream_s if job.request.stream else request_s)
+        request = job.request
+        request_s, stream_s = self.of_models.get(request.model, (self.request_s, self.stream_s))
+        most_s = stream_s if request.stream else request_s
+        return job.arrived + (most_s if request.timeout_s is None else min(most_s, request.timeout_s))
 
 
-_Place = tuple[int, int]
-"""(-priority, number): the lower one goes first. No two jobs have the same."""
-_Lane = tuple[Worker | None, str, str | None]
-"""The worker that was named; or None, the model's name and the only side that may have it."""
+_Place = tuple[int, int, int]
+"""(-priority, turn, number): the lower one goes first. No two jobs have the same."""
+_Lane = tuple[Worker | None, str, str, str | None]
+"""The worker that was named; or None, the model's name, the protocol and the only side that may have it."""
+_Caller = tuple[str | None, bytes]
+_NOBODY: _Caller = (None, b"")
+"""Whoever does not say who it is: all of those together are no caller whose share could be bounded."""
 
 
 class Waiter(msgspec.Struct, frozen=True, gc=False):
@@ -56,6 +68,7 @@ class Waiter(msgspec.Struct, frozen=True, gc=False):
     place: _Place
     lane: _Lane
     deadline: float
+    caller: _Caller
 
 
 class Queue:
@@ -71,37 +84,71 @@ class Queue:
         self._lanes: dict[_Lane, list[tuple[_Place, Job]]] = {}
         self._deadlines: list[tuple[float, _Place, Job]] = []
         self._number = 0
+        self._turn = 0                                        # of whoever left last for a worker
+        self._last_turns: dict[_Caller, int] = {}             # of callers that are here
+        self._waiting: dict[_Caller, int] = {}                # how many of theirs
 
     def deadline(self, job: Job, patience: Patience, now: float) -> float:
         """Until when a job that begins to wait now may stay."""
         rules, asked = self.rules, patience.timeout_s
         return min(now + min(rules.wait_s if asked is None else asked, rules.most_s), rules.time_limit(job))
 
-    def full(self) -> bool:
-        return len(self.waiters) >= self.rules.length
+    def refusal(
+        self, job: Job, worker: Worker | None, priority: int, time_s: float, room_per_s: float | None
+    ) -> RouterError | None:
+        """Why a job cannot be let in, None when it can.
+
+        Args:
+            worker, priority: as for `add`.
+            time_s: how long it could stay.
+            room_per_s: how many requests a second leave its lane, None while nobody knows.
+        """
+        rules = self.rules
+        before = self._before(self._place(job, priority), _lane(worker, job))
+        turn_s = (before + 1) / room_per_s if room_per_s else None
+        if len(self.waiters) >= rules.length:
+            what = f"no worker has room for this request, and the queue of {rules.length} is full"
+            return RouterError("queue_full", what, retry_after_s=turn_s)
+        caller = _caller(job)
+        if caller != _NOBODY and self._waiting.get(caller, 0) >= rules.per_caller:
+            what = f"no worker has room for this request, and {rules.per_caller} of the same caller wait already"
+            return RouterError("queue_full", what, retry_after_s=turn_s)
+        if turn_s is not None and turn_s > time_s:
+            what = f"its turn would come in about {turn_s:.3g} s, and it can wait for {time_s:.3g} s"
+            return RouterError("queue_timeout", what, retry_after_s=turn_s - time_s)
+        return None
 
     def add(self, job: Job, worker: Worker | None, priority: int, deadline: float) -> None:
         """Lets a job in that is not here yet."""
+        place, caller = self._place(job, priority), _caller(job)
         self._number += 1
-        self._stand(job, Waiter((-priority, self._number), _lane(worker, job), deadline))
+        self._last_turns[caller] = place[1]
+        self._waiting[caller] = self._waiting.get(caller, 0) + 1
+        self._stand(job, Waiter(place, _lane(worker, job), deadline, caller))
 
     def remove(self, job: Job) -> None:
         """Lets a job go, whatever the reason. One that is not here is no fault."""
-        waiter = self.waiters.pop(job, None)
+        waiter = self.waiters.get(job)
         if waiter is None:
             return
-        lane = self._lanes[waiter.lane]
-        del lane[bisect_left(lane, (waiter.place,))]
-        if not lane:
-            del self._lanes[waiter.lane]
-        del self._deadlines[bisect_left(self._deadlines, (waiter.deadline, waiter.place))]
+        self._step_out(job, waiter)
+        left = self._waiting[waiter.caller] - 1
+        if left:
+            self._waiting[waiter.caller] = left
+        else:
+            del self._waiting[waiter.caller], self._last_turns[waiter.caller]
+
+    def position(self, job: Job) -> int:
+        """How many go before a job that waits, as it looks now."""
+        waiter = self.waiters[job]
+        return self._before(waiter.place, waiter.lane)
 
     def before(self, priority: int, worker: Worker) -> bool:
         """Does anybody wait for this worker, or perhaps for it, who would go before a newcomer of this priority?"""
         return any(
             -lane[0][0][0] >= priority
             and (named is worker or (named is None and worker.serves(model) and side in (None, worker.deployment)))
-            for (named, model, side), lane in self._lanes.items()
+            for (named, model, _, side), lane in self._lanes.items()
         )
 
     def admit(self, find: Callable[[Job, Worker | None], Worker | None]) -> Iterator[tuple[Job, Worker]]:
@@ -119,9 +166,10 @@ class Queue:
         heads = [(*lane[0], key) for key, lane in self._lanes.items()]
         heapq.heapify(heads)
         while heads:
-            _, job, key = heapq.heappop(heads)
+            place, job, key = heapq.heappop(heads)
             worker = find(job, key[0])
             if worker is not None:
+                self._turn = max(self._turn, place[1])
                 self.remove(job)
                 yield job, worker
             elif job in self.waiters:
@@ -135,19 +183,44 @@ class Queue:
         late = bisect_right(self._deadlines, now, key=lambda row: row[0])
         return [job for _, _, job in self._deadlines[:late]]
 
+    def _place(self, job: Job, priority: int) -> _Place:
+        """Where a job would stand that came now."""
+        turn = max(self._turn, self._last_turns.get(_caller(job), 0)) + 1
+        return -priority, turn, self._number + 1
+
+    def _before(self, place: _Place, lane: _Lane) -> int:
+        return bisect_left(self._lanes.get(lane, ()), (place,))
+
     def _stand(self, job: Job, waiter: Waiter) -> None:
         self.waiters[job] = waiter
         insort(self._lanes.setdefault(waiter.lane, []), (waiter.place, job))
         insort(self._deadlines, (waiter.deadline, waiter.place, job))
+
+    def _step_out(self, job: Job, waiter: Waiter) -> None:
+        del self.waiters[job]
+        lane = self._lanes[waiter.lane]
+        del lane[bisect_left(lane, (waiter.place,))]
+        if not lane:
+            del self._lanes[waiter.lane]
+        del self._deadlines[bisect_left(self._deadlines, (waiter.deadline, waiter.place))]
 
     def _join_lanes_of_removed_workers(self) -> None:
         """A reload has removed a worker that jobs wait for: any other that serves their model will do."""
         for key in [key for key in self._lanes if key[0] is not None and key[0].index < 0]:
             for _, job in list(self._lanes[key]):
                 waiter = self.waiters[job]
-                self.remove(job)
+                self._step_out(job, waiter)
                 self._stand(job, msgspec.structs.replace(waiter, lane=_lane(None, job)))
 
 
 def _lane(worker: Worker | None, job: Job) -> _Lane:
-    return (None, job.request.model, job.request.deployment) if worker is None else (worker, "", None)
+    if worker is not None:
+        return worker, "", "", None
+    decision, request = job.decision, job.request
+    wanted = decision.wanted if decision and decision.wanted else request.model
+    return None, wanted, request.protocol, request.deployment
+
+
+def _caller(job: Job) -> _Caller:
+    """Whose request it is: of the user that it names, with the credential that it came with."""
+    return job.request.user_id, job.caller

@@ -343,6 +343,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     status: of the answer the client got, 0 when it got none
     committed: the client has got content, after which no other worker may be tried
     retry_after_s: how long the worker asked to be left alone, with a refusal of its own
+    answered: the worker gave an error of its own that may be shown to the client, though it has not been yet
+    poisonous: not the first worker that died over this request's body
     delivered: the client has got the whole answer, though it may be an error of the worker's own
     stale: a reused connection that the worker had closed before a byte came back; nobody's fault
     """
@@ -353,6 +355,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     delivered: bool = False
     stale: bool = False
     retry_after_s: float | None = None
+    answered: bool = False
+    poisonous: bool = False
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
@@ -368,8 +372,11 @@ class Decide(Protocol):
 
     def decide(self, request: Request) -> Decision: ...
 
-    def room_for(self, request: Request) -> Worker | None:
-        """The strategy's choice among the workers that serve a waiting request and have room now, or None."""
+    def room_for(self, job: Job) -> Worker | None:
+        """The strategy's choice among the workers that may serve a waiting job and have room now, or None."""
+
+    def serving(self, job: Job) -> list[Worker]:
+        """Those that may serve a job, with room or without."""
 
     def another(self, job: Job, failure: Failure) -> Decision | None:
         """What to do after a failed attempt: SEND elsewhere, REJECT with the script's own words, None to give up."""

@@ -35,7 +35,7 @@ _OPENING = re.compile(rb"event: ?response\.(?:created|queued|in_progress)\n")
 _COMMENTS = re.compile(rb"^:.*\n?", re.MULTILINE)
 _DONE = (b"\ndata: [DONE]\n\n", b"\ndata: [DONE]\r\n\r\n")
 """How nearly every stream ends."""
-_ENDED = re.compile(rb"(?:^|\n)(?:data: ?\[DONE\]|event: ?(?:error|response\.(?:completed|incomplete|failed))\b)")
+_ENDED = re.compile(rb"(?:^|[\r\n])(?:data: ?\[DONE\]|event: ?(?:error|response\.(?:completed|incomplete|failed))\b)")
 _RESPONDED = re.compile(
     rb'"type"\s*:\s*"response\.(?:completed|incomplete|failed)"|"usage"\s*:\s*\{\s*"input_tokens"'
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rbeerouter.config import strategy_spelling
-from rbeerouter.core.errors import Failure, Refusal, RouterError, refusal
+from rbeerouter.core.errors import FULL, Failure, Refusal, RouterError, refusal
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.models import NO_MODELS, Models
 from rbeerouter.core.types import (
@@ -23,6 +23,7 @@ from rbeerouter.core.types import (
     OFFLINE,
     READY,
     REJECT,
+    SEND,
     WAIT,
     Decision,
     Env,
@@ -90,11 +91,13 @@ class Decider:
     def decide(self, request: Request) -> Decision:
         """Chooses a worker.
 
-        1. The script names a worker that is not offline: it gets the request, under its own model's name if it does
-           not serve the one that was asked for. Of a list, the first that is not offline; the others come after it.
-        2. The script lets the request wait, or refuses it: so it is.
-        3. The script returns nil, or there is none: the strategy chooses.
-        4. The script fails, or names no worker of ours, or only offline ones or such as may not have the request: the
+        1. The script names a worker that is ready: it gets the request, under its own model's name if it does not serve
+           the one that was asked for. Of a list, the first that is ready; the others come after it.
+        2. The script names a busy worker: the request waits for that one.
+        3. The script lets the request wait, or refuses it: so it is.
+        4. The script returns nil, or there is none: the strategy chooses among the ready ones; if there is none, the
+           request waits for any that serves its model.
+        5. The script fails, or names no worker of ours, or only offline ones or such as may not have the request: the
            strategy chooses; the fault is logged.
 
         Raises:
@@ -109,7 +112,7 @@ class Decider:
                 self._faults.pop("route_request", None)
             worker = choice.worker
             if (
-                worker is not None and choice.answer is None and worker.status not in _OUT
+                worker is not None and choice.answer is None and worker.status == READY
                 and not self._rules.hold_for(self.fleet, request)
             ):
                 explanation = self.explain(script, worker) if self.debug else None
@@ -147,7 +150,7 @@ class Decider:
                 if decision is not None:
                     return decision
                 error = self._forbidden_choice(request, script, choice, first)
-        decision = self._next_in_line(job, first)
+        decision = self._next_in_line(job, first, failure)
         if error is None and not log:
             return decision
         if decision is None:
@@ -163,10 +166,20 @@ class Decider:
         twin.strategy = twin._strategy(self.strategy.name)
         return twin
 
-    def room_for(self, request: Request) -> Worker | None:
-        """The strategy's choice among the ready workers that serve the request's model."""
-        ready = [worker for worker in self._serving(request, request.model) if worker.status == READY]
-        return self._pick(self.strategy, request, ready) if ready else None
+    def serving(self, job: Job) -> list[Worker]:
+        """Those that serve what a job wants and may have it, reachable or not. One that has failed it is none of them,
+        unless it only had no room."""
+        failed = [attempt.worker_id for attempt in job.attempts if attempt.result != "upstream_overloaded"]
+        return self._serving(job.request, _wanted_by(job), failed)
+
+    def room_for(self, job: Job) -> Worker | None:
+        """The strategy's choice among the ready workers that serve what a job wants. Raises RouterError when nobody
+        will ever."""
+        serving = self.serving(job)
+        if not serving and not job.attempts:
+            raise self._nobody(job.request, _wanted_by(job))
+        ready = self._with_room(serving)
+        return self._pick(self.strategy, job.request, ready) if ready else None
 
     def weights(self) -> dict[str, float]:
         """{worker id: the share of requests that it can expect from the strategy now}."""
@@ -221,16 +234,17 @@ class Decider:
             why = f"{self.strategy.name}; {reason} returned nil" if not (answer and answer.reason) else reason
             return self._by_strategy(request, "strategy", why, None, choice.log, model, headers)
         named, wanted = choice.workers or (choice.worker,), self._wanted(answer)
-        order = [worker for worker in self._permitted(request, wanted, named) if worker.status not in _OUT]
+        order = [worker for worker in self._permitted(request, wanted, named) if worker.status in (READY, BUSY)]
         if not order:
             error = script.fault_at(choice.line, self._not_usable(request, wanted, named))
             return self._by_strategy(request, "fallback", self.strategy.name, error, log=choice.log)
-        worker = order[0]
+        worker = next((worker for worker in order if worker.status == READY), order[0])
+        order.remove(worker)
         return Decision(
             worker, "script", reason, _rewrite(request, worker, wanted), None,
             self.explain(script, worker) if self.debug else None,
-            then=tuple(order[1:]) if choice.workers is not None else None,
-            headers=tuple(answer.headers) if answer else (), log=choice.log, wanted=wanted,
+            SEND if worker.status == READY else WAIT, tuple(order) if choice.workers is not None else None,
+            tuple(answer.headers) if answer else (), Patience(None, _priority(request)), log=choice.log, wanted=wanted,
         )  # fmt: skip
 
     def _wanted(self, answer: Answer | None) -> str | None:
@@ -293,7 +307,7 @@ class Decider:
             return self._rejected(script, answer, reason, choice)
         model = self._wanted(answer) or first.wanted
         named = [worker for worker in choice.workers or (choice.worker,) if worker is not None]
-        order = [worker for worker in self._permitted(request, model, named) if worker.status not in _OUT]
+        order = [worker for worker in self._permitted(request, model, named) if worker.status in (READY, BUSY)]
         if not order:
             return None
         return Decision(
@@ -302,11 +316,12 @@ class Decider:
             headers=tuple(answer.headers) if answer else (), log=choice.log, wanted=model,
         )  # fmt: skip
 
-    def _next_in_line(self, job: Job, first: Decision) -> Decision | None:
+    def _next_in_line(self, job: Job, first: Decision, failure: Failure) -> Decision | None:
+        """Who is asked after a failure, or that the job waits, when only workers without room are left."""
         request, tried = job.request, job.tried
         if first.then is not None:
             for worker in self._permitted(request, first.wanted, first.then):
-                if worker.id not in tried and worker.status not in _OUT and worker.index >= 0:
+                if worker.id not in tried and worker.status in (READY, BUSY) and worker.index >= 0:
                     reason = f"next in the script's list after {tried[-1]} failed"
                     return Decision(worker, "failover", reason, _rewrite(request, worker, first.wanted))
             return None
@@ -317,6 +332,10 @@ class Decider:
             model = request.model
             eligible = self._eligible(request, model, tried)
         if not eligible:
+            left = self._serving(request, model, () if failure.retry == FULL else tried)
+            if any(worker.status == BUSY for worker in left):
+                why = f"no worker has room after {tried[-1]} failed"
+                return Decision(None, "failover", why, action=WAIT, patience=Patience(None, _priority(request)))
             return None
         if self.split is not None and first.worker is not None:
             eligible = same_side(first.worker, eligible)
@@ -373,7 +392,14 @@ class Decider:
     ) -> Decision:
         wanted = model or request.model
         eligible = self._eligible(request, wanted)
+        sent = wanted if wanted != request.model else None
         if not eligible:
+            if any(worker.status == BUSY for worker in self._serving(request, wanted)):
+                explanation = self.explain(self.script, None) if self.debug else None
+                return Decision(
+                    None, by, f"{reason}; no worker has room", sent, error, explanation, WAIT, None, headers,
+                    Patience(None, _priority(request)), log=log, wanted=model,
+                )  # fmt: skip
             if error is None and not log:
                 raise self._nobody(request, wanted)
             return self._refused(request, wanted, by, reason, error, log)
@@ -381,7 +407,6 @@ class Decider:
             eligible = self.split.narrowed(wanted, eligible)
         worker = self._pick(self.strategy, request, eligible)
         explanation = self._strategy_explained(request, wanted, worker) if self.debug else None
-        sent = wanted if wanted != request.model else None
         return Decision(worker, by, reason, sent, error, explanation, headers=headers, log=log, wanted=model)
 
     def _serving(self, request: Request, model: str, tried: Collection[str] = ()) -> list[Worker]:
@@ -396,19 +421,25 @@ class Decider:
         return serving
 
     def _eligible(self, request: Request, model: str, tried: Collection[str] = ()) -> list[Worker]:
-        """Ready workers that serve the model; when all of those are full, the busy ones: engines have queues.
-
-        When there is none of either, those that want to be left alone (a cool-down, their owner at work), and at last
-        those that were ejected but can be reached: refusing everybody because of some failures would make one bad
-        prompt an outage.
+        """Those with room that serve the model and may have the request. When all of them are offline, those that were
+        ejected but can be reached: refusing everybody because of some failures would make one bad prompt an outage.
         """
         serving = self._serving(request, model, tried)
-        return (
-            [worker for worker in serving if worker.status == READY]
-            or [worker for worker in serving if worker.status == BUSY and not worker.held]
-            or [worker for worker in serving if worker.status == BUSY]
-            or [worker for worker in serving if worker.health.reachable and not worker.draining]
-        )
+        usable = self._with_room(serving)
+        if usable or any(worker.status == BUSY for worker in serving):
+            return usable
+        return [worker for worker in serving if worker.health.reachable and not worker.draining]
+
+    def _with_room(self, serving: list[Worker]) -> list[Worker]:
+        """The ready ones. When there is neither one of those nor one that will be, those whose owner sits at them."""
+        ready = [worker for worker in serving if worker.status == READY]
+        if ready or not any(worker.status == BUSY for worker in serving):
+            return ready
+        now = self._env.now()
+        busy = [worker for worker in serving if worker.status == BUSY]
+        if any(not worker.held or worker.cooling_until > now for worker in busy):
+            return []
+        return [worker for worker in busy if worker.load < 1]
 
     def _pick(self, strategy: Strategy, request: Request, eligible: list[Worker]) -> Worker:
         """The strategy's choice. A worker in slow start is kept from it all but as often as its weight says.
@@ -506,6 +537,11 @@ def _with(decision: Decision, error: str | None, log: tuple[str, ...]) -> Decisi
     if error is not None and decision.error is not None:
         error = f"{decision.error}; {error}"
     return msgspec.structs.replace(decision, error=error or decision.error, log=decision.log + log)
+
+
+def _wanted_by(job: Job) -> str:
+    decision = job.decision
+    return decision.wanted if decision is not None and decision.wanted else job.request.model
 
 
 def _priority(request: Request) -> int:

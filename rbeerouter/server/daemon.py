@@ -78,10 +78,10 @@ class Daemon:
         self.staff.apply_drains()
         self.app = app.build(self)
         self.listener = Listener(
-            config.server, config.limits, Dispatcher(self.fleet, self.decider, self.env, config.limits.attempts),
-            pools, self.env, self.recorder.record, self.app, _most_connections(config),
+            config.server, config.limits, Dispatcher(self.fleet, self.decider, self.env), pools, self.env,
+            self.recorder.record, self.app, _most_connections(config), config.models,
         )  # fmt: skip
-        self.listener.apply(config.server, config.limits, config.models)
+        self._watch_for_poison(config)
         self._begin_with_script()
         self.reloads: Counter[str] = Counter(ok=0, rejected=0)
         self._told: dict[str, tuple[str, str | None]] = {}
@@ -211,9 +211,8 @@ class Daemon:
         self.staff.take(change)
         decider.fleet = self.fleet
         self.scripts.hand_over(self.decider, decider)
-        dispatcher = self.listener.dispatcher
-        self.decider = dispatcher.decider = decider
-        dispatcher.attempts = config.limits.attempts
+        self.decider = self.listener.dispatcher.decider = decider
+        self._watch_for_poison(config)
         self.listener.apply(config.server, config.limits, config.models)
         self.prober.apply(config.probes)
         self.prober.allow = config.registration.allow
@@ -224,6 +223,10 @@ class Daemon:
         self.config, self.loaded_at = config, timestamp(time.time())
         self.discovery.apply(config)
         self._begin_with_script()
+
+    def _watch_for_poison(self, config: Config) -> None:
+        poison, health = self.listener.dispatcher.poison, config.health
+        poison.strikes, poison.hold_s, poison.most = health.poison_strikes, health.poison_s, health.poison_kept
 
     def _script_suspended(self) -> None:
         """The alarm: a script was taken out of service because it failed too often in a row."""

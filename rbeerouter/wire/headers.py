@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 import http
+import re
 from collections.abc import Iterable
 
 from rbeerouter.config import NEVER_PASSED, NEVER_PASSED_PREFIXES
+from rbeerouter.core.errors import RouterError
 
 RawHeaders = dict[bytes, bytes]
 """Headers under the names as they were written."""
 
+_TIME = re.compile(rb"\d{1,9}(?:\.\d{1,6})?")
 _MOST_SHAPES = 512
 """Peers choose their header names, so the memory of shapes must not grow with them."""
 
@@ -27,9 +30,11 @@ class Shape:
         passing: (name as written, b"lower-case-name: ") of the headers that may pass.
         ours: (name in lower case, name as written) of the headers that are for us: x-rbee-* and x-session-id.
         shown: (name in lower case, name as written) of the headers that the script may see.
+        credential: the name, as written, of the header that tells who the client is, if there is one.
+        hurried: does any of them say how long the client wants to wait?
     """
 
-    __slots__ = ("names", "ours", "passing", "shown")
+    __slots__ = ("credential", "hurried", "names", "ours", "passing", "shown")
 
     def __init__(
         self, written: Iterable[bytes], allowed: list[bytes], ours: frozenset[bytes] = frozenset(),
@@ -46,6 +51,8 @@ class Shape:
             for name, spelled in self.names.items()
             if name.startswith(b"x-rbee-") or name == b"x-session-id"
         ]
+        self.credential = self.names.get(b"authorization") or self.names.get(b"x-api-key")
+        self.hurried = b"x-rbee-timeout-ms" in self.names or b"x-stainless-read-timeout" in self.names
         self.shown = [(name.decode(), spelled) for name, spelled in self.names.items() if name in shown]
 
     def get(self, raw: RawHeaders, name: bytes) -> bytes | None:
@@ -58,6 +65,25 @@ class Shape:
         for spelled, prefix in self.passing:
             lines += prefix + raw[spelled] + b"\r\n"
         return lines
+
+    def timeout_s(self, raw: RawHeaders, stream: bool) -> float | None:
+        """How long the client wants to wait for all of its answer, None when it does not say.
+
+        `x-rbee-timeout-ms` says so; the OpenAI and Anthropic SDKs tell their own limit, in seconds, in
+        `x-stainless-read-timeout`, which for a stream is only that between two reads.
+
+        Raises:
+            RouterError: invalid_header, for a time that is none.
+        """
+        given = self.get(raw, b"x-rbee-timeout-ms")
+        if given is not None:
+            if not _TIME.fullmatch(given) or not float(given):
+                shown = given[:40].decode("latin-1")
+                expected = "expected milliseconds, such as 1500"
+                raise RouterError("invalid_header", f"x-rbee-timeout-ms: {shown!r}: {expected}")
+            return float(given) / 1000
+        given = self.get(raw, b"x-stainless-read-timeout")
+        return float(given) if given and not stream and _TIME.fullmatch(given) and float(given) else None
 
     def texts(self, raw: RawHeaders) -> dict[str, str]:
         """The headers that the script may see."""

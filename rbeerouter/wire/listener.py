@@ -26,10 +26,12 @@ from rbeerouter.core.dispatch import Dispatcher, Job, refused_job
 from rbeerouter.core.errors import FAILURES, Failure, RouterError
 from rbeerouter.core.models import NO_MODELS, OWN_LIMITS, Model, Models, for_side
 from rbeerouter.core.queue import QueueRules
+from rbeerouter.core.retry import RetryRules
 from rbeerouter.core.types import Env
 from rbeerouter.dialects.surfaces import ADMINISTRATION, OPENAI_DIALECT, SURFACES, Dialect, Surface, dialect_of
 from rbeerouter.wire.exchange import Exchange
-from rbeerouter.wire.headers import RawHeaders, Shape, Shapes, status_line
+from rbeerouter.wire.headers import RawHeaders, Shape, Shapes, header_value, status_line, with_headers
+from rbeerouter.wire.refusals import OwnError
 from rbeerouter.wire.relay import Asgi, Relay, relayed
 from rbeerouter.wire.upstream import Pools
 from rbeerouter.wire.waiting import Waiters
@@ -63,7 +65,7 @@ class Listener:
 
     def __init__(
         self, server: Server, limits: Limits, dispatcher: Dispatcher, pools: Pools, env: Env,
-        record: Callable[[Job], None], relay_to: Asgi, max_connections: int,
+        record: Callable[[Job], None], relay_to: Asgi, max_connections: int, models: Models = NO_MODELS,
     ) -> None:  # fmt: skip
         self.dispatcher = dispatcher
         self.env = env
@@ -86,18 +88,19 @@ class Listener:
         self.prompt_chars = 0
         self.models: Models | None = None
         self.limits_of: dict[str, Limits] = {}
-        self.apply(server, limits)
+        self.apply(server, limits, models)
 
-    def apply(self, server: Server, limits: Limits, models: Models = NO_MODELS) -> None:
+    def apply(self, server: Server, limits: Limits, models: Models) -> None:
         """Takes new settings. Requests that have begun keep the limits they have passed."""
         self._settings, self.limits = server, limits
         self.models = models if models else None              # None is quicker to ask
         self.limits_of = {model.name: _limits_of(model, limits) for model in models}
         self.request_shapes = Shapes(server.request_headers, ours=(b"content-type",), shown=self.shown_headers)
         self.response_shapes = Shapes(server.response_headers)
+        self.dispatcher.retries.rules = RetryRules(limits.attempts, limits.retry_share, limits.retry_floor)
         self.dispatcher.queue.rules = QueueRules(
-            limits.queue_length, limits.queue_s, limits.queue_most_s, limits.request_s, limits.stream_s,
-            {name: (own.request_s, own.stream_s) for name, own in self.limits_of.items()},
+            limits.queue_length, limits.queue_per_caller, limits.queue_s, limits.queue_most_s, limits.request_s,
+            limits.stream_s, {name: (own.request_s, own.stream_s) for name, own in self.limits_of.items()},
         )  # fmt: skip
 
     def show(self, headers: tuple[str, ...] = (), prompt_chars: int = 0) -> None:
@@ -154,7 +157,7 @@ class Listener:
         for connection in list(self.connections):
             connection.check(now)
         self.pools.expire(now)
-        self.dispatcher.fleet.tick(now)
+        self.dispatcher.sweep(now)
         self.waiters.tick()
 
 
@@ -377,18 +380,24 @@ class ClientConnection(asyncio.Protocol):
                 surface, request_id.decode(), ours, body, listener.limits,
                 shape.texts(raw) if shape.shown else _NO_TEXTS, listener.prompt_chars, content_type,
             )  # fmt: skip
-            if listener.models:
+            if shape.hurried:
+                timeout_s = shape.timeout_s(raw, request.stream)
+                request = request if timeout_s is None else msgspec.structs.replace(request, timeout_s=timeout_s)
+            if listener.models is not None:
                 request = listener.models.resolved(request)
             if ours and b"x-rbee-deployment" in ours:
                 request = for_side(request, ours[b"x-rbee-deployment"])
         except RouterError as refusal:
             listener.record(refused_job(surface.unread(request_id.decode()), refusal, arrived, wall, listener.now()))
             raise
+        job = Job(request, arrived, wall)
+        if shape.credential is not None:
+            job.caller = raw[shape.credential]
         connection = raw[names[b"connection"]].lower() if b"connection" in names else b"close"
         if connection not in (b"keep-alive", b"close") or len(names) != len(raw):     # or a name in two spellings
             shape = listener.request_shapes.less(raw)
         forwarded = b"content-type: %b\r\n%bx-request-id: %b\r\n" % (content_type, shape.lines(raw), request_id)
-        return Exchange(self, Job(request, arrived, wall), surface, target, forwarded, body)
+        return Exchange(self, job, surface, target, forwarded, body)
 
     def _other(self, method: bytes, path: bytes) -> Relay:
         page = relayed(path)
@@ -429,6 +438,29 @@ class ClientConnection(asyncio.Protocol):
             b"" if self.keep_alive else b"connection: close\r\n",
         )  # fmt: skip
         self.transport.write(head if self._head_only else head + body)
+
+    def answer_error(self, error: OwnError, body: bytes, job: Job, retry_after: int) -> None:
+        """Writes a worker's own error; nothing of an answer may have been written before. SDKs are told to try again
+        only if they are told when: otherwise the router has done so for them."""
+        ours = [("x-should-retry", "true" if retry_after else "false")]
+        if retry_after:
+            ours += [("retry-after", str(retry_after)), ("retry-after-ms", str(1000 * retry_after))]
+        head = b"%b%b%bcontent-length: %d\r\nx-request-id: %b\r\nx-rbee-worker: %b\r\n" % (
+            status_line(error.status), self.listener.date_line, with_headers(error.lines, ours), len(body),
+            job.request.id.encode(), header_value(job.tried[-1]),
+        )  # fmt: skip
+        self.transport.write(b"%b%b\r\n%b" % (head, b"" if self.keep_alive else b"connection: close\r\n", body))
+
+    def begin_stream(self, content_type: bytes, request_id: str) -> None:
+        """Writes the head of a stream before any worker has given content."""
+        if not self.speaks_chunked:
+            self.keep_alive = False
+        head = b"%b%bcontent-type: %b\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\nx-request-id: %b\r\n" % (
+            status_line(200), self.listener.date_line, content_type, request_id.encode(),
+        )  # fmt: skip
+        framing = b"transfer-encoding: chunked\r\n" if self.speaks_chunked else b""
+        closing = b"" if self.keep_alive else b"connection: close\r\n"
+        self.transport.write(b"%b%b%b\r\n" % (head, framing, closing))
 
     def cut(self, gently: bool) -> None:
         """Ends the connection in the middle of an answer: gently lets what was written arrive, else a reset."""

@@ -16,6 +16,7 @@ from rbeerouter.config import Config
 from rbeerouter.core.dispatch import Dispatcher, Fail, Job, Send, Wait
 from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.retry import RetryRules
 from rbeerouter.core.types import DRAINING, OFFLINE, Env, Outcome, Request
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.sandbox import Abilities, Limits
@@ -155,7 +156,8 @@ class Stage:
     ) -> Result:
         """Lets a request live its life. Those of the workers in `failing` that it is sent to fail it, with `code`."""
         self.script.asked.clear()
-        dispatcher = Dispatcher(self._fleet, self._decider, self._env, self._attempts)
+        dispatcher = Dispatcher(self._fleet, self._decider, self._env)
+        dispatcher.retries.rules = RetryRules(self._attempts)
         job = Job(request, 0.0, self.wall)
         effect = dispatcher.on_request(job)
         while isinstance(effect, Send) and effect.worker.id in failing:

@@ -24,6 +24,7 @@ from rbeerouter.core.dispatch import (
     Fail,
     Finish,
     Job,
+    PassOn,
     Send,
     Wait,
     refused_job,
@@ -31,6 +32,7 @@ from rbeerouter.core.dispatch import (
 from rbeerouter.core.errors import FAILURES, Failure, RouterError, refusal
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.queue import QueueRules
+from rbeerouter.core.retry import RetryRules
 from rbeerouter.core.types import (
     BUSY,
     OFFLINE,
@@ -54,7 +56,14 @@ OWN_5XX = Outcome(FAILURES["upstream_error_status"], 503, committed=True, delive
 CONNECT = Outcome(FAILURES["upstream_connect_failed"])
 DISCONNECTED = Outcome(FAILURES["upstream_disconnected"])
 BROKEN_OFF = Outcome(FAILURES["upstream_disconnected"], 200, committed=True)
+POISONOUS = Outcome(FAILURES["upstream_disconnected"], poisonous=True)
+SILENT = Outcome(FAILURES["upstream_first_content_timeout"])
+ANSWERED_500 = Outcome(FAILURES["upstream_error_status"], 500, answered=True)
 STALE = Outcome(FAILURES["upstream_disconnected"], stale=True)
+
+
+def full(status: int, retry_after_s: float | None = None) -> Outcome:
+    return Outcome(FAILURES["upstream_overloaded"], status, retry_after_s=retry_after_s, answered=True)
 
 
 class InOrder:
@@ -73,7 +82,10 @@ class InOrder:
             headers=(("x-priority", "9"),), log=("chosen",),
         )  # fmt: skip
 
-    def room_for(self, request: Request) -> Worker | None:
+    def room_for(self, job: Job) -> Worker | None:
+        raise AssertionError("nobody waits here")
+
+    def serving(self, job: Job) -> list[Worker]:
         raise AssertionError("nobody waits here")
 
     def another(self, job: Job, failure: Failure) -> Decision | None:
@@ -95,7 +107,8 @@ class Story:
         self.clock = Clock()
         self.fleet = fleet()
         self.decider = InOrder(self.fleet, **decider)
-        self.dispatcher = Dispatcher(self.fleet, self.decider, env(self.clock), attempts)
+        self.dispatcher = Dispatcher(self.fleet, self.decider, env(self.clock))
+        self.dispatcher.retries.rules = RetryRules(attempts)
         self.job = job()
 
     def begin(self) -> Any:
@@ -202,11 +215,9 @@ def test_no_more_workers_are_tried_than_the_limit_allows(attempts: int) -> None:
     story = Story(attempts)
     effects = [story.begin()]
     for _ in range(attempts):
-        effects.append(story.end(DISCONNECTED))
+        effects.append(story.end(CONNECT))
     assert [effect.worker.id for effect in effects[:-1]] == ["w1", "w2", "w3"][:attempts]
-    assert effects[-1] == Fail(
-        FAILURES["upstream_disconnected"], f"the worker closed the connection before its answer was complete ({attempts} tried)"
-    )
+    assert effects[-1] == Fail(FAILURES["upstream_connect_failed"], f"could not connect to a worker ({attempts} tried)")
     assert (story.job.state, story.job.status, story.in_flight()) == (FAILED, 502, [0, 0, 0])
     assert len(story.job.attempts) == attempts
 
@@ -219,6 +230,110 @@ def test_the_job_fails_when_every_worker_was_tried_before_the_limit() -> None:
     assert effects[-1].message == "could not connect to a worker (3 tried)"
     code = "upstream_connect_failed"
     assert story.decider.asked == [(["w1"], code), (["w1", "w2"], code), (["w1", "w2", "w3"], code)]
+
+
+def again(story: Story, outcome: Outcome, name: str) -> None:
+    """The outcome leads to that worker after a pause of at most 50 ms for the first retry, 100 ms for the second."""
+    effect = story.end(outcome)
+    assert type(effect) is Send and effect.worker.id == name
+    assert 0 < effect.pause_s <= 0.05 * 2 ** (len(story.job.tried) - 2)
+
+
+def test_a_worker_that_dies_before_content_is_replaced_after_a_short_pause() -> None:
+    story = Story()
+    story.begin()
+    again(story, DISCONNECTED, "w2")
+    assert (story.end(SERVED), story.results()) == (FINISH, [("w1", "upstream_disconnected"), ("w2", "ok")])
+
+
+def test_a_request_that_two_workers_died_over_gets_no_third() -> None:
+    story = Story()
+    story.begin()
+    again(story, DISCONNECTED, "w2")
+    assert story.end(POISONOUS) == Fail(FAILURES["poison_request"], "two workers have died over this request")
+    assert (story.job.state, story.job.status, story.in_flight()) == (FAILED, 502, [0, 0, 0])
+
+
+def test_a_worker_that_failed_is_replaced_once_and_then_its_own_error_is_passed_on() -> None:
+    story = Story()
+    story.begin()
+    again(story, ANSWERED_500, "w2")
+    assert (story.end(ANSWERED_500), story.job.state, story.job.status) == (PassOn(), DONE, 500)
+    assert (story.in_flight(), story.decider.told) == ([0, 0, 0], [("done", 500)])
+
+
+def test_an_error_that_cannot_be_shown_becomes_ours() -> None:
+    story = Story(attempts=1)
+    story.begin()
+    assert story.end(Outcome(FAILURES["upstream_error_status"], 500)) == Fail(
+        FAILURES["upstream_error_status"], "the worker answered with an error that says nothing (1 tried)"
+    )
+
+
+def test_workers_without_room_are_left_alone_for_as_long_as_they_ask_and_the_others_are_tried() -> None:
+    story = Story()
+    story.begin()
+    again(story, full(429, 9.0), "w2")
+    again(story, full(503, 4.0), "w3")
+    effect = story.end(full(429, 6.0))
+    assert (effect.failure.code, effect.failure.status, effect.failure.retry_after) == ("upstream_overloaded", 503, 4)
+    assert [one.cooling_until for one in story.fleet.ordered] == [109.0, 104.0, 106.0]
+    assert [one.status for one in story.fleet.ordered] == [BUSY, BUSY, BUSY]
+    assert [one.failed for one in story.fleet.ordered] == [0, 0, 0]
+
+
+def test_a_fleet_that_says_429_throughout_is_answered_with_429_and_the_smallest_wait() -> None:
+    story = Story()
+    story.begin()
+    for outcome in (full(429, 9.0), full(429, 4.0)):
+        story.end(outcome)
+    assert (story.end(full(429, 6.0)), story.job.status) == (PassOn(4), 429)
+
+
+def test_a_429_that_cannot_be_shown_becomes_ours() -> None:
+    story = Story(attempts=1)
+    story.begin()
+    effect = story.end(Outcome(FAILURES["upstream_overloaded"], 429, retry_after_s=200.0))
+    assert (effect.failure.status, effect.failure.type, effect.failure.retry_after) == (429, "rate_limit_error", 60)
+
+
+def test_a_silent_worker_is_replaced_only_while_enough_time_is_left() -> None:
+    early, late = Story(), Story()
+    for story, waited_s in ((early, 359.0), (late, 361.0)):
+        story.begin()
+        story.clock.advance(waited_s)                         # of 600
+    again(early, SILENT, "w2")
+    assert type(late.end(SILENT)) is Fail
+
+
+def test_retries_are_a_fifth_of_the_requests_of_the_last_ten_seconds_or_ten() -> None:
+    story = Story()
+
+    def storm(requests: int) -> int:
+        retried = 0
+        for _ in range(requests):
+            story.job = job()
+            story.begin()
+            if type(story.end(DISCONNECTED)) is Send:
+                retried += 1
+                story.end(SERVED)
+        return retried
+
+    assert storm(100) == 20
+    assert storm(20) == 4
+    for _ in range(25):
+        story.clock.advance(0.5)
+        story.dispatcher.sweep(story.clock.now_s)
+    assert (storm(20), story.dispatcher.retries.exhausted) == (10, 80 + 16 + 10)
+
+
+def test_a_worker_that_never_got_the_request_costs_no_budget() -> None:
+    story = Story()
+    for _ in range(40):
+        story.job = job()
+        story.begin()
+        assert type(story.end(CONNECT)) is Send
+        story.end(SERVED)
 
 
 @pytest.mark.parametrize("code", sorted(code for code, failure in FAILURES.items() if not failure.retry))
@@ -276,7 +391,7 @@ def test_the_end_of_the_fresh_connection_counts_as_usual() -> None:
     story = Story()
     story.begin()
     story.end(STALE)
-    assert story.end(DISCONNECTED) == send_to(story, "w2")
+    again(story, DISCONNECTED, "w2")
     assert (story.results(), story.in_flight()) == ([("w1", "upstream_disconnected")], [0, 1, 0])
     story.end(STALE)
     assert story.end(SERVED) == FINISH
@@ -507,15 +622,17 @@ class AnyLife(RuleBasedStateMachine):
         """Does what `wire.exchange` would: notes where the job went, or that it has ended."""
         if isinstance(effect, Send):
             assert made.state == SENDING and made.worker is effect.worker
-            assert len(set(made.tried)) == len(made.tried) <= self.dispatcher.attempts
+            assert len(set(made.tried)) == len(made.tried) <= self.dispatcher.retries.rules.attempts
             if made not in self.sending:
                 self.sending.append(made)
             return
         if isinstance(effect, Wait):
             assert made.state == WAITING and made.worker is None
+            if made in self.sending:
+                self.sending.remove(made)
             self.waiting.append(made)
             return
-        assert isinstance(effect, Fail | Finish)
+        assert isinstance(effect, Fail | Finish | PassOn)
         for jobs in (self.sending, self.waiting):
             if made in jobs:
                 jobs.remove(made)
@@ -537,7 +654,7 @@ class AnyLife(RuleBasedStateMachine):
 
     @initialize(attempts=st.integers(1, 4), jobs=st.integers(0, 5))
     def begin(self, attempts: int, jobs: int) -> None:
-        self.dispatcher.attempts = attempts
+        self.dispatcher.retries.rules = RetryRules(attempts)
         self.ask(["a"] * jobs)
 
     @rule(models=st.lists(st.sampled_from(MODELS), max_size=4))
@@ -574,7 +691,7 @@ class AnyLife(RuleBasedStateMachine):
         for one in self.fleet.ordered:
             assert one.in_flight <= max(before[id(one)], one.capacity), "somebody went where there was no room"
         assert self.dispatcher.on_tick(self.clock.now_s) == []
-        assert all(made.request.metadata["timeout_s"] != 0.0 for made in self.waiting)
+        assert all(made.request.metadata.get("timeout_s") != 0.0 for made in self.waiting)
 
     @rule(which=WHICH, outcome=OUTCOMES)
     def end_an_attempt(self, which: int, outcome: Outcome) -> None:
@@ -625,7 +742,7 @@ class AnyLife(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.0, 1.0, 10.0, 400.0]))
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
-        self.fleet.tick(self.clock.now_s)
+        self.dispatcher.sweep(self.clock.now_s)
 
     @invariant()
     def every_count_is_the_number_of_jobs_on_that_worker(self) -> None:

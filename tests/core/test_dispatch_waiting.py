@@ -11,6 +11,7 @@ from rbeerouter.core.dispatch import CANCELLED, FAILED, FINISH, SENDING, WAITING
 from rbeerouter.core.errors import FAILURES, Failure, RouterError, refusal
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.queue import QueueRules
+from rbeerouter.core.retry import RetryRules
 from rbeerouter.core.types import BUSY, READY, REJECT, WAIT, Decision, Outcome, Patience, Request, Worker
 from tests.support.builders import Clock, down, env, fill, fleet, job, worker
 
@@ -37,11 +38,13 @@ class Told:
     def decide(self, request: Request) -> Decision:
         return self.says(request)
 
-    def room_for(self, request: Request) -> Worker | None:
+    def room_for(self, job: Job) -> Worker | None:
         if self.refusal is not None:
             raise self.refusal
-        ready = (one for one in self.fleet.ordered if one.status == READY and one.serves(request.model))
-        return next(ready, None)
+        return next((one for one in self.serving(job) if one.status == READY), None)
+
+    def serving(self, job: Job) -> list[Worker]:
+        return [one for one in self.fleet.ordered if one.serves(job.request.model)]
 
     def another(self, job: Job, failure: Failure) -> Decision | None:
         return self.then
@@ -63,9 +66,11 @@ class Story:
         for one in self.fleet.ordered:
             fill(self.fleet, one.id, 1)
 
-    def ask(self, *waiting: Any, **patience: Any) -> tuple[Job, Any]:
+    def ask(
+        self, *waiting: Any, user: str | None = None, timeout: float | None = None, **patience: Any
+    ) -> tuple[Job, Any]:
         """A request that is to wait, and what comes of it at once."""
-        made = job()
+        made = job(user_id=user, timeout_s=timeout)
         made.arrived = self.clock.now_s
         self.decider.says = lambda request: self.decider.wait(*waiting, **patience)
         return made, self.dispatcher.on_request(made)
@@ -185,6 +190,42 @@ def test_a_full_queue_takes_nobody(length: int) -> None:
     assert type(story.ask("w2")[1]) is Send, "room is room"
 
 
+def test_one_caller_may_not_take_the_whole_queue() -> None:
+    story = Story(per_caller=2)
+    assert [type(story.ask("w1", user="one")[1]) for _ in range(2)] == [Wait, Wait]
+    made, effect = story.ask("w1", user="one")
+    assert (code(effect), made.state) == ("queue_full", FAILED)
+    assert effect.message == "no worker has room for this request, and 2 of the same caller wait already"
+    assert type(story.ask("w1", user="somebody else")[1]) is Wait
+    assert [type(story.ask("w1")[1]) for _ in range(3)] == [Wait] * 3, "who has no name is not one caller"
+
+
+def test_a_request_whose_turn_would_come_too_late_is_refused_at_once_and_told_when_it_may_come_back() -> None:
+    story = Story()
+    story.w1.latency_ms = 2000.0
+    assert [type(story.ask("w1", 5.0)[1]) for _ in range(2)] == [Wait, Wait]      # in about 2 and 4 s
+    made, effect = story.ask("w1", 5.0)
+    assert (code(effect), effect.failure.retry_after, made.state) == ("queue_timeout", 1, FAILED)
+    assert effect.message == "its turn would come in about 6 s, and it can wait for 5 s"
+    assert type(story.ask("w1", 6.5)[1]) is Wait
+
+
+def test_a_request_waits_no_longer_than_its_client_wants_to() -> None:
+    story = Story()
+    made, effect = story.ask("w1", timeout=1.0)
+    story.clock.advance(1.25)
+    ((late, effect),) = story.tick()
+    assert (late, code(effect)) == (made, "queue_timeout")
+
+
+def test_who_waits_can_be_told_its_place_and_when_its_turn_comes() -> None:
+    story = Story()
+    (first, _), (second, _) = story.ask("w1"), story.ask("w1")
+    unknown = story.dispatcher.place(second)
+    story.w1.latency_ms = 1500.0
+    assert (unknown, story.dispatcher.place(first), story.dispatcher.place(second)) == ((1, None), (0, 1.5), (1, 3.0))
+
+
 @pytest.mark.parametrize("cancel", ["client_gone", "draining"])
 def test_a_cancelled_request_never_reaches_a_worker(cancel: str) -> None:
     story = Story()
@@ -277,7 +318,7 @@ def test_the_order_and_headers_of_the_first_decision_hold_until_another_has_its_
     headers, order = (("x-priority", "1"),), (story.w2,)
     story.decider.says = lambda request: Decision(story.w1, "script", "first", headers=headers, then=order, error="a")
     made = job()
-    story.dispatcher.attempts = 4
+    story.dispatcher.retries.rules = RetryRules(4)
     seen = [story.dispatcher.on_request(made).headers]
     for another in (
         Decision(story.w2, "failover", "second"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rbeerouter.core.errors import FAILURES, RouterError, refusal
+from rbeerouter.core.errors import BROKEN, FAILURES, FULL, LOST, SLOW, UNSENT, RouterError, refusal
 
 
 def codes(flag: str) -> set[str]:
@@ -15,6 +15,7 @@ def test_each_failure_has_the_status_that_clients_expect() -> None:
     assert {code: failure.status for code, failure in FAILURES.items()} == {
         "invalid_json": 400,
         "invalid_form": 400,
+        "invalid_header": 400,
         "bad_request": 400,
         "not_found": 404,
         "model_not_found": 404,
@@ -36,7 +37,10 @@ def test_each_failure_has_the_status_that_clients_expect() -> None:
         "upstream_first_content_timeout": 504,
         "upstream_stalled": 504,
         "upstream_deadline": 504,
+        "upstream_overloaded": 503,
         "upstream_error_status": 502,
+        "upstream_error_event": 502,
+        "poison_request": 502,
         "client_gone": 499,
         "client_stalled": 499,
         "internal_error": 500,
@@ -44,7 +48,14 @@ def test_each_failure_has_the_status_that_clients_expect() -> None:
 
 
 def test_only_a_worker_that_gave_nothing_is_replaced_by_another() -> None:
-    assert codes("retry") == {"upstream_connect_failed", "upstream_disconnected"}
+    assert {code: failure.retry for code, failure in FAILURES.items() if failure.retry} == {
+        "upstream_connect_failed": UNSENT,
+        "upstream_disconnected": LOST,
+        "upstream_overloaded": FULL,
+        "upstream_error_status": BROKEN,
+        "upstream_error_event": BROKEN,
+        "upstream_first_content_timeout": SLOW,
+    }
 
 
 def test_only_what_a_worker_did_counts_against_it() -> None:
@@ -55,14 +66,16 @@ def test_only_what_a_worker_did_counts_against_it() -> None:
         "upstream_first_content_timeout",
         "upstream_stalled",
         "upstream_error_status",
+        "upstream_error_event",
     }
 
 
 def test_clients_are_told_to_try_again_only_where_it_can_help() -> None:
     later = {"no_healthy_worker", "out_of_resources", "queue_full", "queue_timeout", "draining"}
+    later.add("upstream_overloaded")
     assert codes("should_retry") == {"request_timeout", *later}
     assert codes("retry_after") == later
-    assert {failure.retry_after for failure in FAILURES.values()} == {0, 5}
+    assert {failure.retry_after for failure in FAILURES.values()} == {0, 1, 5}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +97,7 @@ def test_a_script_that_rejects_may_say_how(
 ) -> None:
     made = refusal(status, "not today", retry_after_s)
     row = made.failure
-    assert (made.message, row.code, row.retry, row.blame, row.close) == ("not today", "script_rejected", False, False, False)
+    assert (made.message, row.code, row.retry, row.blame, row.close) == ("not today", "script_rejected", "", False, False)
     assert (row.status, row.type, row.should_retry, row.retry_after) == (status, kind, should_retry, seconds)
 
 

@@ -25,6 +25,10 @@ def admitted(made: Queue, find: Callable[[Job, Worker | None], Worker | None]) -
     return [gone.request.id for gone, _ in made.admit(find)]
 
 
+def deadline(made: Queue, stream: bool, asked_s: float | None, now: float) -> float:
+    return made.deadline(job(stream=stream), Patience(asked_s), now)
+
+
 def named(name: str, **changes: object) -> Job:
     return job(id=name, **changes)
 
@@ -93,12 +97,12 @@ def test_those_whose_time_is_over_are_told_in_that_order_and_stay_until_they_are
     [(None, False, 30.0), (5.0, False, 5.0), (1e9, False, 300.0), (0.0, False, 0.0), (1e9, True, 300.0)],
 )
 def test_how_long_a_job_may_wait(asked_s: float | None, stream: bool, expected: float) -> None:
-    assert Queue().deadline(job(stream=stream), Patience(asked_s), 100.0) == 100.0 + expected
+    assert deadline(Queue(), stream, asked_s, 100.0) == 100.0 + expected
 
 
 def test_nobody_waits_longer_than_the_whole_request_may_take() -> None:
     made = Queue(QueueRules(request_s=10.0, stream_s=20.0))
-    deadlines = [made.deadline(job(stream=stream), Patience(50.0), 105.0) for stream in (False, True)]
+    deadlines = [deadline(made, stream, 50.0, 105.0) for stream in (False, True)]
     assert deadlines == [110.0, 120.0]
 
 
@@ -144,3 +148,44 @@ def test_who_goes_is_who_a_look_at_each_job_in_order_would_let_go(
     expected = [one.request.id for _, _, one, on in sorted(jobs, key=lambda row: row[:2]) if find(one, on)]
     assert admitted(made, taking(list(places))) == expected
     assert len(made.waiters) == len(jobs) - len(expected) == len(made.overdue(9.0))
+
+
+def test_callers_take_turns_however_many_requests_one_of_them_sends() -> None:
+    one = fleet("w1").ordered[0]
+    made = room(*((named(f"flood-{number}", user_id="flood"), one, 0, 9.0) for number in range(4)))
+    made.add(named("single", user_id="single"), one, 0, 9.0)
+    first, second = [gone.request.id for gone, _ in made.admit(lambda job, worker: worker)][:2]
+    assert (first, second) == ("flood-0", "single")
+
+
+def test_a_caller_that_comes_late_does_not_get_the_turns_that_it_missed() -> None:
+    one = fleet("w1").ordered[0]
+    made = room(*((named(f"a{number}", user_id="a"), one, 0, 9.0) for number in range(6)))
+    room_for = 3
+
+    def find(job: Job, worker: Worker | None) -> Worker | None:
+        nonlocal room_for
+        room_for -= 1
+        return worker if room_for >= 0 else None
+
+    assert admitted(made, find) == ["a0", "a1", "a2"]
+    for number in range(3):
+        made.add(named(f"b{number}", user_id="b"), one, 0, 9.0)
+    assert admitted(made, lambda job, worker: worker) == ["a3", "b0", "a4", "b1", "a5", "b2"]
+
+
+def test_callers_without_a_name_are_told_apart_by_their_credentials() -> None:
+    one = fleet("w1").ordered[0]
+    jobs = [named(name) for name in ("a0", "a1", "b0")]
+    jobs[0].caller = jobs[1].caller = b"Bearer a"
+    jobs[2].caller = b"Bearer b"
+    made = room(*((waiting, one, 0, 9.0) for waiting in jobs))
+    assert admitted(made, lambda job, worker: worker) == ["a0", "b0", "a1"]
+
+
+def test_nothing_is_remembered_of_callers_that_are_gone() -> None:
+    one = fleet("w1").ordered[0]
+    made = room(*((named(f"r{number}", user_id=f"u{number}"), one, 0, 9.0) for number in range(50)))
+    for _ in made.admit(lambda job, worker: worker):
+        pass
+    assert (made._last_turns, made._waiting, made._lanes, made._deadlines) == ({}, {}, {}, [])

@@ -9,7 +9,7 @@ import pytest
 
 from rbeerouter.core.errors import FAILURES, Refusal, RouterError
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import REJECT, Attempt, Decision, Report, Request
+from rbeerouter.core.types import REJECT, WAIT, Attempt, Decision, Patience, Report, Request
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.strategies import STRATEGIES
 from tests.support.builders import FULL_WORKER, down, env, fill, fleet, job, request, script, worker
@@ -170,12 +170,22 @@ def test_the_strategy_sees_only_ready_workers_that_serve_the_model() -> None:
     assert Counter(both.decide(request()).worker.id for _ in range(10)) == {"ready": 5, "any": 5}
 
 
-def test_when_nobody_is_ready_the_busy_ones_queue() -> None:
+@pytest.mark.parametrize(("source", "by"), [(None, "strategy"), ("return nil", "strategy"), ("error('no')", "fallback")])
+def test_when_nobody_has_room_the_request_waits_for_any_that_serves_its_model(source: str | None, by: str) -> None:
     made = fleet("w1", "w2", "w3")
     fill(made, "w1", 5)
     fill(made, "w2", 4)
     down(made, "w3")
-    assert decider(made).decide(request()).worker.id == "w2"
+    decision = decider(made, source).decide(request(priority="high"))
+    assert (decision.action, decision.worker, decision.by, decision.patience) == (WAIT, None, by, Patience(None, 1))
+    assert decision.reason.endswith("no worker has room")
+
+
+def test_a_request_waits_for_the_busy_worker_that_the_script_named_and_for_no_other() -> None:
+    made = fleet("w1", "w2")
+    fill(made, "w2", 4)
+    decision = decider(made, "return workers[2]").decide(request())
+    assert (decision.action, decision.worker.id, decision.by) == (WAIT, "w2", "script")
 
 
 @pytest.mark.parametrize("source", [None, "return nil"])
@@ -243,19 +253,20 @@ def test_the_next_worker_is_the_least_loaded_of_those_left() -> None:
     assert decision is not None and decision.worker.id == "w3"
 
 
-def test_a_busy_worker_takes_over_when_the_ready_ones_were_tried() -> None:
+def test_after_a_failure_a_request_waits_when_all_that_are_left_are_busy() -> None:
     made = fleet("w1", "w2")
     fill(made, "w2", 4)
     down(made, "w1")
     decision = failed(decider(made), ["w1"])
-    assert decision is not None and decision.worker.id == "w2"
+    assert decision is not None and (decision.action, decision.worker) == (WAIT, None)
 
 
-def test_a_busy_worker_takes_over_also_while_the_failed_one_still_counts_as_ready() -> None:
+def test_after_a_failure_a_request_waits_for_the_busy_ones_also_while_the_failed_one_still_counts_as_ready() -> None:
     made = fleet("w1", "w2")
     fill(made, "w2", 4)
     decision = failed(decider(made), ["w1"])
-    assert decision is not None and decision.worker.id == "w2"
+    assert decision is not None and (decision.action, decision.by) == (WAIT, "failover")
+    assert decision.reason == "no worker has room after w1 failed"
 
 
 def test_no_worker_takes_over_that_is_down_or_serves_another_model() -> None:
@@ -423,13 +434,21 @@ def test_debug_says_why_the_strategy_did_not_take_a_worker() -> None:
     }  # fmt: skip
 
 
-def test_debug_among_busy_workers_compares_their_loads() -> None:
+def test_debug_among_ready_workers_compares_their_loads() -> None:
+    made = fleet("w1", "w2")
+    fill(made, "w1", 1)
+    fill(made, "w2", 3)
+    assert steps(decider(made, debug=True).decide(request())) == {
+        "w2": [{"by": "least-request", "why": "least-request chose w1 (load 0.75 against 0.25)"}]
+    }
+
+
+def test_debug_tells_of_every_worker_when_none_has_room() -> None:
     made = fleet("w1", "w2")
     fill(made, "w1", 4)
-    fill(made, "w2", 6)
-    assert steps(decider(made, debug=True).decide(request())) == {
-        "w2": [{"by": "least-request", "why": "least-request chose w1 (load 1.50 against 1.00)"}]
-    }
+    fill(made, "w2", 4)
+    decision = decider(made, debug=True).decide(request())
+    assert [(row["id"], row["status"]) for row in decision.explanation] == [("w1", "busy"), ("w2", "busy")]
 
 
 def test_debug_tells_both_what_the_script_did_and_what_the_strategy_did() -> None:
@@ -540,22 +559,23 @@ def test_when_all_come_back_together_they_share_as_ever() -> None:
     assert all(0.8 < share < 1.2 for share in shares(decider(made, strategy="round-robin"), 400).values())
 
 
-def test_a_worker_that_cools_down_gets_nothing_while_another_can_be_had_even_a_full_one() -> None:
+def test_a_worker_that_cools_down_gets_nothing_even_when_all_others_are_full() -> None:
     made = fleet("w1", "w2")
-    made.cool_down(made.workers["w1"], 7.0, 0.0)
+    made.cool_down(made.workers["w1"], 7.0, 100.0)
     both = decider(made)
     idle = {who(both.decide(request())) for _ in range(20)}
     fill(made, "w2", 4)
-    full = {who(both.decide(request())) for _ in range(20)}
-    made.tick(7.0)
-    assert (idle, full, who(both.decide(request()))) == ({"w2"}, {"w2"}, "w1")
+    full = {(decision.action, who(decision)) for decision in (both.decide(request()) for _ in range(20))}
+    made.tick(107.0)
+    assert (idle, full, who(both.decide(request()))) == ({"w2"}, {(WAIT, None)}, "w1")
 
 
-def test_a_worker_that_cools_down_is_the_last_resort_before_those_that_fail() -> None:
+def test_requests_wait_for_a_worker_that_cools_down_when_no_other_can_be_had() -> None:
     made = fleet("w1", "w2")
     down(made, "w2")
-    made.cool_down(made.workers["w1"], 7.0, 0.0)
-    assert who(decider(made).decide(request())) == "w1"
+    made.cool_down(made.workers["w1"], 7.0, 100.0)
+    decision = decider(made).decide(request())
+    assert (decision.action, decision.worker) == (WAIT, None)
 
 
 def test_a_draining_worker_gets_nothing_whoever_names_it() -> None:

@@ -52,12 +52,21 @@ def ids(decision: Decision | None) -> list[str]:
 # Lists.
 
 
-def test_the_first_of_a_list_that_is_not_offline_gets_the_request_and_the_others_follow() -> None:
+def test_the_first_of_a_list_that_has_room_gets_the_request_and_the_others_follow() -> None:
     made = fleet("w1", "w2", "w3", "w4")
     down(made, "w3")
     fill(made, "w4", 4)
     decision = decider(made, "return { 'w3', 'w4', 'w2' }").decide(request())
-    assert (ids(decision), decision.by, decision.error) == (["w4", "w2"], "script", None)
+    assert (ids(decision), decision.by, decision.error) == (["w2", "w4"], "script", None)
+
+
+def test_when_none_of_a_list_has_room_the_request_waits_for_the_first_that_is_not_offline() -> None:
+    made = fleet("w1", "w2", "w3", "w4")
+    down(made, "w3")
+    for name in ("w2", "w4"):
+        fill(made, name, 4)
+    decision = decider(made, "return { 'w3', 'w4', 'w2' }").decide(request())
+    assert (ids(decision), decision.action, decision.error) == (["w4", "w2"], WAIT, None)
 
 
 def test_after_a_failure_the_list_is_followed_to_its_end_and_not_beyond() -> None:

@@ -95,3 +95,22 @@ def test_any_text_becomes_one_harmless_header_value(text: str, value: bytes) -> 
 
 def test_a_chunk_says_its_size_in_hexadecimal() -> None:
     assert chunk(b"x" * 255) == b"ff\r\n" + b"x" * 255 + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "stream", "seconds"),
+    [
+        ({b"X-Rbee-Timeout-Ms": b"1500"}, True, 1.5), ({b"x-stainless-read-timeout": b"600"}, False, 600.0),
+        ({b"x-stainless-read-timeout": b"600"}, True, None), ({b"x-stainless-read-timeout": b"NOT_GIVEN"}, False, None),
+        ({b"x-rbee-timeout-ms": b"500", b"x-stainless-read-timeout": b"600"}, False, 0.5),
+    ],
+)  # fmt: skip
+def test_a_client_s_patience_is_read_where_it_is_told(raw: dict[bytes, bytes], stream: bool, seconds: float | None) -> None:
+    shape = SHAPES.of(raw)
+    assert (shape.hurried, shape.timeout_s(raw, stream)) == (True, seconds)
+
+
+def test_most_requests_are_in_no_hurry_and_some_say_who_sends_them() -> None:
+    assert (SHAPES.of({b"Accept": b"a"}).hurried, SHAPES.of({b"Accept": b"a"}).credential) == (False, None)
+    assert SHAPES.of({b"X-API-Key": b"a"}).credential == b"X-API-Key"
+    assert SHAPES.of({b"Authorization": b"a", b"x-api-key": b"b"}).credential == b"Authorization"

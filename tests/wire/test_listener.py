@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from rbeerouter.core.models import NO_MODELS
 from tests.support.aio import story
 from tests.support.behaviours import ANSWER_TEXT, answer, completion, whole
 from tests.support.daemon import total, until
@@ -100,7 +101,6 @@ async def test_a_body_that_cannot_be_understood_is_a_400_and_the_connection_goes
 @pytest.mark.parametrize(
     ("method", "target", "content_type", "status", "code"),
     [
-        ("POST", "/", "application/json", 404, "not_found"),
         ("POST", "/v1/nothing", "application/json", 404, "not_found"),
         ("POST", "/v1/chat/completions/", "application/json", 404, "not_found"),
         ("POST", "//v1/chat/completions", "application/json", 404, "not_found"),
@@ -706,5 +706,5 @@ async def test_a_script_that_looks_at_no_headers_costs_no_reading_of_them(tmp_pa
         listener.show(("X-Tier",), 10)
         raw = {b"x-TIER": b"1", b"User-Agent": b"curl"}
         assert listener.request_shapes.of(raw).texts(raw) == {"x-tier": "1"}
-        listener.apply(under_test.daemon.config.server, under_test.daemon.config.limits)
+        listener.apply(under_test.daemon.config.server, under_test.daemon.config.limits, NO_MODELS)
         assert listener.request_shapes.of(raw).texts(raw) == {"x-tier": "1"}, "other settings leave it as it is"

@@ -397,7 +397,7 @@ async def test_a_list_that_has_come_to_its_end_leaves_no_other_worker(tmp_path: 
         router(tmp_path, one, two, three, script=script) as under_test,
     ):
         answer = await under_test.post(CHAT, PROMPT)
-        assert (answer.status, answer.json()["error"]["code"], three.requests) == (502, "upstream_disconnected", [])
+        assert (answer.status, answer.json()["error"]["code"], three.requests) == (502, "poison_request", [])
         assert (len(one.requests), len(two.requests)) == (1, 1)
 
 
