@@ -126,7 +126,7 @@ class Exchange:
         body, target, model = self._body, self._target, send.model
         if worker.spec.model_names or self.job.request.asked_model is not None:
             model = name_to_send(self.job.request, worker, model)
-        translation = self._surface.translation(worker.speaks)
+        translation = self._surface.translation(worker.speaks, worker.engine)
         if translation is not None or self._translation is not None or self._transcript is not None:
             try:
                 body, target = self._put_otherwise(worker, translation, model)

@@ -15,7 +15,7 @@ from rbeerouter.core.types import Report
 from tests.support.aio import story
 from tests.support.behaviours import CHUNKED, LAST_CHUNK, chunk, head
 from tests.support.fault_worker import FaultWorker
-from tests.wire.answers import json_answer, raw_answer
+from tests.wire.answers import json_answer, raw_answer, stream_answer
 from tests.wire.router import Router, router
 
 FORM = "multipart/form-data; boundary=xYz"
@@ -176,3 +176,52 @@ async def test_a_query_of_data_needs_no_model_and_its_answer_may_be_anything(tmp
         assert ([request.body for request in tables.requests], other.requests) == ([b'{"sql": "select 1"}'], [])
         line = await under_test.wait_request()
         assert (line["model"], line["path"]) == ("data", "/api/v1/data/query")
+
+
+CHUNK = b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","model":"tiny","choices":[%b]%b}\n\n'
+SAID = [
+    CHUNK % (b'{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}', b""),
+    CHUNK % (b'{"index":0,"delta":{"content":"Hi"},"finish_reason":null}', b""),
+    CHUNK % (b'{"index":0,"delta":{},"finish_reason":"stop"}', b""),
+    CHUNK % (b"", b',"usage":{"prompt_tokens":9,"completion_tokens":2}'), b"data: [DONE]\n\n",
+]  # fmt: skip
+MESSAGE = {"model": "tiny", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
+
+
+@story
+async def test_anthropics_requests_are_translated_for_a_worker_that_speaks_only_openais(tmp_path: Path) -> None:
+    whole = (
+        b'{"id":"chatcmpl-1","model":"tiny","choices":[{"index":0,"message":{"role":"assistant","content":"Hi"},'
+        b'"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":2}}'
+    )
+    async with FaultWorker() as worker, router(tmp_path, worker) as under_test:
+        speaks(under_test, worker, "openai")
+        worker.behave = json_answer(whole)
+        answer = await under_test.post("/v1/messages", MESSAGE)
+        assert (answer.status, answer.json()["content"]) == (200, [{"type": "text", "text": "Hi"}])
+        assert worker.requests[0].path == "/v1/chat/completions"
+        counted = await under_test.post("/v1/messages/count_tokens", MESSAGE)
+        assert (counted.status, counted.json()) == (200, {"input_tokens": 9})
+        worker.behave = stream_answer(SAID)
+        streamed = await under_test.post("/v1/messages", {**MESSAGE, "stream": True})
+        assert (streamed.status, streamed.headers["content-type"]) == (200, "text/event-stream")
+        assert [event.name for event in streamed.events()] == [
+            "message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta",
+            "message_stop",
+        ]  # fmt: skip
+        worker.behave = json_answer(b'{"object":"error","message":"too long","code":400}', status=400)
+        refused = await under_test.post("/v1/messages", MESSAGE)
+        told = {"type": "error", "error": {"type": "invalid_request_error", "message": "too long"}}
+        assert (refused.status, refused.json()) == (400, told)
+        lines = await under_test.wait_requests(4)
+        assert [(line.get("tokens_in"), line.get("tokens_out")) for line in lines[:3:2]] == [(9, 2), (9, 2)]
+
+
+@story
+async def test_what_cannot_be_translated_is_refused_without_blame(tmp_path: Path) -> None:
+    asked = {**MESSAGE, "tools": [{"type": "web_search_20250305", "name": "web_search"}]}
+    async with FaultWorker() as worker, router(tmp_path, worker) as under_test:
+        speaks(under_test, worker, "openai")
+        answer = await under_test.post("/v1/messages", asked)
+        assert (answer.status, answer.json()["error"]["type"], worker.requests) == (400, "invalid_request_error", [])
+        assert under_test.worker(worker).failed == 0
