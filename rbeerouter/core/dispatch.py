@@ -448,6 +448,7 @@ def _upstream_message(failure: Failure, tried: int) -> str:
         "upstream_disconnected": "the worker closed the connection before its answer was complete",
         "upstream_overloaded": "the worker has no room for more requests",
         "upstream_error_status": "the worker answered with an error that says nothing",
+        "upstream_unusable": "the worker cannot be used for this request",
         "upstream_error_event": "the worker answered with an error in place of content",
         "upstream_protocol_error": "the worker did not answer with valid HTTP",
         "upstream_first_content_timeout": "the worker gave no content in time",

@@ -63,6 +63,7 @@ FAILURES = _table(
     Failure("upstream_overloaded", 503, "overloaded_error", retry=FULL, should_retry=True, retry_after=1),
     Failure("upstream_error_status", 502, _UPSTREAM, retry=BROKEN, blame=True),     # the worker's own 5xx
     Failure("upstream_error_event", 502, _UPSTREAM, retry=BROKEN, blame=True),      # or its error in a stream
+    Failure("upstream_unusable", 502, _UPSTREAM, retry=BROKEN),     # it refuses our key, or has lost the model
     Failure("upstream_first_content_timeout", 504, _UPSTREAM, retry=SLOW, blame=True),
     Failure("upstream_protocol_error", 502, _UPSTREAM, blame=True),
     Failure("upstream_stalled", 504, _UPSTREAM, blame=True),

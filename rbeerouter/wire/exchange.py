@@ -67,7 +67,6 @@ class Exchange:
     _connecting: asyncio.Task[None] | None = None
     _pausing: asyncio.TimerHandle | None = None
     _shape: Shape | None = None
-    _refusal: Failure | None = None
     _own_error: refusals.OwnError | None = None
     _translation: Translation | None = None
     _transcript: Transcript | None = None
@@ -76,7 +75,7 @@ class Exchange:
     _ending: Callable[[], bytes] | None = None
     _held = b""
     _tail = b""
-    _begun = _committed = _relaying = _is_stream = _chunked = False
+    _begun = _committed = _relaying = _is_stream = _is_error = _chunked = False
     _progress = _seen_progress = 0
     _seen_progress_at = _commented_at = 0.0
 
@@ -137,7 +136,8 @@ class Exchange:
             body = self._dialect.rename_model(body, model)
         forwarded = self._forwarded if not send.headers else with_headers(self._forwarded, send.headers)
         head = pool.head(target, forwarded, len(body))
-        self._shape = self._refusal = None
+        self._shape = None
+        self._is_error = False
         self._held = self._tail = b""
         self._relaying = False
         connection = None if send.fresh else pool.take(listener.now())
@@ -257,9 +257,9 @@ class Exchange:
             self._held += parts[0] if len(parts) == 1 else b"".join(parts)
             parts.clear()
         held, limits = self._held, self.client.listener.limits
-        if self._refusal is not None:
+        if self._is_error:
             if upstream.complete or len(held) > limits.hold_bytes:
-                self._refused_by_worker(upstream, self._refusal)
+                self._judge_error(upstream, held)
         elif self._is_stream and self._judge.has_content(held):
             self._stream_speaks(upstream, held)
         elif upstream.complete:
@@ -301,8 +301,7 @@ class Exchange:
             return False
         content_type = shape.get(raw, b"content-type")
         is_stream = content_type is not None and content_type.lower().startswith(self._judge.stream_type)
-        if status >= 400:
-            self._refusal = refusals.verdict(status)
+        self._is_error = status >= 400 and refusals.is_held(status)
         if self._continued is not None:
             if status != 200 or not is_stream:               # this engine does not go on with what another one began
                 self._drop_upstream()
@@ -315,10 +314,15 @@ class Exchange:
                 self._filter, self._ending = rewriter.feed, rewriter.finish
         return True
 
-    def _refused_by_worker(self, upstream: UpstreamConnection, refusal: Failure) -> None:
-        """The worker has no room, or failed: another one may do better. Its words are kept in case none does."""
-        listener, shape, body = self.client.listener, self._shape, self._held
-        assert shape is not None, "an answer was read before its head"
+    def _judge_error(self, upstream: UpstreamConnection, body: bytes) -> None:
+        """An error of the worker's own: the client's business, or another worker may do better. Then its words are kept
+        in case none does."""
+        listener, shape, worker = self.client.listener, self._shape, self.job.worker
+        assert shape is not None and worker is not None, "an answer was read before its head"
+        refusal = refusals.verdict(worker.engine, upstream.status, body)
+        if refusal is None:
+            self._commit(upstream)
+            return
         wait_s = refusals.retry_after_s(shape, upstream.raw, listener.env.wall())
         shown = upstream.complete and refusals.is_shown(body)
         self._own_error = refusals.OwnError(upstream.status, shape.lines(upstream.raw), body)
@@ -446,7 +450,6 @@ class Exchange:
     def _complete(self, upstream: UpstreamConnection) -> None:
         """The worker gave its answer to the end."""
         client, job, tail = self.client, self.job, self._tail[-_USAGE_TAIL_BYTES:]
-        status = upstream.status
         self._upstream = None
         upstream.pool.give_back(upstream, client.listener.now())
         if self._is_stream and self._is_cut_short(tail):
@@ -461,9 +464,7 @@ class Exchange:
         if self._continued is not None and job.tokens_in is not None and job.tokens_out is not None:
             job.tokens_in -= self._continued.tokens
             job.tokens_out += self._continued.tokens
-        self._attempt_ended(
-            Outcome(_ERROR_STATUS if status >= 500 else None, status=status, committed=True, delivered=True)
-        )
+        self._attempt_ended(Outcome(None, status=upstream.status, committed=True, delivered=True))
 
     def _attempt_ended(self, outcome: Outcome) -> None:
         listener = self.client.listener

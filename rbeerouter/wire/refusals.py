@@ -12,13 +12,19 @@ import re
 import msgspec
 
 from rbeerouter.core.errors import FAILURES, Failure
+from rbeerouter.dialects.engines import errors
 from rbeerouter.wire.headers import RawHeaders, Shape
 
-_FULL = frozenset({429, 503, 529})
-"""No room at the moment (529 is Anthropic's): nothing was generated."""
-_BROKEN = frozenset({424, 500, 502, 504})
-"""The worker, or something behind it, failed (424 is TGI's for a generation that did)."""
-_OVERLOADED, _ERROR_STATUS = FAILURES["upstream_overloaded"], FAILURES["upstream_error_status"]
+_HELD = frozenset({401, 404, 424, 425, 429})
+"""Besides those from 500 on, statuses that may be the worker's fault: our key, a model it lost, a generation that
+failed (TGI's 424), no room. All others are the client's business."""
+_ANONYMOUS = frozenset({"openai", "auto"})
+"""Of these engines nothing more is known than that they speak OpenAI's protocol."""
+_FAILURES = {
+    errors.FULL: FAILURES["upstream_overloaded"], errors.LOADING: FAILURES["upstream_overloaded"],
+    errors.BROKEN: FAILURES["upstream_error_status"], errors.MISSING: FAILURES["upstream_unusable"],
+    errors.UNAUTHORIZED: FAILURES["upstream_unusable"],
+}  # fmt: skip
 _CLIENTS_FAULT = re.compile(rb'"(?:code|status)"\s*:\s*"?4(?!29)\d\d\b')
 _MOST_DIGITS = 12
 
@@ -31,11 +37,17 @@ class OwnError(msgspec.Struct, frozen=True):
     body: bytes
 
 
-def verdict(status: int) -> Failure | None:
-    """The failure that this status tells of; None when the answer is the client's business, good or bad."""
-    if status < 400:
-        return None
-    return _OVERLOADED if status in _FULL else _ERROR_STATUS if status in _BROKEN else None
+def is_held(status: int) -> bool:
+    """Must an answer be read whole before it is known whose business it is?"""
+    return status >= 500 or status in _HELD
+
+
+def verdict(engine: str, status: int, body: bytes) -> Failure | None:
+    """The failure that an answer tells of; None when it is the client's business."""
+    meaning = errors.meaning(engine, status, body)
+    if status == 503 and meaning == errors.BROKEN and engine in _ANONYMOUS:
+        meaning = errors.FULL                                  # what HTTP says of 503, where no engine says otherwise
+    return _FAILURES.get(meaning)
 
 
 def is_clients_fault(events: bytes) -> bool:

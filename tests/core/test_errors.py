@@ -40,6 +40,7 @@ def test_each_failure_has_the_status_that_clients_expect() -> None:
         "upstream_overloaded": 503,
         "upstream_error_status": 502,
         "upstream_error_event": 502,
+        "upstream_unusable": 502,
         "poison_request": 502,
         "client_gone": 499,
         "client_stalled": 499,
@@ -54,6 +55,7 @@ def test_only_a_worker_that_gave_nothing_is_replaced_by_another() -> None:
         "upstream_overloaded": FULL,
         "upstream_error_status": BROKEN,
         "upstream_error_event": BROKEN,
+        "upstream_unusable": BROKEN,
         "upstream_first_content_timeout": SLOW,
     }
 

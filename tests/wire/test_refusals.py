@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import email.utils
 
+import msgspec
 import pytest
 
 from rbeerouter.core.errors import FAILURES
 from rbeerouter.wire.headers import Shapes
-from rbeerouter.wire.refusals import is_clients_fault, is_shown, retry_after_s, verdict
+from rbeerouter.wire.refusals import is_clients_fault, is_held, is_shown, retry_after_s, verdict
 
 WALL = 1_772_366_405.0
 
@@ -18,11 +19,29 @@ def asked(**headers: str) -> float | None:
     return retry_after_s(Shapes([]).of(raw), raw, WALL)
 
 
-def test_statuses_say_whether_another_worker_may_do_better() -> None:
-    full, broken = FAILURES["upstream_overloaded"], FAILURES["upstream_error_status"]
-    assert {status: verdict(status) for status in (429, 503, 529)} == dict.fromkeys((429, 503, 529), full)
-    assert {status: verdict(status) for status in (424, 500, 502, 504)} == dict.fromkeys((424, 500, 502, 504), broken)
-    assert {verdict(status) for status in (200, 204, 400, 401, 404, 409, 413, 422, 499, 501, 505)} == {None}
+def error(message: str) -> bytes:
+    return msgspec.json.encode({"error": {"message": message}})
+
+
+@pytest.mark.parametrize(
+    ("engine", "status", "message", "code"),
+    [
+        ("openai", 429, "no", "upstream_overloaded"), ("openai", 503, "no", "upstream_overloaded"),
+        ("anthropic", 529, "Overloaded", "upstream_overloaded"), ("vllm", 503, "busy", "upstream_overloaded"),
+        ("llamacpp", 503, "Loading model", "upstream_overloaded"), ("tgi", 503, "dead", "upstream_error_status"),
+        ("tgi", 424, "no", "upstream_error_status"), ("openai", 500, "no", "upstream_error_status"),
+        ("openai", 502, "no", "upstream_error_status"), ("vllm", 404, "The model `x` does not exist", "upstream_unusable"),
+        ("vllm", 401, "Unauthorized", "upstream_unusable"), ("vllm", 404, "Not Found", None),
+        ("llamacpp", 500, "[json.exception.parse_error.101] parse error", None), ("openai", 501, "no", None),
+    ],
+)  # fmt: skip
+def test_an_error_says_whether_another_worker_may_do_better(engine: str, status: int, message: str, code: str | None) -> None:
+    assert is_held(status)
+    assert verdict(engine, status, error(message)) == (FAILURES[code] if code else None)
+
+
+def test_most_refusals_are_the_client_s_business_at_once() -> None:
+    assert [status for status in range(400, 500) if is_held(status)] == [401, 404, 424, 425, 429]
 
 
 @pytest.mark.parametrize(

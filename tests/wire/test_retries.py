@@ -59,7 +59,7 @@ async def test_a_worker_that_has_no_room_or_fails_is_replaced(status: int, body:
         assert [(one["worker_id"], one["result"]) for one in line["tries"]] == [("bad", code), ("good", "ok")]
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 408, 409, 413, 422, 501])
+@pytest.mark.parametrize("status", [400, 403, 404, 408, 409, 413, 422, 501])
 @story
 async def test_what_another_worker_would_say_too_is_passed_on_at_once(status: int, tmp_path: Path) -> None:
     async with (
@@ -69,6 +69,22 @@ async def test_what_another_worker_would_say_too_is_passed_on_at_once(status: in
     ):
         answer = await under_test.post(CHAT, PROMPT)
         assert (answer.status, answer.json(), good.requests) == (status, error_object("no", "odd_error", "odd"), [])
+
+
+@pytest.mark.parametrize(("status", "message"), [(401, "bad key"), (404, "model 'tiny' not found, try pulling it first")])
+@story
+async def test_a_worker_that_refuses_our_key_or_lost_the_model_is_replaced_without_blame(
+    status: int, message: str, tmp_path: Path
+) -> None:
+    async with (
+        FaultWorker(refusing(status, body=error_object(message, "odd_error", "odd")), name="bad") as bad,
+        FaultWorker(name="good") as good,
+        router(tmp_path, bad, good, script=FIRST) as under_test,
+    ):
+        answer = await under_test.post(CHAT, PROMPT)
+        assert (answer.status, answer.headers["x-rbee-worker"], under_test.worker(bad).failed) == (200, "good", 0)
+        good.behave = refusing(status, body=error_object(message, "odd_error", "odd"))
+        assert (await under_test.post(CHAT, {**PROMPT, "n": 1})).status == status, "the worker's own error is passed on"
 
 
 @pytest.mark.parametrize(
