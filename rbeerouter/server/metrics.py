@@ -135,6 +135,17 @@ class DaemonCollector(Collector):
         for result, count in daemon.reloads.items():
             reloads.add_metric([result], count)
         yield reloads
+        retries = CounterMetricFamily("rbeerouter_retries", "Requests given to another worker", labels=["reason"])
+        for reason, count in listener.dispatcher.retries.made.items():
+            retries.add_metric([reason], count)
+        yield retries
+        yield CounterMetricFamily(
+            "rbeerouter_retries_refused", "Retries that the budget did not allow",
+            value=listener.dispatcher.retries.exhausted,
+        )
+        yield GaugeMetricFamily(
+            "rbeerouter_suspects", "Bodies that a worker died over lately", value=len(listener.dispatcher.poison)
+        )
         waiting = len(listener.dispatcher.waiting)
         yield GaugeMetricFamily("rbeerouter_waiting", "Requests that wait for a worker", value=waiting)
         yield GaugeMetricFamily(

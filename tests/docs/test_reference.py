@@ -20,6 +20,8 @@ from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.health import HealthRules
 from rbeerouter.core.models import NO_MODELS
+from rbeerouter.core.poison import Poison
+from rbeerouter.core.retry import Retries
 from rbeerouter.core.types import Report
 from rbeerouter.dialects import openai
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS, SURFACES
@@ -94,7 +96,7 @@ def test_the_strategies_are_those_of_the_page() -> None:
     assert set(CONFIG.table("Strategies")) - {"strategy"} == set(STRATEGIES)
 
 
-NOT_SENT = {"upstream_error_status", "client_gone", "client_stalled"}
+NOT_SENT = {"client_gone", "client_stalled"}
 
 
 def test_every_error_has_its_row_with_its_status() -> None:
@@ -182,7 +184,7 @@ class Control:
             reloads=Counter(ok=1), find_decision=recorder.find, log=SimpleNamespace(info=lambda *_, **fields: None),
             listener=SimpleNamespace(
                 draining=False, connections=set(), pools=pools, counts=Counter(refused_bad_request=1),
-                dispatcher=SimpleNamespace(waiting={}),
+                dispatcher=SimpleNamespace(waiting={}, retries=Retries(), poison=Poison()),
             ),
         )  # fmt: skip
         self.app = app.build(cast(Any, self.daemon))
