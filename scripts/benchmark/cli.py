@@ -15,6 +15,7 @@ from .cases import CASES
 from .install import install_peers
 from .machine import describe
 from .measure import wrk_path
+from .probes import probes_text, run_probes
 from .processes import Failed
 from .report import left_out_text, make_rows, method_text, table_text, write_json
 from .routers import DEFAULT_PEERS_FOLDER, ROUTERS
@@ -32,7 +33,8 @@ examples:
   scripts/bench --quick                    one short look at everything
   scripts/bench --repeat 3 --json out.json the numbers to keep
   scripts/bench --routers rbeerouter,nginx-lua --cases stream
-  scripts/bench --peers litellm            with LiteLLM (large) as well"""
+  scripts/bench --peers litellm            with LiteLLM (large) as well
+  scripts/bench --probes --repeat 3        what probes and scrapes of 64 workers cost"""
 
 
 # Those that vllm-router and sglang-router have in common.
@@ -52,7 +54,11 @@ def main(arguments: list[str] | None = None) -> int:
         if reason := missing_nginx() or (None if wrk_path() else "wrk is not installed"):
             print(f"bench: {reason}: scripts/bench --install-peers", file=sys.stderr)
             return 2
-        return _run(_settings(options, asked), options.json)
+        settings = _settings(options, asked)
+        if options.probes:
+            print(probes_text(run_probes(settings.seconds, settings.repeat, settings.pin)))
+            return 0
+        return _run(settings, options.json)
     except Failed as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -119,6 +125,7 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         default=POLICIES[0],
         help=f"of vllm-router, sglang-router (default: {POLICIES[0]})",
     )
+    add("--probes", action="store_true", help="only what probes and scrapes of 64 workers cost this daemon")
     add("--json", type=Path, metavar="FILE", help="write everything measured to FILE as well")
 
 

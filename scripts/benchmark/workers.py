@@ -38,8 +38,13 @@ def nginx_path() -> str | None:
     return shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 
 
-def prepare_workers(folder: Path, ports: list[int]) -> list[str]:
-    """Write configuration and answers of the mock workers; return the command to run."""
+def prepare_workers(folder: Path, ports: list[int], metrics: str = "") -> list[str]:
+    """Write configuration and answers of the mock workers; return the command to run.
+
+    metrics: what they answer at /metrics, if anything.
+    """
+    metrics_file = folder / "metrics.txt"
+    metrics_file.write_text(metrics)
     (folder / "answer.json").write_text(completion())
     (folder / "events.txt").write_text("\n".join(events()) + "\n")
     configuration = fill(
@@ -49,6 +54,7 @@ def prepare_workers(folder: Path, ports: list[int]) -> list[str]:
         WORKER_COUNT=len(ports),
         PACED_MARK=PACED_MARK,
         PAUSE_MS=PAUSE_MS,
+        METRICS=f"location = /metrics {{ default_type text/plain; alias {metrics_file}; }}" if metrics else "",
         LISTEN="\n".join(f"        listen 127.0.0.1:{port} backlog=1024;" for port in ports),
         MODEL_INFO=json.dumps({"model_path": "tiny", "is_generation": True}),
         SERVER_INFO=json.dumps({"model_path": "tiny", "served_model_name": "tiny"}),

@@ -17,7 +17,7 @@ def test_its_help_names_the_ways_to_run_it() -> None:
     done = bench("--help")
 
     assert done.returncode == 0
-    assert all(option in done.stdout for option in ("--install-peers", "--routers", "--cases", "--json", "--quick"))
+    assert all(option in done.stdout for option in ("--install-peers", "--routers", "--cases", "--json", "--quick", "--probes"))
 
 
 def test_a_router_that_it_does_not_know_is_refused_with_the_names_of_those_it_knows() -> None:
