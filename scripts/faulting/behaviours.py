@@ -278,8 +278,9 @@ async def eof_stream_no_done(connection: Connection, request: Request) -> None:
 
 @behaviour
 async def cut_event(connection: Connection, request: Request) -> None:
-    """A stream whose framing ends well, in the middle of its third event with content."""
+    """A stream whose framing ends well, `worker.delay_s` later, in the middle of its third event with content."""
     await stream_part(connection, request, 3)
+    await asyncio.sleep(connection.worker.delay_s)
     await connection.write(chunk(events(connection, request)[3][:30]) + LAST_CHUNK)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 import socket
 import statistics
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -221,9 +222,9 @@ async def test_two_thousand_slow_senders_do_not_slow_others_and_are_closed_in_ti
         times = []
         async with Connection(router.port) as client:
             for _ in range(count):
-                began = now()
+                began = time.perf_counter()                    # the loop's own clock counts whole milliseconds
                 assert (await client.post(CHAT, PROMPT)).status == 200
-                times.append(now() - began)
+                times.append(time.perf_counter() - began)
         return times
 
     async with AsyncExitStack() as stack:

@@ -6,6 +6,7 @@ Run by pytest. After each test the books of the daemon must balance, with nothin
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import shutil
 import subprocess
@@ -26,6 +27,8 @@ from tests.wire.answers import CHAT, PROMPT, STREAMED, error_shape
 IN_ORDER = "function route_request(request, workers) return workers end"
 NEVER_PROBED_AGAIN = {"interval_s": 3600}
 BOTH = pytest.mark.parametrize("body", [PROMPT, STREAMED], ids=["json", "stream"])
+LENIENT = {"failures": 1000, "error_rate_requests": 1000, "poison_strikes": 0, "cool_down_cap_s": 0}
+"""For tests that let one worker fail many times, and want it asked again."""
 SOON_S = 1.0
 LIMIT_S = 0.6
 SWEEPS_S = 1.0
@@ -79,24 +82,22 @@ async def test_a_worker_that_refuses_connections_costs_under_half_a_second(body:
         assert (line["outcome"], line["attempts"], line["tries"][0]["worker_id"]) == ("ok", 2, "dead")
 
 
-@BOTH
-@pytest.mark.parametrize("behaviour", ["die@start", "reset@start", "die@headers", "reset@headers", "die@0"])
 @story
-async def test_a_worker_that_dies_before_content_has_seen_the_request_once(
-    behaviour: str, body: dict[str, Any], tmp_path: Path
-) -> None:
+async def test_a_worker_that_dies_before_content_has_seen_the_request_once(tmp_path: Path) -> None:
     async with (
-        FaultWorker(behaviour, name="bad") as bad,
+        FaultWorker(name="bad") as bad,
         FaultWorker(name="good") as good,
-        daemon(tmp_path, bad, good, script=IN_ORDER) as router,
+        daemon(tmp_path, bad, good, script=IN_ORDER, health=LENIENT) as router,
     ):
-        check_good(await router.post(CHAT, body), good)
-        assert (len(bad.requests), len(good.requests)) == (1, 1)
-        line = await logged(router)
-        assert (line["outcome"], line["attempts"], line["worker"]) == ("ok", 2, "good")
+        dying = ["die@start", "reset@start", "die@headers", "reset@headers", "die@0"]
+        for number, (bad.behave, body) in enumerate(itertools.product(dying, (PROMPT, STREAMED)), 1):
+            check_good(await router.post(CHAT, body), good)
+            assert (len(bad.requests), len(good.requests)) == (number, number), bad.behave
+            line = await logged(router, number)
+            assert (line["outcome"], line["attempts"], line["worker"]) == ("ok", 2, "good")
 
 
-@pytest.mark.parametrize("behaviour", ["reset@3", "die@3", "eof_stream_no_done"])
+@pytest.mark.parametrize("behaviour", ["reset@3", "die@3", "end@3", "eof_stream_no_done"])
 @story
 async def test_a_stream_that_breaks_after_content_ends_with_an_error_event_within_a_second(
     behaviour: str, tmp_path: Path
@@ -112,6 +113,18 @@ async def test_a_stream_that_breaks_after_content_ends_with_an_error_event_withi
         assert (len(bad.requests), len(good.requests)) == (1, 0)
         line = await logged(router)
         assert (line["outcome"], line["attempts"]) == ("upstream_failed", 1)
+
+
+@story
+async def test_a_stream_that_ends_in_the_middle_of_an_event_still_ends_with_a_whole_error_event(tmp_path: Path) -> None:
+    async with FaultWorker("cut_event") as worker, daemon(tmp_path, worker) as router:
+        answer = await router.post(CHAT, STREAMED)
+        *said, cut, last = answer.events()
+        assert "".join(event.content for event in said) == "one two"
+        assert cut.raw.startswith(b'data: {"id"')
+        assert error_shape(last.json())[0] == "upstream_error"
+        assert (answer.complete, b"[DONE]" in answer.body) == (False, False)
+        assert (await logged(router))["outcome"] == "upstream_failed"
 
 
 # Workers that hang.
@@ -246,16 +259,16 @@ async def test_a_long_event_passes_unchanged_and_a_huge_one_costs_no_memory(tmp_
         assert router.rss_bytes() - before < HUGE_EVENT_BYTES * 2
 
 
-@pytest.mark.parametrize("behaviour", ["split_bytes", "line_ends", "early_100", "ok_close", "ok_http10", "slow_tokens"])
 @story
-async def test_what_is_odd_but_right_reaches_the_client_as_the_worker_said_it(behaviour: str, tmp_path: Path) -> None:
-    async with FaultWorker(behaviour) as worker, daemon(tmp_path, worker) as router:
+async def test_what_is_odd_but_right_reaches_the_client_as_the_worker_said_it(tmp_path: Path) -> None:
+    async with FaultWorker() as worker, daemon(tmp_path, worker) as router:
         worker.delay_s = 0.01
-        async with Connection(worker.port) as client:
-            direct = await client.post(CHAT, STREAMED)
-        through = await router.post(CHAT, STREAMED)
-        assert without_numbers(through.body) == without_numbers(direct.body)
-        assert (text_of(through), through.complete) == (ANSWER_TEXT, True)
+        for worker.behave in ("split_bytes", "line_ends", "early_100", "ok_close", "ok_http10", "slow_tokens"):
+            async with Connection(worker.port) as client:
+                direct = await client.post(CHAT, STREAMED)
+            through = await router.post(CHAT, STREAMED)
+            assert without_numbers(through.body) == without_numbers(direct.body)
+            assert (text_of(through), through.complete) == (ANSWER_TEXT, True), worker.behave
 
 
 def without_numbers(body: bytes) -> bytes:
