@@ -96,7 +96,7 @@ class Prober:
         for watch in self._watches.values():
             watch.state_due = min(watch.state_due, now + probes.interval_s)
             watch.load_due = min(watch.load_due, now + probes.metrics_s)
-            watch.due = min(watch.due, watch.state_due)
+            watch.due = min(watch.due, watch.state_due, watch.load_due if watch.load else watch.state_due)
 
     async def run(self) -> None:
         """Looks for ever."""

@@ -23,7 +23,7 @@ from .machine import choose_cores, free_ports
 from .pace import constant_load
 from .processes import Failed, Program, running
 from .routers import ROUTERS, Launch
-from .workers import WORKER_COUNT, prepare_workers
+from .workers import SCRAPES, WORKER_COUNT, prepare_workers
 
 ROUTER = "rbeerouter-64"
 REQUESTS_PER_S = 500
@@ -41,6 +41,7 @@ class Phase:
 
     probing: bool
     cpu_share: float
+    scrapes_per_s: float
     latencies_ms: list[float]
 
 
@@ -52,6 +53,9 @@ class ProbeResults:
     def cpu_share(self, probing: bool) -> float:
         """Of one core, in the middle of the phases."""
         return statistics.median(phase.cpu_share for phase in self.phases if phase.probing == probing)
+
+    def scrapes_per_s(self, probing: bool) -> float:
+        return statistics.median(phase.scrapes_per_s for phase in self.phases if phase.probing == probing)
 
     def quantile_ms(self, probing: bool, share: float) -> float:
         """Of all requests of all phases."""
@@ -100,15 +104,18 @@ def run_probes(seconds: int, repeat: int, pin: bool) -> ProbeResults:
                         config.write_text(by_default + ("" if probing else HARDLY_EVER))
                         _reload(spare[0])
                         time.sleep(SETTLE_S)
-                        results.phases.append(_phase(program, port, probing, seconds))
+                        results.phases.append(_phase(program, port, probing, seconds, worker_folder / SCRAPES))
     return results
 
 
-def _phase(program: Program, port: int, probing: bool, seconds: int) -> Phase:
+def _phase(program: Program, port: int, probing: bool, seconds: int, scrapes: Path) -> Phase:
     cpu_us, began = measure.tree_cpu_us(program.session), time.monotonic()
+    before = scrapes.read_bytes().count(b"\n")
     latencies = asyncio.run(constant_load(port, CASES["short"].body(), REQUESTS_PER_S, CONNECTIONS, seconds))
     wall_us = (time.monotonic() - began) * 1e6
-    return Phase(probing, (measure.tree_cpu_us(program.session) - cpu_us) / wall_us, latencies)
+    scraped = scrapes.read_bytes().count(b"\n") - before
+    used_us = measure.tree_cpu_us(program.session) - cpu_us
+    return Phase(probing, used_us / wall_us, scraped * 1e6 / wall_us, latencies)
 
 
 def _wait(port: int, name: str) -> None:
@@ -135,6 +142,8 @@ def probes_text(results: ProbeResults) -> str:
         f"{'':24}{'hardly ever':>14}{'by default':>14}{'difference':>14}",
         f"{'CPU, % of one core':24}{off * 100:14.1f}{on * 100:14.1f}{(on - off) * 100:14.1f}",
     ]
+    seldom, often = results.scrapes_per_s(False), results.scrapes_per_s(True)
+    lines.insert(3, f"{'/metrics pages a second':24}{seldom:14.1f}{often:14.1f}{often - seldom:14.1f}")
     for title, share in (("p50, ms", 0.5), ("p99, ms", 0.99)):
         without, with_them = results.quantile_ms(False, share), results.quantile_ms(True, share)
         lines.append(f"{title:24}{without:14.2f}{with_them:14.2f}{with_them - without:14.2f}")

@@ -16,6 +16,8 @@ WORKER_COUNT = 64
 STREAM_EVENT_COUNT = 100  # chunks with content or a role; "data: [DONE]" comes after them
 PACED_MARK = "[paced]"  # a request with this in its prompt gets its events with pauses
 PAUSE_MS = 2
+SCRAPES = "scrapes.log"  # a line for each time that /metrics was read
+_METRICS = "location = /metrics { default_type text/plain; alias FILE; access_log LOG; }"
 MODULES = Path("/usr/lib/nginx/modules")
 
 CONTENT = (
@@ -54,7 +56,7 @@ def prepare_workers(folder: Path, ports: list[int], metrics: str = "") -> list[s
         WORKER_COUNT=len(ports),
         PACED_MARK=PACED_MARK,
         PAUSE_MS=PAUSE_MS,
-        METRICS=f"location = /metrics {{ default_type text/plain; alias {metrics_file}; }}" if metrics else "",
+        METRICS=_METRICS.replace("FILE", str(metrics_file)).replace("LOG", str(folder / SCRAPES)) if metrics else "",
         LISTEN="\n".join(f"        listen 127.0.0.1:{port} backlog=1024;" for port in ports),
         MODEL_INFO=json.dumps({"model_path": "tiny", "is_generation": True}),
         SERVER_INFO=json.dumps({"model_path": "tiny", "served_model_name": "tiny"}),

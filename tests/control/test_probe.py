@@ -455,6 +455,14 @@ async def test_new_settings_hold_for_those_that_are_known_and_removed_workers_ar
 
 
 @story
+async def test_a_shorter_time_between_looks_at_the_load_alone_holds_at_once() -> None:
+    async with Engine(VLLM) as worker, prober(spec(worker, engine="vllm"), interval_s=60, metrics_s=60) as (made, _):
+        await made.probe_all()
+        made.apply(Probes(interval_s=60, metrics_s=0.1, timeout_s=1.0))
+        assert made._watches["w"].due <= made._env.now() + 0.1
+
+
+@story
 async def test_our_requests_that_end_after_the_engine_was_asked_are_not_taken_for_somebody_elses() -> None:
     async with Engine(VLLM) as worker, prober(spec(worker), metrics_s=60.0) as (made, fleet):
         one = fleet.workers["w"]
