@@ -31,7 +31,7 @@ from rbeerouter import tasks
 from rbeerouter.core.dispatch import FINISH, WAITING, Effect, Fail, Job, PassOn, Send
 from rbeerouter.core.errors import FAILURES, LOST, Failure, RouterError
 from rbeerouter.core.models import name_to_send
-from rbeerouter.core.types import OPENAI, Outcome, Worker
+from rbeerouter.core.types import OLLAMA, OPENAI, Outcome, Worker
 from rbeerouter.dialects import worker_errors
 from rbeerouter.dialects.continuation import Continued, Transcript, may_continue, resume
 from rbeerouter.dialects.surfaces import Surface, Translation
@@ -207,6 +207,8 @@ class Exchange:
         then the connection is cut with no [DONE] and no final chunk."""
         if self._is_stream or self._begun:
             event = self._dialect.error_event(failure, message)
+            if self._filter is None and self._tail and not self._tail.endswith(b"\n"):
+                event = (b"\n" if self._judge.protocol == OLLAMA else b"\n\n") + event   # the last one was cut off
             self.client.transport.write(chunk(event) if self._chunked else event)
         self.client.cut(gently=self._chunked)
 

@@ -5,6 +5,7 @@ Called by worker.py and cli.py. Names may be written with `-` for `_`.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ FAMILIES = {
     "with content (tenths of the body, when the answer is not a stream).",
     "reset@WHERE": "A TCP reset at WHERE.",
     "hang@WHERE": "Silence from WHERE on; the connection stays open.",
-    "end@WHERE": "The framing ends well at WHERE, without the finish and without [DONE].",
+    "end@WHERE": "The framing ends well at WHERE, `worker.delay_s` later, without the finish and without [DONE].",
     "error@WHERE": "An error event at WHERE, then a good end: all under status 200.",
     "STATUS": "A refusal with that status, 400 to 599; with a Retry-After as in 429@7.",
     "garbage:KIND": f"Bytes no HTTP client may take: {', '.join(GARBAGE)}.",
@@ -79,6 +80,7 @@ def at_place(what: str, where: str) -> Behaviour:
         elif what == "hang":
             await connection.until_peer_leaves()
         else:
+            await asyncio.sleep(connection.worker.delay_s)         # what came before is on its way by then
             if where == "start":
                 await begin(connection, request, -1)
             if what == "error":

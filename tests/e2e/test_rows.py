@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
-WORKERS, CLIENTS, HTTP = "e2e/test_rows_workers.py", "e2e/test_rows_clients.py", "e2e/test_rows_http.py"
+WORKERS, RETRIES = "e2e/test_rows_workers.py", "e2e/test_rows_retries.py"
+CLIENTS, HTTP = "e2e/test_rows_clients.py", "e2e/test_rows_http.py"
 FAILOVER, LEAVING = "wire/test_failover.py", "wire/test_leaving.py"
 LISTENER, SMUGGLING, UPSTREAM = "wire/test_listener.py", "wire/test_smuggling.py", "wire/test_upstream.py"
 
@@ -32,6 +33,7 @@ ROWS: dict[int, tuple[str, list[str]]] = {
         f"{FAILOVER}::test_a_stream_cut_after_content_ends_with_an_error_event_and_no_end_mark",
     ]),
     5: ("a clean end after three events without [DONE]: the same", [
+        f"{WORKERS}::test_a_stream_that_ends_in_the_middle_of_an_event_still_ends_with_a_whole_error_event",
         f"{WORKERS}::test_a_stream_that_breaks_after_content_ends_with_an_error_event_within_a_second",
     ]),
     7: ("a worker that hangs: 504 at the limit for the first content, its connection closed", [
@@ -45,6 +47,17 @@ ROWS: dict[int, tuple[str, list[str]]] = {
     9: ("a head that drips for ever: 504 at the limit, which no byte sets back", [
         f"{WORKERS}::test_a_worker_that_says_nothing_is_a_504_at_the_limit_and_its_connection_is_closed",
         f"{FAILOVER}::test_a_head_that_drips_is_ended_by_the_same_limit",
+    ]),
+    11: ("500, then a good worker: its answer; 500 from all: the last one's own error, three attempts at most", [
+        f"{RETRIES}::test_a_worker_that_fails_or_is_busy_is_replaced",
+        f"{RETRIES}::test_when_every_worker_fails_one_more_is_tried_and_its_error_object_is_passed_on",
+        f"{RETRIES}::test_when_every_worker_fails_in_words_for_people_the_client_gets_an_error_object",
+    ]),
+    12: ("429 with a Retry-After: another worker's answer, and the busy one is left alone for so long", [
+        f"{RETRIES}::test_a_busy_worker_is_left_alone_for_as_long_as_it_asked",
+    ]),
+    13: ("429 from all, with 9, 4 and 6 s: 429 with 4", [
+        f"{RETRIES}::test_when_all_are_busy_the_client_is_told_the_shortest_time",
     ]),
     14: ("400 with an error object: passed on, one attempt, no blame", [
         f"{WORKERS}::test_a_refusal_of_the_request_itself_is_passed_on_and_blames_nobody",
@@ -73,6 +86,13 @@ ROWS: dict[int, tuple[str, list[str]]] = {
     ]),
     22: ("set-cookie, server, location, access-control-*: none reaches the client, none the next request", [
         f"{WORKERS}::test_what_a_worker_says_of_itself_reaches_neither_the_client_nor_the_next_request",
+    ]),
+    24: ("a worker comes back: probed first, then more and more requests", [
+        f"{RETRIES}::test_a_worker_that_comes_back_is_probed_first_and_then_gets_more_and_more",
+        "e2e/test_kill.py::test_a_worker_that_is_killed_costs_no_request_without_content_and_gets_its_share_again",
+    ]),
+    25: ("five of eight fail: never more than four are taken out", [
+        f"{RETRIES}::test_of_eight_workers_of_which_five_fail_at_most_four_are_taken_out",
     ]),
     26: ("all workers are down: 503 with retry-after in under 50 ms, and no connection is tried", [
         f"{WORKERS}::test_with_all_workers_down_the_answer_is_a_503_at_once_and_nobody_connects",
