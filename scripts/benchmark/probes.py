@@ -1,19 +1,16 @@
-"""What probes and scrapes cost: one daemon in front of 64 workers with vLLM's /metrics page, at a constant load.
+"""What probes and scrapes cost: the daemon in front of 64 workers with vLLM's /metrics page, at a constant load.
 
-Called by cli.py for `scripts/bench --probes`. The daemon is told by reloads to probe as by default, and hardly ever, in
-turn, so that slow changes of the machine meet both alike.
+Called by cli.py for `scripts/bench --probes`. Daemons that probe as by default, and such that hardly ever do, are
+measured in turn, so that slow changes of the machine meet both alike.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import statistics
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,32 +77,33 @@ def run_probes(seconds: int, repeat: int, pin: bool) -> ProbeResults:
     cores = choose_cores(pin)
     with tempfile.TemporaryDirectory(prefix="rbeerouter-bench-") as name:
         folder = Path(name)
-        worker_folder, router_folder = folder / "workers", folder / "router"
+        worker_folder = folder / "workers"
         worker_folder.mkdir()
-        router_folder.mkdir()
         worker_ports = free_ports(WORKER_COUNT)
         command = cores.pin_load(prepare_workers(worker_folder, worker_ports, page))
         with running("mock workers", command, worker_folder):
             _wait(worker_ports[0], "mock workers")
-            port, *spare = free_ports(3)
-            launch = Launch(router_folder, port, (spare[0], spare[1]), worker_ports, "round_robin", folder)
-            router = ROUTERS[ROUTER]
-            command = cores.pin_router(router.prepare(launch))
-            config = router_folder / "rbeerouter.toml"
-            by_default = config.read_text().replace('models = ["tiny"]\n', 'models = ["tiny"]\nengine = "vllm"\n')
-            config.write_text(by_default)
-            with running(ROUTER, command, router_folder, router.environment) as program:
-                _wait(port, ROUTER)
-                check_answer(port, CASES["short"])
-                if cores.load:
-                    os.sched_setaffinity(0, {int(cores.load)})
-                for _ in range(repeat):
-                    for probing in (False, True):
-                        config.write_text(by_default + ("" if probing else HARDLY_EVER))
-                        _reload(spare[0])
-                        time.sleep(SETTLE_S)
-                        results.phases.append(_phase(program, port, probing, seconds, worker_folder / SCRAPES))
+            if cores.load:
+                os.sched_setaffinity(0, {int(cores.load)})
+            for number in range(repeat * 2):
+                probing = number % 2 == 1
+                port, *spare = free_ports(3)
+                router_folder = folder / f"router-{number}"
+                router_folder.mkdir()
+                launch = Launch(router_folder, port, (spare[0], spare[1]), worker_ports, "round_robin", folder)
+                command = cores.pin_router(ROUTERS[ROUTER].prepare(launch))
+                _configure(router_folder / "rbeerouter.toml", probing)
+                with running(ROUTER, command, router_folder, ROUTERS[ROUTER].environment) as program:
+                    _wait(port, ROUTER)
+                    check_answer(port, CASES["short"])
+                    time.sleep(SETTLE_S)
+                    results.phases.append(_phase(program, port, probing, seconds, worker_folder / SCRAPES))
     return results
+
+
+def _configure(path: Path, probing: bool) -> None:
+    text = path.read_text().replace('models = ["tiny"]\n', 'models = ["tiny"]\nengine = "vllm"\n')
+    path.write_text(text if probing else text + HARDLY_EVER)
 
 
 def _phase(program: Program, port: int, probing: bool, seconds: int, scrapes: Path) -> Phase:
@@ -121,15 +119,6 @@ def _phase(program: Program, port: int, probing: bool, seconds: int, scrapes: Pa
 def _wait(port: int, name: str) -> None:
     if not wait_for_health(port, "/health", time.monotonic() + 15.0):
         raise Failed(f"{name}: not ready in 15 s")
-
-
-def _reload(control_port: int) -> None:
-    asked = urllib.request.Request(f"http://127.0.0.1:{control_port}/api/v1/reload", data=b"", method="POST")
-    try:
-        with urllib.request.urlopen(asked, timeout=10.0):
-            pass
-    except urllib.error.HTTPError as error:
-        raise Failed(f"the daemon refuses its configuration: {json.loads(error.read())['error']}") from error
 
 
 def probes_text(results: ProbeResults) -> str:
