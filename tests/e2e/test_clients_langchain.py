@@ -92,7 +92,7 @@ def test_failures_are_exceptions_also_in_the_middle_of_a_stream(fleet: ClientFle
     for model, kind in [
         ("no-such-model", openai.NotFoundError),
         ("faulty:status_400", openai.BadRequestError),
-        ("faulty:status_429", openai.RateLimitError),
+        ("full-429", openai.RateLimitError),
         ("faulty:close_before_head", openai.InternalServerError),
     ]:
         with pytest.raises(kind):

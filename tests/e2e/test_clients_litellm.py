@@ -86,9 +86,9 @@ def test_a_stream_that_is_cancelled_frees_its_slot(fleet: ClientFleet) -> None:
     [
         ("no-such-model", "NotFoundError"),
         ("faulty:status_400", "ContextWindowExceededError"),
-        ("faulty:status_429", "RateLimitError"),
+        ("full-429", "RateLimitError"),
         ("faulty:status_500", "InternalServerError"),
-        ("faulty:status_503", "ServiceUnavailableError"),
+        ("full-503", "ServiceUnavailableError"),
         ("faulty:close_before_head", "BadGatewayError"),
     ],
 )

@@ -67,8 +67,8 @@ def test_failures_are_the_client_s_own_exceptions(node: str, fleet: ClientFleet)
     expected = {
         "no-such-model": ("NotFoundError", 404, "model_not_found"),
         "faulty:status_400": ("BadRequestError", 400, "context_length_exceeded"),
-        "faulty:status_429": ("RateLimitError", 429, "rate_limited"),
-        "faulty:status_503": ("InternalServerError", 503, "engine_loading"),
+        "full-429": ("RateLimitError", 429, "rate_limited"),
+        "full-503": ("InternalServerError", 503, "rate_limited"),
         "faulty:close_before_head": ("InternalServerError", 502, "upstream_disconnected"),
     }
     saw = play(node, fleet, "cut", failures=tuple(expected))

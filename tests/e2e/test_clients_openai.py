@@ -67,8 +67,12 @@ def test_responses_whole_and_streamed(ai: OpenAI) -> None:
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta")
 
 
-def test_models_are_listed(ai: OpenAI) -> None:
+def test_models_are_listed_and_each_can_be_asked_for(ai: OpenAI) -> None:
     assert {"tiny", "faulty:ok"} <= {card.id for card in ai.models.list()}
+    assert ai.models.retrieve("tiny").id == "tiny"
+    with pytest.raises(openai.NotFoundError) as caught:
+        ai.models.retrieve("no-such-model")
+    assert caught.value.code == "model_not_found"
 
 
 def test_a_tool_is_called_and_its_result_goes_back(ai: OpenAI) -> None:
@@ -134,9 +138,9 @@ def test_a_stream_that_breaks_off_is_an_error_and_never_a_short_answer(fleet: Cl
     [
         ("no-such-model", openai.NotFoundError, 404, "model_not_found"),
         ("faulty:status_400", openai.BadRequestError, 400, "context_length_exceeded"),
-        ("faulty:status_429", openai.RateLimitError, 429, "rate_limited"),
+        ("full-429", openai.RateLimitError, 429, "rate_limited"),
         ("faulty:status_500", openai.InternalServerError, 500, "engine_failed"),
-        ("faulty:status_503", openai.InternalServerError, 503, "engine_loading"),
+        ("full-503", openai.InternalServerError, 503, "rate_limited"),
         ("faulty:close_before_head", openai.InternalServerError, 502, "upstream_disconnected"),
         ("faulty:garbage", openai.InternalServerError, 502, "upstream_protocol_error"),
     ],

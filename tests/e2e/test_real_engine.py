@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.support.aio import story
-from tests.support.daemon import DaemonProcess, daemon
+from tests.support.daemon import DaemonProcess, daemon, free_port
 from tests.support.llama import EngineMissing, llama_process, llama_server, need, write_tiny_gguf
 from tests.support.raw_client import Connection as Client
 from tests.support.raw_client import get, post
@@ -133,7 +134,10 @@ async def test_load_is_spread_over_all_engines(engines: list[str], tmp_path: Pat
             *(router.post(CHAT, {**ASK, "max_tokens": 60, "stream": True}, timeout_s=30) for _ in range(24))
         )
         assert {answer.events()[-1].data for answer in answers} == {"[DONE]"}
-        assert Counter(answer.headers["x-rbee-worker"] for answer in answers) == {"gpu0": 8, "gpu1": 8, "gpu2": 8}
+        shares = Counter(answer.headers["x-rbee-worker"] for answer in answers)
+        assert shares.keys() == {"gpu0", "gpu1", "gpu2"}
+        # Each takes two at once, and the next one when it has room: the faster, the more.
+        assert min(shares.values()) >= 4
         await router.wait_requests(24)
 
 
@@ -279,6 +283,33 @@ async def test_when_an_engine_dies_requests_go_on(engines: list[str], model: Pat
             assert [answer.events()[-1].data for answer in await asyncio.gather(*others)] == ["[DONE]"] * 2
             lines = await router.wait_requests(13)
             assert Counter(line["outcome"] for line in lines) == {"ok": 12, "upstream_failed": 1}
+
+
+@story
+async def test_an_engine_that_was_killed_serves_again_when_it_is_back_and_is_known_to_be_new(
+    engines: list[str], model: Path, tmp_path: Path
+) -> None:
+    port = free_port()
+    workers = entries([f"http://127.0.0.1:{port}", engines[1]])
+    to_gpu0 = [("x-rbee-meta-worker", "gpu0")]
+    ask = {**ASK, "max_tokens": 2}
+    start = functools.partial(llama_process, model, api_key="engine-key", port=port)
+    probes = {"down_interval_s": 0.2, "metrics_s": 2}
+    async with daemon(tmp_path, *workers, script=SCRIPT, probes=probes) as router:
+        for restarts in (0, 1):
+            life = start()
+            _, process = await asyncio.to_thread(life.__enter__)
+            async with asyncio.timeout(10.0):
+                while True:
+                    row = (await router.workers())["gpu0"]
+                    if row["status"] == "ready" and row["running"] == 0 and row["restarts"] == restarts:
+                        break
+                    await asyncio.sleep(0.1)
+            assert (await router.post(CHAT, ask, to_gpu0)).headers["x-rbee-worker"] == "gpu0"
+            process.kill()
+            await asyncio.to_thread(life.__exit__, None, None, None)
+            assert (await router.post(CHAT, ask, to_gpu0)).headers["x-rbee-worker"] == "gpu1"
+        await router.wait_requests(4)
 
 
 @story

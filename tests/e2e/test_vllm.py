@@ -7,9 +7,10 @@ a minute to start. scripts/vllm-cpu installs one. One server is shared by the te
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,12 @@ def entry(server: Vllm) -> dict[str, Any]:
     return {"id": "gpu", "url": server.url}
 
 
+def port_of(server: Vllm) -> int:
+    return int(server.url.rpartition(":")[2])
+
+
 async def gauge(server: Vllm, name: str) -> float:
-    page = (await get(int(server.url.rpartition(":")[2]), "/metrics")).body.decode()
+    page = (await get(port_of(server), "/metrics")).body.decode()
     return sum(float(value) for value in re.findall(rf"^vllm:{name}{{[^}}]*}} (\S+)$", page, re.MULTILINE))
 
 
@@ -104,30 +109,81 @@ async def test_clients_that_leave_free_the_engine_whole_and_streamed(vllm: Vllm,
         assert [(line["outcome"], line["status"]) for line in lines] == [("client_gone", 499)] * 2
 
 
-@story(timeout_s=300)
-async def test_when_it_is_killed_in_the_middle_clients_hear_of_it_and_another_serves(folder: Path, tmp_path: Path, vllm: Vllm) -> None:
+@story(timeout_s=90)
+async def test_the_daemon_knows_what_the_engine_tells(vllm: Vllm, tmp_path: Path) -> None:
+    async with daemon(tmp_path, entry(vllm), probes={"metrics_s": 0.5}) as router:
+
+        async def seen() -> dict[str, Any]:
+            return (await router.workers())["gpu"]
+
+        async def until_seen(**expected: Any) -> dict[str, Any]:
+            deadline = asyncio.get_running_loop().time() + 15
+            while True:
+                worker = await seen()
+                if expected.items() <= worker.items():
+                    return worker
+                assert asyncio.get_running_loop().time() < deadline, worker
+                await asyncio.sleep(0.1)
+
+        idle = await until_seen(engine="vllm", running=0, waiting=0, kv_usage=0.0)
+        assert (idle["models"], idle["loras"]) == (["tiny", "poet"], ["poet"])
+        assert (idle["block_size"], idle["restarts"], idle["problem"]) == (32, 0, None)
+        assert idle["kv_blocks"] > 1000
+        before = idle["generated_tokens"]
+        others = [Client(port_of(vllm)) for _ in range(2)]
+        ours = [Client(router.port) for _ in range(4)]
+        for leaving in (*ours, *others):
+            await leaving.__aenter__()
+            leaving.send_request("POST", CHAT, {**LONG, "stream": True})
+        # It works on four at once; six were sent, two of them past the daemon.
+        busy = await until_seen(running=4, waiting=2, foreign=2, in_flight=4)
+        assert 0 < busy["kv_usage"] < 1
+        for leaving in (*ours, *others):
+            leaving.abort()
+        after = await until_seen(running=0, waiting=0, foreign=0, in_flight=0)
+        assert after["generated_tokens"] > before
+        await router.wait_requests(4)
+
+
+@story(timeout_s=400)
+async def test_when_it_is_killed_another_serves_and_when_it_is_back_that_is_known(
+    folder: Path, tmp_path: Path, vllm: Vllm
+) -> None:
     port = free_port()
-    doomed = vllm_server(EXECUTABLE, folder, port=port)
-    server = await asyncio.to_thread(doomed.__enter__)
+    workers = [{"id": "doomed", "url": f"http://127.0.0.1:{port}"}, entry(vllm)]
+    script = "function route_request(request, workers) return request.metadata.worker end"
+    to_doomed = [("x-rbee-meta-worker", "doomed")]
+    async with running(folder, port) as server, daemon(tmp_path, *workers, script=script) as router, client(router) as ai:
+        seen = []
+        with pytest.raises(openai.APIError):
+            async for chunk in await ai.chat.completions.create(
+                **ASK, max_tokens=1900, stream=True, extra_body={"ignore_eos": True}, extra_headers=dict(to_doomed)
+            ):
+                seen.append(chunk)
+                if len(seen) == 20:
+                    kill(server)
+        assert len(seen) >= 20
+        for _ in range(5):
+            answer = await router.post(CHAT, {**ASK, "max_tokens": 3}, to_doomed, timeout_s=30)
+            assert (answer.status, answer.headers["x-rbee-worker"]) == (200, "gpu")
+        await router.wait_requests(6)
+        async with running(folder, port):
+            deadline = asyncio.get_running_loop().time() + 60
+            while (doomed := (await router.workers())["doomed"])["status"] != "ready" or not doomed["restarts"]:
+                assert asyncio.get_running_loop().time() < deadline, doomed
+                await asyncio.sleep(0.5)
+            assert doomed["restarts"] == 1
+            answer = await router.post(CHAT, {**ASK, "max_tokens": 3}, to_doomed, timeout_s=30)
+            assert (answer.status, answer.headers["x-rbee-worker"]) == (200, "doomed")
+            await router.wait_requests(7)
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path, port: int) -> AsyncIterator[Vllm]:
+    """A second server, started and stopped beside the event loop."""
+    manager = vllm_server(EXECUTABLE, folder, port=port)
+    server = await asyncio.to_thread(manager.__enter__)
     try:
-        workers = [{"id": "doomed", "url": server.url}, {"id": "other", "url": vllm.url, "models": ["tiny"]}]
-        script = 'function route_request(request, workers) return request.metadata.worker end'
-        async with daemon(tmp_path, *workers, script=script) as router, client(router) as ai:
-            seen = []
-            with pytest.raises(openai.APIError):
-                async for chunk in await ai.chat.completions.create(
-                    **ASK, max_tokens=1900, stream=True, extra_body={"ignore_eos": True},
-                    extra_headers={"x-rbee-meta-worker": "doomed"},
-                ):
-                    seen.append(chunk)
-                    if len(seen) == 20:
-                        kill(server)
-            assert len(seen) >= 20
-            for _ in range(5):
-                answer = await router.post(
-                    CHAT, {**ASK, "max_tokens": 3}, [("x-rbee-meta-worker", "doomed")], timeout_s=30
-                )
-                assert (answer.status, answer.headers["x-rbee-worker"]) == (200, "other")
-            await router.wait_requests(6)
+        yield server
     finally:
-        await asyncio.to_thread(doomed.__exit__, None, None, None)
+        await asyncio.to_thread(manager.__exit__, None, None, None)

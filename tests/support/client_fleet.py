@@ -2,8 +2,9 @@
 
 Called by tests/e2e/conftest.py once for all tests of clients: two llama.cpp servers that share the model `tiny`, and
 one with `caller`, which calls tools; two of these a second time, as workers that speak nothing but OpenAI's API, with
-the models `plain` and `plain-caller`; a fault worker with a model `faulty:NAME` for each of its behaviours; and a fake
-Ollama with a model `llama3.2:NAME` for each of its own. What the daemon is asked here may block, as most clients do. It
+the models `plain` and `plain-caller`; a fault worker with a model `faulty:NAME` for each of its behaviours; one that always
+says with 429 or 503 that it is full (`full-429`, `full-503`); and a fake Ollama with a model `llama3.2:NAME` for each of
+its own. What the daemon is asked here may block, as most clients do. It
 must not import the clients themselves, because not all of them need be installed.
 """
 
@@ -21,13 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.aio import LoopThread
+from tests.support.behaviours import refusal
 from tests.support.daemon import DaemonProcess, daemon
-from tests.support.fault_worker import BEHAVIOURS, FaultWorker
+from tests.support.fault_worker import BEHAVIOURS, Behaviour, FaultWorker, Request
 from tests.support.llama import llama_server, need, write_tiny_gguf
 from tests.support.ollama_fake import FAULTS, OllamaFake
 
 ENGINE_KEY = "engine-key"
 SOON_S = 1.0
+COMMENT_S = 2
 LOG_S = 5.0
 POLL_S = 0.02
 
@@ -108,6 +111,12 @@ def engine_page(url: str, path: str) -> Any:
         return json.load(answer)
 
 
+def too_much(request: Request) -> Behaviour:
+    """It is full, for so short a time that the daemon may well try it again."""
+    status = int(request.model.removeprefix("full-"))
+    return refusal(status, "Slow down.", "rate_limit_error", "rate_limited", ("retry-after-ms", "50"))
+
+
 @contextlib.contextmanager
 def client_fleet(folder: Path) -> Iterator[ClientFleet]:
     """Start all of it in `folder`.
@@ -127,6 +136,8 @@ def client_fleet(folder: Path) -> Iterator[ClientFleet]:
         stack.enter_context(in_thread(loop, faulty))
         ollama = OllamaFake([f"llama3.2:{tag}" for tag in ("latest", *FAULTS)])
         stack.enter_context(in_thread(loop, ollama))
+        full = FaultWorker(too_much, models=["full-429", "full-503"], name="full")
+        stack.enter_context(in_thread(loop, full))
         workers = [
             *({"id": f"gpu{at}", "url": url, "api_key": ENGINE_KEY} for at, url in enumerate(engines)),
             {"id": "caller", "url": caller, "api_key": ENGINE_KEY},
@@ -136,7 +147,7 @@ def client_fleet(folder: Path) -> Iterator[ClientFleet]:
             ),
             {"id": "ollama", "url": ollama.url, "engine": "ollama"},
         ]
-        router = stack.enter_context(in_thread(loop, daemon(folder, *workers, faulty)))
+        router = stack.enter_context(in_thread(loop, daemon(folder, *workers, faulty, full, limits={"queue_s": 5, "comment_s": COMMENT_S})))
         yield ClientFleet(router, engines, faulty, ollama, loop)
 
 
