@@ -313,6 +313,37 @@ async def test_an_engine_that_was_killed_serves_again_when_it_is_back_and_is_kno
 
 
 @story
+async def test_another_engine_goes_on_with_a_stream_whose_engine_was_killed(
+    engines: list[str], model: Path, tmp_path: Path
+) -> None:
+    life = llama_process(model, api_key="engine-key")
+    url, process = await asyncio.to_thread(life.__enter__)
+    try:
+        rules = [{"name": "tiny", "continuation": True}]
+        workers = entries([url, engines[1]])
+        async with daemon(tmp_path, *workers, script=SCRIPT, models=rules) as router, client(router) as ai:
+            chunks = []
+            async for chunk in await ai.chat.completions.create(
+                **{**ASK, "seed": None}, max_tokens=300, stream=True, stream_options={"include_usage": True},
+                extra_body={"ignore_eos": True}, extra_headers={"x-rbee-meta-worker": "gpu0"},
+            ):  # fmt: skip
+                chunks.append(chunk)
+                if len(chunks) == 20:
+                    process.kill()
+            assert len({chunk.id for chunk in chunks}) == 1
+            assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "length"
+            assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+            usage = chunks[-1].usage
+            assert usage is not None
+            assert usage.completion_tokens > 200
+            (line,) = await router.wait_requests(1)
+            assert (line["outcome"], line["continued"]) == ("ok", True)
+            assert [one["worker_id"] for one in line["tries"]] == ["gpu0", "gpu1"]
+    finally:
+        await asyncio.to_thread(life.__exit__, None, None, None)
+
+
+@story
 async def test_the_official_client_hears_of_a_cut_stream(model: Path, tmp_path: Path) -> None:
     with contextlib.ExitStack() as doomed:
         url = await asyncio.to_thread(lambda: doomed.enter_context(llama_server(model, api_key="engine-key")))
