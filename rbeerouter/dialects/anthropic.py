@@ -82,6 +82,14 @@ def is_finished(tail: bytes) -> bool:
     return _ENDED.search(tail) is not None
 
 
+_FAILED = re.compile(rb"(?:^|\n)event: ?error\b")
+
+
+def is_failed(tail: bytes) -> bool:
+    """Is the last that a stream says an error?"""
+    return b"error" in tail and _FAILED.search(tail) is not None
+
+
 _INPUT, _CREATED, _READ, _OUTPUT = (
     re.compile(rb'"%b"\s*:\s*(\d{1,15})' % name)
     for name in (b"input_tokens", b"cache_creation_input_tokens", b"cache_read_input_tokens", b"output_tokens")
@@ -96,8 +104,17 @@ def usage(tail: bytes) -> tuple[int | None, int | None]:
     start = tail.rfind(b'"usage"')
     if start < 0:
         return None, None
-    read = _INPUT.search(tail, start)
-    cached = [found for pattern in (_CREATED, _READ) if (found := pattern.search(tail, start))]
     written = _OUTPUT.search(tail, start)
-    tokens_in = int(read[1]) + sum(int(found[1]) for found in cached) if read else None
-    return tokens_in, (int(written[1]) if written else None)
+    return _tokens_in(tail, start, len(tail)), (int(written[1]) if written else None)
+
+
+def tokens_read(held: bytes) -> int | None:
+    """Tokens in as message_start states them: many engines leave them out at the end of a stream."""
+    start = held.find(b'"usage"')
+    return None if start < 0 else _tokens_in(held, start, held.find(b"\n", start))
+
+
+def _tokens_in(text: bytes, start: int, end: int) -> int | None:
+    read = _INPUT.search(text, start, end)
+    cached = [found for pattern in (_CREATED, _READ) if (found := pattern.search(text, start, end))]
+    return int(read[1]) + sum(int(found[1]) for found in cached) if read else None

@@ -58,6 +58,14 @@ def is_finished(tail: bytes) -> bool:
     return _ENDED.search(tail) is not None
 
 
+_FAILED = re.compile(rb'(?:^|\n)\s*\{\s*"error"\s*:')
+
+
+def is_failed(tail: bytes) -> bool:
+    """Is the last that a stream says an error?"""
+    return b'"error"' in tail and _FAILED.search(tail) is not None
+
+
 _READ = re.compile(rb'"prompt_eval_count"\s*:\s*(\d{1,15})')
 _WRITTEN = re.compile(rb'"eval_count"\s*:\s*(\d{1,15})')
 

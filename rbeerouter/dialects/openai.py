@@ -93,6 +93,16 @@ def is_finished(tail: bytes) -> bool:
     return False
 
 
+_FAILED = re.compile(
+    rb'(?:^|\n)(?:data: ?\{\s*"(?:error"\s*:\s*[{"]|object"\s*:\s*"error")|event: ?(?:error|response\.failed)\b)'
+)
+
+
+def is_failed(tail: bytes) -> bool:
+    """Is the last that a stream says an error? Some send [DONE] behind it."""
+    return (b'"error"' in tail or b"event: " in tail) and _FAILED.search(tail) is not None
+
+
 class _Card(msgspec.Struct):
     id: str
 

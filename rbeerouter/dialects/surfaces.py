@@ -25,10 +25,12 @@ class Dialect(msgspec.Struct, frozen=True):
     has_content(held): has a stream begun to say anything?
     error_in(held): the message, if what it begins to say is an error; None otherwise
     is_finished(tail): does the end of a stream say that it is the end?
+    is_failed(tail): is the last that a stream says an error?
     usage(tail): (tokens in, tokens out) as the end of an answer states them
     rename_model(body, name): the body of a request with another model
     stream_type: the content type of its streams
     keep_alive: what may be written between events so that nobody takes a silent stream for dead; b"" when nothing may
+    tokens_read(held): tokens in, where a stream states them as it begins; None for protocols that never do
     """
 
     protocol: str
@@ -37,20 +39,24 @@ class Dialect(msgspec.Struct, frozen=True):
     has_content: Callable[[bytes], bool]
     error_in: Callable[[bytes], str | None]
     is_finished: Callable[[bytes], bool]
+    is_failed: Callable[[bytes], bool]
     usage: Callable[[bytes], tuple[int | None, int | None]]
     rename_model: Callable[[bytes, str], bytes]
     stream_type: bytes = EVENT_STREAM
     keep_alive: bytes = b": keep-alive\n\n"
+    tokens_read: Callable[[bytes], int | None] | None = None
 
 
 class Rewriter(Protocol):
     """Turns a worker's stream into the client's, piece by piece; where the pieces begin and end makes no difference.
 
     tokens_in, tokens_out: known once the stream has said them.
+    failed: it told of an error, and so does what was made of it.
     """
 
     tokens_in: int | None
     tokens_out: int | None
+    failed: bool
 
     def feed(self, data: bytes) -> bytes: ...
 
@@ -71,8 +77,9 @@ class Translation(Protocol):
     def body(self, body: bytes, model: str | None) -> bytes:
         """The request for the worker, with the model's name if another is to be asked for. Raises RouterError."""
 
-    def answer(self, status: int, body: bytes) -> bytes:
-        """A whole answer of the worker, good or bad, in the client's protocol."""
+    def answer(self, status: int, body: bytes) -> bytes | None:
+        """A whole answer of the worker, good or bad, in the client's protocol; None for a good one that makes no sense.
+        There is always one for a status from 400 on."""
 
     def stream(self) -> Rewriter: ...
 
@@ -115,15 +122,16 @@ class Surface(msgspec.Struct, frozen=True):
 
 OPENAI_DIALECT = Dialect(
     OPENAI, openai.error_body, openai.error_event, openai.has_content, openai.error_in, openai.is_finished,
-    openai.usage, bodies.rename_model,
+    openai.is_failed, openai.usage, bodies.rename_model,
 )  # fmt: skip
 ANTHROPIC_DIALECT = Dialect(
     ANTHROPIC, anthropic.error_body, anthropic.error_event, anthropic.has_content, anthropic.error_in,
-    anthropic.is_finished, anthropic.usage, bodies.rename_model,
+    anthropic.is_finished, anthropic.is_failed, anthropic.usage, bodies.rename_model,
+    tokens_read=anthropic.tokens_read,
 )  # fmt: skip
 OLLAMA_DIALECT = Dialect(
     OLLAMA, ollama.error_body, ollama.error_event, ollama.has_content, ollama.error_in, ollama.is_finished,
-    ollama.usage, bodies.rename_model, LINES, b"",
+    ollama.is_failed, ollama.usage, bodies.rename_model, LINES, b"",
 )  # fmt: skip
 
 DATA_DIALECT = msgspec.structs.replace(OPENAI_DIALECT, protocol=DATA, rename_model=bodies.rename_in_data)

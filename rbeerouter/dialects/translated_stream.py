@@ -21,6 +21,10 @@ _REASONS = {
 }  # fmt: skip
 
 
+_MOST_EVENT_BYTES = 8 << 20
+"""An event must be whole to be translated. The longest ones hold a call with a file in it, at once."""
+
+
 def message_id(completion_id: Any) -> str:
     """An id as Anthropic's begin."""
     return f"msg_{str(completion_id or '0').removeprefix('chatcmpl-')[:100]}"
@@ -29,11 +33,12 @@ def message_id(completion_id: Any) -> str:
 def stop_reason(choice: dict[str, Any], called: bool) -> tuple[str, str | None]:
     """(stop_reason, stop_sequence) of a choice. vLLM and SGLang tell which of the stop sequences it was."""
     sequence = choice.get("stop_reason", choice.get("matched_stop"))
-    if called and choice.get("finish_reason") in ("stop", None):    # some say so behind a call as well
+    finished = choice.get("finish_reason")
+    if called and finished in ("stop", None):                # some say so behind a call as well
         return "tool_use", None
-    if choice.get("finish_reason") == "stop" and isinstance(sequence, str):
+    if finished == "stop" and isinstance(sequence, str):
         return "stop_sequence", sequence
-    return _REASONS.get(choice.get("finish_reason") or "stop", "end_turn"), None
+    return _REASONS.get(finished if isinstance(finished, str) else "stop", "end_turn"), None
 
 
 def usage_of(usage: Any) -> dict[str, int]:
@@ -56,22 +61,27 @@ def _count(number: Any) -> int:
 class MessageStream:
     """Rewrites one stream.
 
-    A worker's tool calls come one after the other, and so do the blocks that they become.
+    A worker's tool calls come one after the other, and so do the blocks that they become. A call is told from the one
+    before by its number, or by an id of its own: some engines give all calls the number 0.
 
     Attributes:
         tokens_in, tokens_out: known once the stream has said them.
+        failed: the stream told of an error, or was none; the client has been told.
     """
 
     def __init__(self) -> None:
         self.tokens_in: int | None = None
         self.tokens_out: int | None = None
+        self.failed = False
         self._rest = b""
         self._data: list[bytes] = []
         self._id = ""
         self._index = -1
         self._open: str | None = None
-        self._tool: Any = None
-        self._tools: set[Any] = set()
+        self._number: int | None = None
+        self._name: str | None = None
+        self._numbers: set[int] = set()
+        self._names: set[str | None] = set()
         self._choice: dict[str, Any] = {}
         self._usage: Any = None
         self._over = False
@@ -80,7 +90,11 @@ class MessageStream:
         """What the client gets for these bytes of the worker."""
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
-        return b"".join([self._line(line) for line in lines])
+        said = b"".join([self._line(line) for line in lines])
+        if len(self._rest) > _MOST_EVENT_BYTES or sum(map(len, self._data)) > _MOST_EVENT_BYTES:
+            self._rest, self._data = b"", []
+            said += b"" if self._over else self._fail("the worker sent an event without an end")
+        return said
 
     def finish(self) -> bytes:
         """What is still to be said when the worker's stream has ended well."""
@@ -149,22 +163,26 @@ class MessageStream:
         return said
 
     def _called(self, call: dict[str, Any]) -> bytes:
-        function = call.get("function")
+        function, name, number = call.get("function"), call.get("id"), call.get("index")
         function = function if isinstance(function, dict) else {}
-        number = call.get("index")
-        number = len(self._tools) if number is None else number
-        said = b""
-        if number != self._tool or self._open != "tool_use":
-            if number in self._tools:
-                return self._fail("the worker mixed the arguments of two tool calls")
-            self._tool = number
-            self._tools.add(number)
-            said = self._begin("tool_use", {
-                "id": call.get("id") or f"toolu_{self._id}_{number}", "name": function.get("name") or "", "input": {},
-            })  # fmt: skip
+        name = name if isinstance(name, str) and name else None
+        number = number if type(number) is int else len(self._numbers)
         arguments = function.get("arguments")
         if isinstance(arguments, dict):
             arguments = _encode(arguments).decode()
+        said = b""
+        begun = number in self._numbers and (name is None or self._name is None or name in self._names)
+        if not begun:
+            self._number, self._name = number, name
+            self._numbers.add(number)
+            self._names.add(name)
+            said = self._begin("tool_use", {
+                "id": name or f"toolu_{self._id}_{number}", "name": function.get("name") or "", "input": {},
+            })  # fmt: skip
+        elif not arguments:
+            return b""
+        elif number != self._number or name not in (None, self._name) or self._open != "tool_use":
+            return self._fail("the worker mixed the arguments of two tool calls")
         if arguments and isinstance(arguments, str):
             said += self._delta("input_json_delta", "partial_json", arguments)
         return said
@@ -195,14 +213,14 @@ class MessageStream:
         said = b"" if self._id else self._start({})
         said += self._close()
         self._over = True
-        reason, sequence = stop_reason(self._choice, bool(self._tools))
+        reason, sequence = stop_reason(self._choice, bool(self._numbers))
         delta = {"stop_reason": reason, "stop_sequence": sequence}
         said += _write("message_delta", {"delta": delta, "usage": usage_of(self._usage)})
         return said + _write("message_stop", {})
 
     def _fail(self, message: str) -> bytes:
         """The worker told of an error: no event may follow that could be taken for a good end."""
-        self._over = True
+        self._over = self.failed = True
         return b"event: error\ndata: " + anthropic.error_text(500, message) + b"\n\n"
 
 

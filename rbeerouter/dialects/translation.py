@@ -141,14 +141,12 @@ class Messages:
         """The same request as OpenAI's chat completions. Raises RouterError for what that has no words for."""
         return _encode(_chat(_read(body), model))
 
-    def answer(self, status: int, body: bytes) -> bytes:
-        """A whole answer, good or bad, as the Messages API would give it."""
+    def answer(self, status: int, body: bytes) -> bytes | None:
+        """A whole answer, good or bad, as the Messages API would give it; None when it is no chat completion."""
         if status >= 400:
             return anthropic.error_text(status, worker_errors.in_body(body) or f"the worker answered {status}")
         completion = _completion(body)
-        if completion is None:
-            return anthropic.error_text(502, "the worker's answer is no chat completion")
-        return _encode(_answered(completion))
+        return _encode(_answered(completion)) if completion is not None else None
 
     def stream(self) -> MessageStream:
         return MessageStream()
@@ -166,14 +164,13 @@ class Count(Messages):
         asked.max_tokens, asked.stream = 1, None
         return _encode(_chat(asked, model))
 
-    def answer(self, status: int, body: bytes) -> bytes:
+    def answer(self, status: int, body: bytes) -> bytes | None:
         if status >= 400:
             return super().answer(status, body)
         completion = _completion(body)
-        tokens = completion["usage"].get("prompt_tokens") if completion and completion.get("usage") else None
-        if type(tokens) is not int:
-            return anthropic.error_text(502, "the worker did not say how many tokens it read")
-        return _encode({"input_tokens": tokens})
+        usage = completion.get("usage") if completion is not None else None
+        tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+        return _encode({"input_tokens": tokens}) if type(tokens) is int else None
 
 
 def _read(body: bytes) -> _Asked:
@@ -369,8 +366,12 @@ def _answered(completion: dict[str, Any]) -> dict[str, Any]:
     if isinstance(text, str):
         content.append({"type": "text", "text": text})
     name = message_id(completion.get("id"))
-    for number, call in enumerate(message.get("tool_calls") or ()):
-        function = call.get("function") or {}
+    calls = message.get("tool_calls")
+    for number, call in enumerate(calls if isinstance(calls, list) else ()):
+        if not isinstance(call, dict):
+            continue
+        function = call.get("function")
+        function = function if isinstance(function, dict) else {}
         content.append({
             "type": "tool_use", "id": call.get("id") or f"toolu_{name}_{number}", "name": function.get("name") or "",
             "input": _arguments(function.get("arguments")),

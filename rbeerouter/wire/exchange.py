@@ -34,7 +34,7 @@ from rbeerouter.core.models import name_to_send
 from rbeerouter.core.types import OLLAMA, OPENAI, Outcome, Worker
 from rbeerouter.dialects import worker_errors
 from rbeerouter.dialects.continuation import Continued, Transcript, may_continue, resume
-from rbeerouter.dialects.surfaces import Surface, Translation
+from rbeerouter.dialects.surfaces import Rewriter, Surface, Translation
 from rbeerouter.wire import refusals
 from rbeerouter.wire.headers import Shape, chunk, header_value, status_line, with_headers
 from rbeerouter.wire.upstream import Pool, UpstreamConnection
@@ -49,6 +49,7 @@ _OURS = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.E
 """Reasons why a connection cannot be made that are this machine's, not the worker's."""
 _USAGE_TAIL_BYTES = 2048
 """How much of an answer's end is kept to find the usage in."""
+_JSON = (("content-type", "application/json"),)
 _TOLD_TO_CONTINUE = frozenset({"vllm", "sglang", "openai"})
 """Engines that must be told that the last message is unfinished. Others continue it as it is, or refuse the fields."""
 
@@ -69,13 +70,14 @@ class Exchange:
     _shape: Shape | None = None
     _own_error: refusals.OwnError | None = None
     _translation: Translation | None = None
+    _rewriter: Rewriter | None = None
     _transcript: Transcript | None = None
     _continued: Continued | None = None
     _filter: Callable[[bytes], bytes] | None = None
     _ending: Callable[[], bytes] | None = None
     _held = b""
     _tail = b""
-    _begun = _committed = _relaying = _is_stream = _is_error = _chunked = False
+    _begun = _committed = _relaying = _is_stream = _is_error = _chunked = _told = False
     _progress = _seen_progress = 0
     _seen_progress_at = _commented_at = 0.0
 
@@ -151,7 +153,7 @@ class Exchange:
         self, worker: Worker, translation: Translation | None, model: str | None
     ) -> tuple[bytes, bytes]:
         """Body and target for a worker that speaks another protocol, or that goes on with what another one began."""
-        self._translation, self._filter, self._ending = translation, None, None
+        self._translation, self._rewriter, self._filter, self._ending = translation, None, None, None
         self._judge = self._dialect if translation is None else translation.source
         if translation is not None:
             return translation.body(self._body, model), translation.path
@@ -194,7 +196,10 @@ class Exchange:
         """The client gets the error of the last worker."""
         error, job = self._own_error, self.job
         assert error is not None, "an error is passed on that no worker gave"
-        body = error.body if self._translation is None else self._translation.answer(error.status, error.body)
+        body = error.body
+        if self._translation is not None:
+            body = self._translation.answer(error.status, body)
+            error = refusals.OwnError(error.status, with_headers(error.lines, _JSON), error.body)
         job.bytes_out = len(body)
         if self._begun:
             self._break_off(_ERROR_STATUS, worker_errors.in_body(error.body) or "the worker failed")
@@ -205,7 +210,7 @@ class Exchange:
     def _break_off(self, failure: Failure, message: str) -> None:
         """Ends an answer that has begun so that no client takes it for a whole one: an error event if it is a stream,
         then the connection is cut with no [DONE] and no final chunk."""
-        if self._is_stream or self._begun:
+        if (self._is_stream or self._begun) and not self._told:
             event = self._dialect.error_event(failure, message)
             if self._filter is None and self._tail and not self._tail.endswith(b"\n"):
                 event = (b"\n" if self._judge.protocol == OLLAMA else b"\n\n") + event   # the last one was cut off
@@ -312,7 +317,7 @@ class Exchange:
         else:
             self._is_stream = is_stream
             if self._translation is not None and is_stream:
-                rewriter = self._translation.stream()
+                self._rewriter = rewriter = self._translation.stream()
                 self._filter, self._ending = rewriter.feed, rewriter.finish
         return True
 
@@ -350,6 +355,8 @@ class Exchange:
         """Writes the head and what was held; from here on this worker's answer is the client's."""
         client, job, shape, body = self.client, self.job, self._shape, self._held
         assert shape is not None, "an answer was read before its head"
+        if self._is_stream and self._judge.tokens_read is not None:
+            job.tokens_in = self._judge.tokens_read(body)
         self._tail, self._held = body, b""
         self._relaying = True
         if self._begun and not self._is_stream:
@@ -357,7 +364,11 @@ class Exchange:
             return
         listener = client.listener
         if self._filter is not None or self._translation is not None:
-            body = self._rewritten(upstream, body)
+            rewritten = self._rewritten(upstream, body)
+            if rewritten is None:
+                self.upstream_garbage(upstream)
+                return
+            body = rewritten
         elif listener.models is not None and self._is_stream and not upstream.complete:
             body = self._keep_transcript(body)
         if self._committed:                                   # by the worker that this one goes on for
@@ -386,8 +397,8 @@ class Exchange:
         self._break_off(_ERROR_STATUS, worker_errors.in_body(body) or f"the worker answered with status {status}")
         self._attempt_ended(Outcome(None, status=status, committed=True, delivered=True))
 
-    def _rewritten(self, upstream: UpstreamConnection, body: bytes) -> bytes:
-        """What was held, in the client's words."""
+    def _rewritten(self, upstream: UpstreamConnection, body: bytes) -> bytes | None:
+        """What was held, in the client's words; None when it makes no sense."""
         if self._filter is None:
             assert self._translation is not None, "nothing to rewrite it by"
             return self._translation.answer(upstream.status, body)
@@ -421,10 +432,13 @@ class Exchange:
             framing, client.keep_alive = b"", False
         if not client.keep_alive:
             framing += b"connection: close\r\n"
+        lines = shape.lines(upstream.raw)
+        if self._translation is not None and not self._is_stream:
+            lines = with_headers(lines, _JSON)
         if job.queue_s:
             framing += b"x-rbee-queue-ms: %d\r\n" % (job.queue_s * 1000)
         return b"%b%b%bx-request-id: %b\r\nx-rbee-worker: %b\r\nx-rbee-reason: %b\r\n%b\r\n" % (
-            status_line(upstream.status), client.listener.date_line, shape.lines(upstream.raw), job.request.id.encode(),
+            status_line(upstream.status), client.listener.date_line, lines, job.request.id.encode(),
             header_value(decision.worker.id), header_value(decision.reason), framing,
         )  # fmt: skip
 
@@ -449,6 +463,11 @@ class Exchange:
             return False
         return self._judge.protocol != OPENAI or b'"choices"' in tail or not tail.strip()
 
+    def _has_failed(self, tail: bytes) -> bool:
+        """Has the worker ended its stream with an error, of which the client has read by now?"""
+        failed = self._judge.is_failed(tail) or (self._rewriter is not None and self._rewriter.failed)
+        return failed and not refusals.is_clients_fault(tail)
+
     def _complete(self, upstream: UpstreamConnection) -> None:
         """The worker gave its answer to the end."""
         client, job, tail = self.client, self.job, self._tail[-_USAGE_TAIL_BYTES:]
@@ -457,12 +476,18 @@ class Exchange:
         if self._is_stream and self._is_cut_short(tail):
             self._attempt_ended(Outcome(_DISCONNECTED, committed=self._is_final()))
             return
+        if self._is_stream and self._has_failed(tail):
+            self._told = True
+            self._attempt_ended(Outcome(_ERROR_EVENT, committed=True))
+            return
         if self._ending is not None and (rest := self._ending()):
             job.bytes_out += len(rest)
             client.transport.write(chunk(rest) if self._chunked else rest)
         if self._chunked:
             client.transport.write(b"0\r\n\r\n")
-        job.tokens_in, job.tokens_out = self._judge.usage(tail)
+        tokens_in, job.tokens_out = self._judge.usage(tail)
+        if tokens_in is not None:
+            job.tokens_in = tokens_in
         if self._continued is not None and job.tokens_in is not None and job.tokens_out is not None:
             job.tokens_in -= self._continued.tokens
             job.tokens_out += self._continued.tokens

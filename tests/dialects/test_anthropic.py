@@ -95,3 +95,15 @@ def test_only_its_last_event_ends_a_stream() -> None:
 )  # fmt: skip
 def test_usage_is_read_from_the_end(tail: bytes, tokens: tuple[int | None, int | None]) -> None:
     assert anthropic.usage(tail) == tokens
+
+
+def test_tokens_read_are_stated_as_a_stream_begins() -> None:
+    assert anthropic.tokens_read(START + BLOCK + WORD + LAST + STOP) == 25
+    cached = START.replace(b'"input_tokens":25', b'"input_tokens":5,"cache_creation_input_tokens":1,"cache_read_input_tokens":7')
+    assert anthropic.tokens_read(cached) == 13
+    assert anthropic.tokens_read(PING) is None
+
+
+def test_a_stream_that_ends_with_an_error_has_failed() -> None:
+    assert anthropic.is_failed(WORD + OVERLOADED)
+    assert not anthropic.is_failed(WORD.replace(b"Hello", b"event: error") + LAST + STOP)

@@ -70,3 +70,8 @@ def test_a_last_line_that_is_too_long_to_be_at_hand_is_known_by_its_end() -> Non
 @pytest.mark.parametrize(("tail", "tokens"), [(WORD + LAST, (26, 282)), (WORD, (None, None)), (LAST.strip(), (26, 282))])
 def test_usage_is_read_from_the_last_line(tail: bytes, tokens: tuple[int | None, int | None]) -> None:
     assert ollama.usage(tail) == tokens
+
+
+def test_a_stream_that_ends_with_an_error_has_failed() -> None:
+    assert ollama.is_failed(b'{"message":{"content":"x"},"done":false}\n{"error":"out of memory"}\n')
+    assert not ollama.is_failed(b'{"message":{"content":"{\\"error\\":"},"done":false}\n{"done":true}\n')

@@ -245,3 +245,27 @@ def test_a_model_that_writes_the_words_of_the_end_does_not_end_a_stream() -> Non
 def test_a_long_response_is_known_to_be_complete_by_its_usage() -> None:
     said = b'data: {"type":"response.completed","response":{"output":["%b"],"usage":{"input_tokens":1}}}' % (b"x" * 9000)
     assert openai.is_finished(said[-2048:])
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b'data: {"choices":[]}\n\ndata: {"error":{"message":"x"}}\n\ndata: [DONE]\n\n', b'data:{"error":"x","error_type":"generation"}\n\n',
+        b'data: {"object":"error","message":"x"}\n\ndata: [DONE]\n\n', b'event: response.failed\ndata: {}\n\n',
+        b'event: error\ndata: {"type":"error"}\n\n',
+    ],
+)  # fmt: skip
+def test_a_stream_that_ends_with_an_error_has_failed(tail: bytes) -> None:
+    assert openai.is_failed(tail)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b'data: {"choices":[{"delta":{"content":"\\n\\ndata: {\\"error\\":{"}}]}\n\ndata: [DONE]\n\n',
+        b'event: response.completed\ndata: {"type":"response.completed","response":{"error":null,"output":[{"error":"x"}]}}\n\n',
+        b'data: {"error":null,"choices":[]}\n\ndata: [DONE]\n\n',
+    ],
+)  # fmt: skip
+def test_a_stream_that_speaks_of_errors_has_not(tail: bytes) -> None:
+    assert not openai.is_failed(tail)

@@ -115,6 +115,32 @@ def test_calls_without_number_or_id_are_told_apart() -> None:
     assert shape(said)[1:7] == ["0+tool_use", '0 {"x":1}', "0-", "1+tool_use", '1 {"x":1}', "1-"]
 
 
+def test_calls_that_all_have_the_number_0_are_told_apart_by_their_ids() -> None:
+    first = {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}
+    other = {"index": 0, "id": "b", "function": {"name": "g", "arguments": "{"}}
+    rest = {"index": 0, "function": {"arguments": "}"}}
+    said = rewritten(chunk({"tool_calls": [first]}) + chunk({"tool_calls": [other]}) + chunk({"tool_calls": [rest]}, "tool_calls"))
+    assert shape(said)[1:8] == ["0+tool_use", "0 {}", "0-", "1+tool_use", "1 {", "1 }", "1-"]
+
+
+def test_an_id_that_is_said_again_is_the_same_call_and_empty_pieces_of_an_old_one_say_nothing() -> None:
+    pieces = [
+        {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{"}}, {"index": 0, "id": "a", "function": {"arguments": "}"}},
+        {"index": 1, "id": "b", "function": {"name": "g", "arguments": "{}"}}, {"index": 0, "id": "a", "function": {"arguments": ""}},
+    ]  # fmt: skip
+    said = rewritten(b"".join(chunk({"tool_calls": [piece]}) for piece in pieces) + chunk({}, "tool_calls"))
+    assert shape(said)[1:8] == ["0+tool_use", "0 {", "0 }", "0-", "1+tool_use", "1 {}", "1-"]
+
+
+def test_an_event_that_does_not_end_is_given_up() -> None:
+    rewriter = MessageStream()
+    said = rewriter.feed(chunk({"content": "x"}) + b"data: ")
+    for _ in range(10):
+        said += rewriter.feed(b"y" * (1 << 20))
+    assert rewriter.failed and shape(said)[-1] == "error" and len(said) < 2000
+    assert rewriter.finish() == b""
+
+
 def test_calls_that_are_mixed_are_an_error_rather_than_wrong() -> None:
     first = chunk({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f", "arguments": "{"}}]})
     other = chunk({"tool_calls": [{"index": 1, "id": "b", "function": {"name": "g", "arguments": "{"}}]})
@@ -129,6 +155,12 @@ def test_an_error_in_the_stream_ends_it_badly(bad: bytes) -> None:
     said = rewritten(chunk({"content": "x"}) + bad + VLLM)
     assert shape(said) == ["message_start", "0+text", "0 x", "error"]
     assert not anthropic.is_finished(said.rpartition(b"event: error")[0])
+    rewriter = MessageStream()
+    rewriter.feed(VLLM)
+    assert not rewriter.failed
+    rewriter = MessageStream()
+    rewriter.feed(bad)
+    assert rewriter.failed
 
 
 def test_the_end_is_said_once_and_also_without_the_workers_last_word() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -188,7 +189,9 @@ def answered(message: dict[str, Any], reason: str = "stop", **more: Any) -> dict
         "id": "chatcmpl-abc", "object": "chat.completion", "model": "llama", "usage": USAGE,
         "choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason, **more}],
     }  # fmt: skip
-    return json.loads(MESSAGES.answer(200, json.dumps(body).encode()))
+    told = MESSAGES.answer(200, json.dumps(body).encode())
+    assert told is not None
+    return json.loads(told)
 
 
 def test_an_answer_is_a_message() -> None:
@@ -243,13 +246,13 @@ def test_the_reason_to_stop_has_other_words(reason: str, more: dict[str, Any], s
         (400, {"object": "error", "message": "too long", "code": 400}, "invalid_request_error", "too long"),
         (429, {"error": "Model is overloaded", "error_type": "overloaded"}, "rate_limit_error", "Model is overloaded"),
         (503, {"detail": "starting"}, "overloaded_error", "starting"),
-        (200, {"choices": []}, "api_error", "the worker's answer is no chat completion"),
     ],
 )  # fmt: skip
 def test_a_workers_error_is_told_in_the_clients_words(status: int, body: Any, kind: str, message: str) -> None:
-    for translation in (MESSAGES, COUNT) if status >= 400 else (MESSAGES,):
-        made = json.loads(translation.answer(status, json.dumps(body).encode()))
-        assert made == {"type": "error", "error": {"type": kind, "message": message}}
+    for translation in (MESSAGES, COUNT):
+        told = translation.answer(status, json.dumps(body).encode())
+        assert told is not None
+        assert json.loads(told) == {"type": "error", "error": {"type": kind, "message": message}}
 
 
 def test_tokens_are_counted_by_letting_the_worker_read_them() -> None:
@@ -259,4 +262,36 @@ def test_tokens_are_counted_by_letting_the_worker_read_them() -> None:
     }  # fmt: skip
     body = json.dumps({"choices": [{"message": {"content": "H"}}], "usage": USAGE}).encode()
     assert COUNT.answer(200, body) == b'{"input_tokens":20}'
-    assert b"did not say" in COUNT.answer(200, b'{"choices":[{"message":{}}]}')
+    for body in (b'{"choices":[{"message":{}}]}', b'{"choices":[{"message":{}}],"usage":5}', b"[]"):
+        assert COUNT.answer(200, body) is None
+
+
+ODD: list[Any] = [None, 1, True, "", "x", [], ["x"], [[]], {}, {"a": 1}]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    for key, one in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*path, key)
+        yield from places(one, (*path, key))
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+@pytest.mark.parametrize("part", ["message", "delta"])
+def test_nothing_in_a_workers_answer_breaks_the_translation(part: str, odd: Any) -> None:
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}
+    said = {"role": "assistant", "content": "Hi", "reasoning_content": "r", "tool_calls": [call]}
+    whole = {"id": "x", "model": "m", "choices": [{"index": 0, "finish_reason": "stop", part: said, "stop_reason": None}], "usage": USAGE}
+    for place in places(whole):
+        body = json.loads(json.dumps(whole))
+        inner = body
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = odd
+        text = json.dumps(body).encode()
+        if part == "message":
+            for translation in (MESSAGES, COUNT):
+                told = translation.answer(200, text)
+                assert told is None or isinstance(json.loads(told), dict)
+        else:
+            rewriter = MESSAGES.stream()
+            assert rewriter.feed(b"data: " + text + b"\n\n") + rewriter.finish()
