@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rbeerouter import __version__
-from rbeerouter.config import Config, ConfigError
+from rbeerouter.config.sections import Config, ConfigError
 from rbeerouter.routing.script import ScriptError
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2
@@ -141,19 +141,19 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _reload(options: argparse.Namespace) -> int:
-    from rbeerouter import config as configuration
+    from rbeerouter.config.loading import control_access
     from rbeerouter.server import client
 
-    verdict = client.call(configuration.control_access(options.config), "POST", client.RELOAD)
+    verdict = client.call(control_access(options.config), "POST", client.RELOAD)
     print(client.verdict_text(verdict))
     return 0 if verdict["ok"] else EXIT_FAILED
 
 
 def _param(options: argparse.Namespace) -> int:
-    from rbeerouter import config as configuration
+    from rbeerouter.config.loading import control_access
     from rbeerouter.server import client
 
-    access = configuration.control_access(options.config)
+    access = control_access(options.config)
     given = {name: _number(name, value) for name, value in _pairs(options.settings).items()}
     answer = client.call(access, "POST" if given else "GET", "/api/v1/params", given or None)
     if not answer["ok"]:
@@ -189,10 +189,10 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _explained_by_daemon(options: argparse.Namespace, asked: dict[str, Any]) -> tuple[dict[str, Any], bytes | None]:
-    from rbeerouter import config as configuration
+    from rbeerouter.config.loading import control_access
     from rbeerouter.server import client
 
-    access = configuration.control_access(options.config)
+    access = control_access(options.config)
     record = client.call(access, "POST", "/api/v1/explain", asked)
     script = client.call(access, "GET", "/routing")["script"]
     path = Path(script["file"]) if script else None
@@ -227,11 +227,11 @@ def _test(options: argparse.Namespace) -> int:
 
 def _script_and_config(options: argparse.Namespace) -> tuple[Path, Config | None]:
     """The script that was asked for, else the configured one; the config where there is one."""
-    from rbeerouter import config as configuration
+    from rbeerouter.config.loading import load
 
     if options.config is None and options.script is not None:
         return options.script, None
-    config = configuration.load(options.config, script=options.script)
+    config = load(options.config, script=options.script)
     if config.script is None:
         raise ConfigError("there is no script; pass --script FILE, or set [routing] script")
     return config.script, config
@@ -265,10 +265,10 @@ def _number(name: str, value: str) -> float:
 
 
 def _workers(options: argparse.Namespace) -> int:
-    from rbeerouter import config as configuration
+    from rbeerouter.config.loading import control_access
     from rbeerouter.server import client
 
-    access = configuration.control_access(options.config)
+    access = control_access(options.config)
     if options.action == "list":
         print(client.workers_text(client.call(access, "GET", client.WORKERS)))
         return 0
@@ -280,8 +280,9 @@ def _workers(options: argparse.Namespace) -> int:
 
 
 def _agent(options: argparse.Namespace) -> int:
-    from rbeerouter import config as configuration
     from rbeerouter.agent import service
+    from rbeerouter.config.sections import Secret
+    from rbeerouter.config.workers import check_url
 
     if options.token is None:
         raise ConfigError("agent: --token is missing: the router's [registration] token, or @FILE with it")
@@ -289,10 +290,10 @@ def _agent(options: argparse.Namespace) -> int:
         raise ConfigError(f"--interval {options.interval:g}: expected 1 to 3600 seconds")
     service.run(
         service.Settings(
-            configuration.check_url(options.router, "--router"), configuration.Secret(_text(options.token)),
-            tuple(configuration.check_url(url, "--engine-url") for url in options.engine_url), options.name,
+            check_url(options.router, "--router"), Secret(_text(options.token)),
+            tuple(check_url(url, "--engine-url") for url in options.engine_url), options.name,
             options.interval, options.yield_to_owner, options.idle_after,
-            configuration.Secret(_text(options.api_key)) if options.api_key else None,
+            Secret(_text(options.api_key)) if options.api_key else None,
         )
     )
     return 0

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from rbeerouter.config import (
+from rbeerouter.config.loading import control_access, load
+from rbeerouter.config.sections import (
     Config,
     ConfigError,
     Control,
@@ -20,10 +21,8 @@ from rbeerouter.config import (
     Routing,
     Server,
     Split,
-    control_access,
-    load,
-    split_bind,
 )
+from rbeerouter.config.values import split_bind
 from rbeerouter.core.models import Model
 from rbeerouter.core.types import WorkerSpec
 from rbeerouter.routing.decide import STRATEGIES

@@ -20,7 +20,7 @@ from typing import get_origin
 import msgspec
 import pytest
 
-from rbeerouter import config
+from rbeerouter.config.sections import File, Section, section_of
 from rbeerouter.routing.decide import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +50,7 @@ HOMES = {
     "uvloop": ["rbeerouter.server.daemon"],
     "structlog": ["rbeerouter.record"],
     "prometheus_client": ["rbeerouter.server.metrics"],
-    "tomli": ["rbeerouter.config"],
+    "tomli": ["rbeerouter.config.reading"],
     "tree_sitter": ["rbeerouter.routing.syntax"],
     "tree_sitter_lua": ["rbeerouter.routing.syntax"],
     "msgspec": ["rbeerouter"],
@@ -60,6 +60,12 @@ TESTED_ELSEWHERE = {
     "rbeerouter.__main__": "tests/server/test_cli.py",
     "rbeerouter.cli": "tests/server/test_cli.py",
     "rbeerouter.tasks": "tests/wire/test_exchange.py",
+    "rbeerouter.config.checks": "tests/test_config.py",
+    "rbeerouter.config.loading": "tests/test_config.py",
+    "rbeerouter.config.reading": "tests/test_config.py",
+    "rbeerouter.config.sections": "tests/test_config.py",
+    "rbeerouter.config.values": "tests/test_config.py",
+    "rbeerouter.config.workers": "tests/test_config.py",
     "rbeerouter.routing.blocks": "tests/routing/test_problem.py",
     "rbeerouter.routing.habits": "tests/routing/test_problem.py",
     "rbeerouter.routing.hints": "tests/routing/test_problem.py",
@@ -160,11 +166,11 @@ def test_no_function_is_longer_than_70_lines() -> None:
     assert long == {}
 
 
-def tables(section: type[config.Section] = config.File, name: str = "") -> dict[str, type[config.Section]]:
+def tables(section: type[Section] = File, name: str = "") -> dict[str, type[Section]]:
     """{header: section} of every table that a configuration file may hold, [[...]] where it may stand many times."""
     found = {}
     for field in msgspec.structs.fields(section):
-        inner = config.section_of(field.type)
+        inner = section_of(field.type)
         if inner is not None:
             dotted = f"{name}.{field.name}" if name else field.name
             many = get_origin(field.type) is tuple
@@ -179,7 +185,7 @@ def keys() -> list[tuple[str, str]]:
         (header, field.name)
         for header, section in tables().items()
         for field in msgspec.structs.fields(section)
-        if config.section_of(field.type) is None
+        if section_of(field.type) is None
     ]
 
 

@@ -19,7 +19,7 @@ import aiohttp
 import msgspec
 
 from rbeerouter.agent import machine
-from rbeerouter.config import Probes, Secret
+from rbeerouter.config.sections import Probes, Secret
 from rbeerouter.control.probe import Prober
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import Env, Report, WorkerSpec

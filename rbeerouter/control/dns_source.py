@@ -11,7 +11,9 @@ import random
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rbeerouter.config import DnsEntry, split_bind, worker_values
+from rbeerouter.config.sections import DnsEntry
+from rbeerouter.config.values import split_bind
+from rbeerouter.config.workers import worker_values
 from rbeerouter.control.roster import DNS, Roster
 from rbeerouter.core.types import WorkerSpec
 

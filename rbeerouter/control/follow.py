@@ -14,7 +14,8 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from rbeerouter.config import ConfigError, Discovery, Secret, WorkerEntry, read_worker
+from rbeerouter.config.sections import ConfigError, Discovery, Secret, WorkerEntry
+from rbeerouter.config.workers import read_worker
 from rbeerouter.control.addresses import host_of, literal, never_allowed
 from rbeerouter.control.roster import CONTROLLER, Roster
 from rbeerouter.control.store import Store

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from rbeerouter.config import Probes
+from rbeerouter.config.sections import Probes
 from rbeerouter.control.addresses import GuardedResolver, guard_for, never_allowed
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.models import NO_MODELS, Models

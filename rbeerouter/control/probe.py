@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 
 from rbeerouter import tasks
-from rbeerouter.config import Probes
+from rbeerouter.config.sections import Probes
 from rbeerouter.control.addresses import GuardedResolver, guard_for
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import Env, Report, WorkerSpec

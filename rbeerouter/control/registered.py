@@ -11,7 +11,7 @@ from concurrent.futures import Future
 
 import msgspec
 
-from rbeerouter.config import Secret
+from rbeerouter.config.sections import Secret
 from rbeerouter.control.roster import REGISTERED, Roster
 from rbeerouter.control.store import Store
 from rbeerouter.core.types import WorkerSpec

@@ -10,8 +10,8 @@ import asyncio
 import os
 from pathlib import Path
 
-from rbeerouter import config
-from rbeerouter.config import ConfigError
+from rbeerouter.config.sections import ConfigError
+from rbeerouter.config.workers import read_workers_file
 from rbeerouter.control.roster import FILE, Roster
 from rbeerouter.dialects.engines import ENGINES
 
@@ -39,7 +39,7 @@ class WatchedFile:
         if mark == self._seen:
             return
         try:
-            specs = config.read_workers_file(self._path, tuple(ENGINES))
+            specs = read_workers_file(self._path, tuple(ENGINES))
         except ConfigError as error:
             self._roster.failed(NAME, FILE, str(error))
         else:

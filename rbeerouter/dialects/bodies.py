@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from rbeerouter.config import Limits
+from rbeerouter.config.sections import Limits
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.types import DATA, Request
 from rbeerouter.dialects import multipart

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from rbeerouter.config import Routing
+from rbeerouter.config.sections import Routing
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import BUSY, DRAINING, OFFLINE, READY, Env, Request, Worker
 from rbeerouter.routing.language import LANGUAGE

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from rbeerouter import config
+from rbeerouter.config import sections
 from rbeerouter.core.models import Models
 from rbeerouter.core.types import BUSY, LOCAL, READY, REMOTE, Worker
 
@@ -67,8 +67,8 @@ class Split:
         overall: what [routing.split] says, None where there is none.
     """
 
-    def __init__(self, overall: config.Split | None, models: Models) -> None:
-        debt = overall.debt if overall is not None else config.Split(0.0).debt
+    def __init__(self, overall: sections.Split | None, models: Models) -> None:
+        debt = overall.debt if overall is not None else sections.Split(0.0).debt
         self.overall = Share(overall.local_fraction, debt) if overall is not None else None
         self.of_models = {
             model.name: Share(model.local_fraction, debt) for model in models if model.local_fraction is not None
@@ -107,7 +107,7 @@ class Split:
         return {**overall, "models": {name: share.told() for name, share in self.of_models.items()}}
 
 
-def make_split(overall: config.Split | None, models: Models) -> Split | None:
+def make_split(overall: sections.Split | None, models: Models) -> Split | None:
     """The split of a configuration, None when it shares nothing."""
     split = Split(overall, models)
     return split if split.overall is not None or split.of_models else None

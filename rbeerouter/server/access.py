@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rbeerouter.wire.relay import PUBLIC_PATHS, relayed
 
 if TYPE_CHECKING:
-    from rbeerouter.config import Config
+    from rbeerouter.config.sections import Config
 
 _MEMBERS = re.compile(r"(GET|POST) /api/v1/workers|POST /api/v1/workers/[^/]+/heartbeat|DELETE /api/v1/workers/[^/]+")
 """What the token of registration opens: what an agent needs, and the list for those that follow this daemon."""

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rbeerouter import __version__
-from rbeerouter.config import is_loopback, split_bind
+from rbeerouter.config.values import is_loopback, split_bind
 from rbeerouter.core.errors import FAILURES, RouterError
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.models import Models

@@ -9,7 +9,8 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from rbeerouter.config import Access, ConfigError
+from rbeerouter.config.loading import Access
+from rbeerouter.config.sections import ConfigError
 
 _TIMEOUT_S = 30
 RELOAD = "/api/v1/reload"

@@ -17,7 +17,7 @@ import hypercorn.config
 import hypercorn.protocol.h11
 
 from rbeerouter import tasks
-from rbeerouter.config import ConfigError
+from rbeerouter.config.sections import ConfigError
 from rbeerouter.wire.relay import Asgi
 
 _STOP_S = 1.0

@@ -20,9 +20,10 @@ from typing import Any
 
 import uvloop
 
-from rbeerouter import config as configuration
 from rbeerouter import tasks
-from rbeerouter.config import Config, ConfigError, health_rules, split_bind, utc_offset_s
+from rbeerouter.config.loading import load
+from rbeerouter.config.sections import Config, ConfigError, health_rules, may_find_workers
+from rbeerouter.config.values import split_bind, utc_offset_s
 from rbeerouter.control.ollama_cards import OllamaCards
 from rbeerouter.control.probe import Prober
 from rbeerouter.core.dispatch import Dispatcher, Job
@@ -348,10 +349,10 @@ def serve(config: Config, read_config: Callable[[], Config]) -> None:
 
 def read_config(path: Path | None, workers: tuple[str, ...], script: Path | None, bind: str | None) -> Config:
     """The configuration as the command line asks for it. Raises ConfigError, also where there is no worker."""
-    config = configuration.load(
+    config = load(
         path, workers=workers, script=script, bind=bind, strategies=tuple(STRATEGIES), engines=tuple(ENGINES)
     )
-    if not config.workers and not configuration.may_find_workers(config):
+    if not config.workers and not may_find_workers(config):
         where = config.source or "the command line"
         raise ConfigError(f"{where}: no workers; add a [[workers]] block with a url, or pass --worker http://HOST:PORT")
     return config

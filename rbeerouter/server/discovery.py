@@ -12,9 +12,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from rbeerouter import config as configuration
 from rbeerouter import tasks
-from rbeerouter.config import Config, ConfigError
+from rbeerouter.config.sections import Config, ConfigError
+from rbeerouter.config.workers import read_workers_file
 from rbeerouter.control import follow, registered, watched_file
 from rbeerouter.control.dns_source import DnsSource, source_name
 from rbeerouter.control.follow import Follower
@@ -69,7 +69,7 @@ class Discovery:
         self._check_state(config)
         instead: dict[str, Specs] = {CONFIG: config.workers, watched_file.NAME: ()}
         if config.discovery.workers_file:
-            instead[watched_file.NAME] = configuration.read_workers_file(
+            instead[watched_file.NAME] = read_workers_file(
                 Path(config.discovery.workers_file), tuple(ENGINES)
             )
         instead |= {name: () for name in self.roster.sources if name not in self._names(config)}

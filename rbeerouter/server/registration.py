@@ -14,7 +14,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.routing import Route
 
-from rbeerouter.config import ConfigError, read_worker
+from rbeerouter.config.sections import ConfigError
+from rbeerouter.config.workers import read_worker
 from rbeerouter.control import follow
 from rbeerouter.control.addresses import as_networks, guard_for, host_of, literal, outside, real
 from rbeerouter.control.roster import CONFIG, FILE, REGISTERED

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rbeerouter.config import Config
+from rbeerouter.config.sections import Config
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import Env, WorkerSpec
 from rbeerouter.routing.decide import Decider

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from rbeerouter.config import Limits
+from rbeerouter.config.sections import Limits
 from rbeerouter.control.probe import Prober
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import Report, WorkerSpec

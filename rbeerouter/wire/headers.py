@@ -11,7 +11,7 @@ import http
 import re
 from collections.abc import Iterable
 
-from rbeerouter.config import NEVER_PASSED, NEVER_PASSED_PREFIXES
+from rbeerouter.config.values import NEVER_PASSED, NEVER_PASSED_PREFIXES
 from rbeerouter.core.errors import RouterError
 
 RawHeaders = dict[bytes, bytes]

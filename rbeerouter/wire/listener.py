@@ -21,7 +21,7 @@ from collections.abc import Callable
 import httptools
 import msgspec
 
-from rbeerouter.config import Limits, Server
+from rbeerouter.config.sections import Limits, Server
 from rbeerouter.core.dispatch import Dispatcher, Job, refused_job
 from rbeerouter.core.errors import FAILURES, Failure, RouterError
 from rbeerouter.core.models import NO_MODELS, OWN_LIMITS, Model, Models, for_side

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from rbeerouter.config import ConfigError, Limits
+from rbeerouter.config.sections import ConfigError, Limits
 from rbeerouter.control.addresses import guard_for, literal
 from rbeerouter.core.types import Worker, WorkerSpec
 from rbeerouter.dialects.engines.detect import of_url

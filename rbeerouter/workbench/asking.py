@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
-from rbeerouter import config as configuration
-from rbeerouter.config import ConfigError
+from rbeerouter.config.loading import load
+from rbeerouter.config.sections import ConfigError, Limits, Routing
+from rbeerouter.config.values import utc_offset_s
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.models import NO_MODELS
 from rbeerouter.core.types import Env
@@ -56,12 +57,12 @@ def offline(
     given: dict[str, Any], fleet: Path, script: Path | None, config: Path | None
 ) -> tuple[dict[str, Any], bytes | None]:
     """(the record, the script's text) of a decision on the fleet of a file. Raises ConfigError, ScriptError."""
-    settings = configuration.load(config) if config is not None else None
-    routing = settings.routing if settings is not None else configuration.Routing()
-    limits = settings.limits if settings is not None else configuration.Limits()
+    settings = load(config) if config is not None else None
+    routing = settings.routing if settings is not None else Routing()
+    limits = settings.limits if settings is not None else Limits()
     path = script or (settings.script if settings is not None else None)
     zone = routing.timezone
-    env = Env(time.monotonic, time.time, random.Random(), lambda: configuration.utc_offset_s(zone))
+    env = Env(time.monotonic, time.time, random.Random(), lambda: utc_offset_s(zone))
     source = read_source(path) if path is not None else None
     loaded = None
     if source is not None and path is not None:

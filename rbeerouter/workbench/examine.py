@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from rbeerouter.config import Config
+from rbeerouter.config.sections import Config
 from rbeerouter.routing.sandbox import Abilities
 from rbeerouter.routing.script import configured_abilities, read_source
 from rbeerouter.workbench.check import check, render

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from rbeerouter.config import Limits
+from rbeerouter.config.sections import Limits
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.models import for_side, name_to_send
 from rbeerouter.core.types import READY, SEND, WAIT, Decision, Request

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from rbeerouter.config import ConfigError
+from rbeerouter.config.sections import ConfigError
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import OFFLINE, WorkerSpec
 

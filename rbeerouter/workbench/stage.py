@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from rbeerouter.config import Config
+from rbeerouter.config.sections import Config
 from rbeerouter.core.dispatch import Dispatcher, Fail, Job, Send, Wait
 from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from rbeerouter.config import Config
+from rbeerouter.config.sections import Config
 from rbeerouter.core.types import Request
 from rbeerouter.dialects.model_sizes import model_size
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS

@@ -12,7 +12,7 @@ from typing import TextIO
 
 import msgspec
 
-from rbeerouter.config import Config
+from rbeerouter.config.sections import Config
 from rbeerouter.routing.problem import explain
 from rbeerouter.routing.script import ScriptError, read_source
 from rbeerouter.workbench import report

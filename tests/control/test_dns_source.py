@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rbeerouter.config import DnsEntry
+from rbeerouter.config.sections import DnsEntry
 from rbeerouter.control.dns_source import DnsSource, Place, as_worker, source_name
 from rbeerouter.control.roster import Roster
 from tests.support.aio import story

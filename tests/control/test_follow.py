@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rbeerouter.config import Secret
+from rbeerouter.config.sections import Secret
 from rbeerouter.control.follow import ListError, public, read_list
 from rbeerouter.core.types import WorkerSpec
 

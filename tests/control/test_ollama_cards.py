@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from rbeerouter.config import Probes
+from rbeerouter.config.sections import Probes
 from rbeerouter.control.ollama_cards import OllamaCards
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.models import Model, Models

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import trustme
 
-from rbeerouter.config import Probes
+from rbeerouter.config.sections import Probes
 from rbeerouter.control.probe import Prober
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import ANTHROPIC, OLLAMA, OPENAI, Env, Report, WorkerSpec

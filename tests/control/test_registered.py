@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rbeerouter.config import Secret
+from rbeerouter.config.sections import Secret
 from rbeerouter.control.registered import Registered
 from rbeerouter.control.roster import Roster
 from rbeerouter.control.store import Store

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbeerouter.config import Limits
+from rbeerouter.config.sections import Limits
 from rbeerouter.core.errors import FAILURES, RouterError
 from rbeerouter.core.types import Request
 from rbeerouter.dialects import bodies

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 import tomli
 
-from rbeerouter import config
-from rbeerouter.config import Config
+from rbeerouter.config.loading import load
+from rbeerouter.config.sections import Config, Limits, Routing
 from rbeerouter.core.types import Request
 from rbeerouter.dialects import bodies
 from rbeerouter.dialects.surfaces import SURFACES
@@ -33,13 +33,13 @@ def read_config(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Con
     for name in re.findall(r'ca_file = "([^"]+)"', text):
         (folder / name).write_text("")
     (folder / "config.toml").write_text(text)
-    return config.load(folder / "config.toml", strategies=tuple(STRATEGIES))
+    return load(folder / "config.toml", strategies=tuple(STRATEGIES))
 
 
-def _routing() -> config.Routing:
+def _routing() -> Routing:
     """The section [routing] of the page's example."""
     text = next(block.text for block in SCRIPTS.blocks if block.language == "toml")
-    return msgspec.convert(tomli.loads(text)["routing"], config.Routing)
+    return msgspec.convert(tomli.loads(text)["routing"], Routing)
 
 
 ROUTING = _routing()
@@ -53,6 +53,6 @@ def asked() -> Request:
     headers = dict(re.findall(r"`([\w-]+): ([^`]+)`", SCRIPTS.section("The examples on this page")))
     assert method == "POST" and len(headers) == 3
     return bodies.parse(
-        SURFACES[path.encode()], "r-1", {name.encode(): value.encode() for name, value in headers.items()}, body, config.Limits(),
+        SURFACES[path.encode()], "r-1", {name.encode(): value.encode() for name, value in headers.items()}, body, Limits(),
         {name: value for name, value in headers.items() if name in ROUTING.request_headers}, ROUTING.prompt_chars,
     )  # fmt: skip

@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from rbeerouter import cli, config
+from rbeerouter import cli
+from rbeerouter.config.sections import Limits
 from rbeerouter.routing.decide import Decider
 from rbeerouter.workbench import asking, examine
 from rbeerouter.workbench.check import check
@@ -112,7 +113,7 @@ def test_the_explanation_that_is_shown_is_the_one_that_is_printed() -> None:
         worker("cpu1", models=("tiny",)),
     )  # fmt: skip
     given = asking.asked(None, "/v1/chat/completions", {}, model="llama-3-8b", metadata={"tier": "premium"})
-    request = read_request(msgspec.json.encode(given), config.Limits())
+    request = read_request(msgspec.json.encode(given), Limits())
     record = explain(request, Decider(made, script(EXAMPLE.encode(), explain=True), "least-request", env(), debug=True))
     shown = next(block.text for block in EXPLAIN.blocks if block.language == "text")
     printed = render(record, EXAMPLE.encode())

@@ -13,7 +13,7 @@ import re
 import msgspec
 import pytest
 
-from rbeerouter import config
+from rbeerouter.config.sections import Routing
 from rbeerouter.core.errors import refusal
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.record import Line
@@ -266,7 +266,7 @@ def test_what_is_told_to_be_missing_is_missing(fleet: Fleet) -> None:
 
 
 def test_the_budget_of_the_page_is_the_default() -> None:
-    routing = config.Routing()
+    routing = Routing()
     shown = {code(row[1]): row[0] for row in SCRIPTS.table_rows("Budget")}
     assert shown == {
         "script_instructions": f"{routing.script_instructions:,}",
@@ -276,7 +276,7 @@ def test_the_budget_of_the_page_is_the_default() -> None:
 
 
 def test_the_limits_that_the_page_tells_are_the_defaults() -> None:
-    routing = config.Routing()
+    routing = Routing()
     state = " ".join(SCRIPTS.section("State").split())
     assert f"`state_keys`, {routing.state_keys:,} entries" in state
     assert f"`state_bytes`, {routing.state_bytes >> 20} MiB" in state

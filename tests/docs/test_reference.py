@@ -14,8 +14,8 @@ import msgspec
 import pytest
 import tomli
 
-from rbeerouter import config
-from rbeerouter.config import File
+from rbeerouter.config import sections
+from rbeerouter.config.sections import DnsEntry, File, Limits, Routing, Server, section_of
 from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.health import HealthRules
@@ -67,9 +67,9 @@ def true_default(field: msgspec.structs.FieldInfo) -> Any:
 @pytest.mark.parametrize("title", SECTIONS)
 def test_every_key_of_the_configuration_has_its_row_with_its_default(title: str) -> None:
     all_fields = {field.name: field for field in msgspec.structs.fields(SECTIONS[title])}
-    fields = {name: field for name, field in all_fields.items() if config.section_of(field.type) is None}
+    fields = {name: field for name, field in all_fields.items() if section_of(field.type) is None}
     if title == "`[[discovery.dns]]`":                        # what it shares with [[workers]] stands there
-        fields = {name: fields[name] for name in config.DnsEntry.__annotations__ if name != "url"}
+        fields = {name: fields[name] for name in DnsEntry.__annotations__ if name != "url"}
     rows = CONFIG.table(title)
     assert list(rows) == list(fields)
     shown = {name: shown_default(cells[0]) for name, cells in rows.items() if name not in PASSED_ON}
@@ -79,7 +79,7 @@ def test_every_key_of_the_configuration_has_its_row_with_its_default(title: str)
 
 def test_the_headers_that_pass_are_the_default() -> None:
     (shown,) = [tomli.loads(block.text)["server"] for block in CONFIG.blocks if "request_headers" in block.text]
-    server = config.Server()
+    server = Server()
     assert shown == {name: list(getattr(server, name)) for name in sorted(PASSED_ON)}
 
 
@@ -177,8 +177,8 @@ class Control:
         self.daemon: Any = SimpleNamespace(
             fleet=fleet, decider=decider, env=env(), ollama_cards=None, prober=SimpleNamespace(problems={}),
             config=SimpleNamespace(
-                script="/etc/rbeerouter/routing.lua", control=config.Control(), routing=config.Routing(),
-                limits=config.Limits(), models=NO_MODELS,
+                script="/etc/rbeerouter/routing.lua", control=sections.Control(), routing=Routing(),
+                limits=Limits(), models=NO_MODELS,
             ),
             loaded_at="2026-11-21T07:12:22.630Z", recorder=recorder, log_file=log, scripts=Scripts(env()),
             reloads=Counter(ok=1), find_decision=recorder.find, log=SimpleNamespace(info=lambda *_, **fields: None),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbeerouter.config import Split
+from rbeerouter.config.sections import Split
 from rbeerouter.core.dispatch import Dispatcher, Job, Send
 from rbeerouter.core.errors import FAILURES, RouterError
 from rbeerouter.core.fleet import Fleet

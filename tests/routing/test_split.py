@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbeerouter.config import Split as Configured
+from rbeerouter.config.sections import Split as Configured
 from rbeerouter.core.dispatch import Dispatcher, Send
 from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet

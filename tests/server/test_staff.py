@@ -7,7 +7,7 @@ import random
 import time
 from typing import Any
 
-from rbeerouter.config import Limits, Probes
+from rbeerouter.config.sections import Limits, Probes
 from rbeerouter.control.probe import Prober
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import Env, WorkerSpec

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trustme
 
-from rbeerouter.config import Limits
+from rbeerouter.config.sections import Limits
 from rbeerouter.core.types import WorkerSpec
 from rbeerouter.wire.upstream import Pool
 from tests.support.aio import story

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rbeerouter import cli
-from rbeerouter.config import ConfigError
+from rbeerouter.config.sections import ConfigError
 from rbeerouter.workbench.asking import asked
 
 SCRIPT = """

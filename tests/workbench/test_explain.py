@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from rbeerouter.config import Limits
+from rbeerouter.config.sections import Limits
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.models import Model, Models

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rbeerouter.config import ConfigError
+from rbeerouter.config.sections import ConfigError
 from rbeerouter.routing.script import script_fields
 from rbeerouter.workbench.fleets import Row, fleet_of, read_fleet
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rbeerouter.config import Config, Routing
-from rbeerouter.config import Limits as ConfigLimits
+from rbeerouter.config.sections import Config, Routing
+from rbeerouter.config.sections import Limits as ConfigLimits
 from rbeerouter.core.types import WorkerSpec
 from rbeerouter.routing.sandbox import Limits
 from rbeerouter.routing.script import ScriptError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from rbeerouter import config
+from rbeerouter.config.loading import load
 from rbeerouter.routing.sandbox import Abilities, Limits
 from rbeerouter.workbench.fleets import Row
 from rbeerouter.workbench.stage import NOON, Play, Stage, rules_of
@@ -105,7 +105,7 @@ def test_the_rules_are_those_of_the_configuration(tmp_path: Path) -> None:
         '[routing]\nstrategy = "round-robin"\nscript_instructions = 5000\nrequest_headers = ["X-Mine"]\n'
         "[limits]\nattempts = 2\n"
     )
-    play = rules_of(config.load(tmp_path / "config.toml"))
+    play = rules_of(load(tmp_path / "config.toml"))
     assert (play.strategy, play.attempts, play.limits.instructions) == ("round-robin", 2, 5000)
     assert play.abilities.request_headers == ("x-mine",) and not play.abilities.expose_prompt
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rbeerouter import config
+from rbeerouter.config.loading import load
 from rbeerouter.workbench import trial
 
 GOOD = """function route_request(request, workers)
@@ -117,13 +117,13 @@ def test_the_limits_and_workers_of_a_configuration_hold(script: Path, tmp_path: 
         '[routing]\nscript_instructions = 3000\n[[workers]]\nid = "mine"\nurl = "http://w:1"\nmodels = ["special"]\n'
     )
     script.write_text('function route_request(request, workers)\n  for i = 1, 9000 do end\nend\n')
-    ok, text = run(script, config=config.load(path), cases=20)
+    ok, text = run(script, config=load(path), cases=20)
     assert not ok and "FAILED  it keeps within its budget" in text and f"--config {path}" in text
     script.write_text(
         'function route_request(request, workers)\n'
         '  if request.model == "spe" .. "cial" and #workers == 1 then return request.nothing end\nend\n'
     )
-    ok, text = run(script, config=config.load(path), cases=100)
+    ok, text = run(script, config=load(path), cases=100)
     assert not ok and 'worker{ id = "mine"' in text
     assert run(script, cases=100)[0]
 

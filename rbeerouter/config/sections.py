@@ -1,0 +1,314 @@
+"""The tables of a configuration file as frozen structs, and `Config`, which is what they become.
+
+Whoever needs a table's type imports it from here; `loading` fills them. Nothing here reads a file or checks more than
+the types say: `checks` does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import msgspec
+from msgspec import Meta
+
+from rbeerouter.core.health import HealthRules
+from rbeerouter.core.models import NO_MODELS, Models
+from rbeerouter.core.types import WorkerSpec
+
+Positive = Annotated[float, Meta(gt=0, le=1e7)]
+Count = Annotated[int, Meta(ge=1, le=2**40)]
+CountFromZero = Annotated[int, Meta(ge=0, le=2**40)]
+Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Price = Annotated[float, Meta(ge=0, le=1e9)]
+
+
+class Secret(str):
+    """Text that is never shown: not in a repr, so not in a log or a traceback."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'(hidden)'"
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; the message is the whole story, ready to print."""
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A TOML table. Each field's comment in docs/config.md gives unit, default and reason."""
+
+
+class Server(Section):
+    """The public listener, where clients send their requests."""
+
+    bind: str = "127.0.0.1:8881"
+    allow_unauthenticated: bool = False
+    max_connections: Annotated[int, Meta(ge=0)] = 0
+    drain_s: Positive = 300.0
+    request_headers: tuple[str, ...] = (
+        "accept", "accept-language", "traceparent", "tracestate", "user-agent", "openai-beta", "openai-organization",
+        "openai-project", "x-session-id", "anthropic-version", "anthropic-beta",
+    )  # fmt: skip
+    response_headers: tuple[str, ...] = (
+        "content-type", "content-language", "cache-control", "retry-after", "retry-after-ms", "server-timing",
+        "openai-*", "anthropic-*", "request-id", "x-ratelimit-*", "x-accel-buffering",
+    )  # fmt: skip
+
+
+class Control(Section):
+    """The control plane: health, workers, metrics, reload."""
+
+    bind: str = "127.0.0.1:8882"
+    token: str | None = None
+    allow_unauthenticated: bool = False
+
+
+class Split(Section):
+    """How requests are shared between the local workers and the remote ones."""
+
+    local_fraction: Fraction
+    debt: Annotated[float, Meta(ge=1, le=1e6)] = 10.0
+
+
+class Routing(Section):
+    """Who decides."""
+
+    script: str | None = None
+    strategy: str = "least-request"
+    debug: bool = False
+    log: str | None = None
+    script_instructions: Annotated[int, Meta(ge=1_000, le=10**12)] = 2_000_000
+    script_cpu_s: Positive = 0.02
+    script_memory_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 32)] = 2 << 20
+    script_faults: CountFromZero = 20
+    isolation: str = "none"
+    reload_gate: str = "test"
+    gate_s: Positive = 60.0
+    timezone: str | None = None
+    request_headers: tuple[str, ...] = ("user-agent", "x-session-id", "accept-language")
+    set_headers: tuple[str, ...] = ("x-session-id", "x-priority")
+    expose_prompt: bool = False
+    prompt_chars: Count = 16_384
+    state_keys: Count = 10_000
+    state_bytes: Count = 1 << 20
+    state_value_bytes: Count = 16 << 10
+    log_lines: CountFromZero = 20
+    log_line_chars: Count = 1000
+    decisions_kept: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
+    split: Split | None = None
+
+
+class Limits(Section):
+    """Everything that could wait or grow without end, and where it ends."""
+
+    request_body_bytes: Count = 10 << 20
+    upload_bytes: Count = 64 << 20
+    header_bytes: Annotated[int, Meta(ge=1024)] = 32 << 10
+    header_count: Count = 100
+    header_s: Positive = 10.0
+    body_gap_s: Positive = 10.0
+    body_s: Positive = 60.0
+    keep_alive_s: Positive = 75.0
+    write_stall_s: Positive = 30.0
+    connect_s: Positive = 2.0
+    first_content_s: Positive = 120.0
+    gap_s: Positive = 60.0
+    request_s: Positive = 600.0
+    stream_s: Positive = 1800.0
+    attempts: Count = 3
+    retry_share: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    retry_floor: CountFromZero = 10
+    comment_s: Positive = 15.0
+    continuation_bytes: Count = 1 << 20
+    queue_length: Annotated[int, Meta(ge=0, le=100_000)] = 512
+    queue_per_caller: Annotated[int, Meta(ge=1, le=100_000)] = 64
+    queue_s: Positive = 30.0
+    queue_most_s: Positive = 300.0
+    field_chars: Count = 4096
+    metadata_pairs: Count = 64
+    hold_bytes: Count = 64 << 10
+    idle_connection_s: Positive = 3.0
+    idle_connections: Annotated[int, Meta(ge=0)] = 64
+    connection_age_s: Positive = 300.0
+    resolve_s: Annotated[float, Meta(ge=0.1, le=3600)] = 4.0
+    log_backlog_bytes: Count = 8 << 20
+
+
+class Probes(Section):
+    """How workers are looked at while no request tells."""
+
+    interval_s: Annotated[float, Meta(ge=0.1, le=86_400)] = 30.0
+    down_interval_s: Annotated[float, Meta(ge=0.1, le=86_400)] = 1.0
+    metrics_s: Annotated[float, Meta(ge=0.1, le=86_400)] = 5.0
+    timeout_s: Positive = 2.0
+    fall: Count = 2
+    rise: Count = 2
+    stale_s: Positive = 15.0
+    at_once: Count = 64
+    page_bytes: Annotated[int, Meta(ge=1 << 16, le=1 << 30)] = 4 << 20
+
+
+class Health(Section):
+    """When a worker is left alone, and how it comes back."""
+
+    connect_failures: Count = 3
+    failures: Count = 5
+    error_rate: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    error_rate_requests: Count = 20
+    ejection_s: Positive = 10.0
+    ejection_cap_s: Positive = 300.0
+    max_ejected: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    slow_start_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
+    cool_down_cap_s: Annotated[float, Meta(ge=0, le=86_400)] = 60.0
+    yield_to_owner: bool = True
+    poison_strikes: Annotated[int, Meta(ge=0, le=100)] = 2
+    poison_s: Positive = 60.0
+    poison_kept: Count = 1000
+
+
+class WorkerEntry(Section):
+    """One [[workers]] block."""
+
+    url: str
+    id: str | None = None
+    engine: str = "auto"
+    backend: str | None = None
+    vram: Annotated[float, Meta(ge=0)] | None = None
+    models: tuple[str, ...] = ()
+    performance: Annotated[float, Meta(ge=0)] | str | None = None
+    cost_per_hour: Annotated[float, Meta(ge=0)] | None = None
+    max_concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    metadata: dict[str, str | Integer | float | bool] = {}
+    api_key: str | None = None
+    ca_file: str | None = None
+    role: str | None = None
+    loras: tuple[str, ...] = ()
+    deployment: str | None = None
+    model_names: dict[str, str] = {}
+    price_in: Price | None = None
+    price_out: Price | None = None
+
+
+class ModelEntry(Section):
+    """One [[models]] block."""
+
+    name: str
+    size: Annotated[float, Meta(gt=0, le=1e6)] | None = None
+    aliases: tuple[str, ...] = ()
+    workers: tuple[str, ...] = ()
+    deployment: str | None = None
+    local_fraction: Fraction | None = None
+    price_in: Price | None = None
+    price_out: Price | None = None
+    continuation: bool = False
+    first_content_s: Positive | None = None
+    gap_s: Positive | None = None
+    request_s: Positive | None = None
+    stream_s: Positive | None = None
+
+
+class DnsEntry(WorkerEntry, frozen=True, kw_only=True):
+    """One [[discovery.dns]] block: a name, and what holds for every worker that it leads to."""
+
+    name: str
+    type: str = "A"
+    port: Annotated[int, Meta(ge=1, le=65535)] | None = None
+    scheme: str = "http"
+    server: str | None = None
+    interval_s: Annotated[float, Meta(ge=1, le=86_400)] = 30.0
+    url: str = ""
+
+
+class Discovery(Section):
+    """Where workers come from besides this file."""
+
+    workers_file: str | None = None
+    file_s: Annotated[float, Meta(ge=0.1, le=3600)] = 2.0
+    controller: str | None = None
+    controller_s: Annotated[float, Meta(ge=1, le=86_400)] = 30.0
+    controller_token: str | None = None
+    controller_api_key: str | None = None
+    dns: tuple[DnsEntry, ...] = ()
+
+
+class Registration(Section):
+    """Workers that announce themselves."""
+
+    token: str | None = None
+    allow: tuple[str, ...] = (
+        "127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7",
+    )  # fmt: skip
+    ttl_s: Annotated[float, Meta(ge=5, le=86_400)] = 90.0
+    most_workers: Annotated[int, Meta(ge=1, le=65_536)] = 1024
+
+
+class State(Section):
+    """What outlives a restart."""
+
+    folder: str | None = None
+
+
+class WorkersFile(Section):
+    """The file of [discovery] workers_file."""
+
+    workers: tuple[WorkerEntry, ...] = ()
+
+
+class File(Section):
+    """The whole file as it was written."""
+
+    server: Server = Server()
+    control: Control = Control()
+    routing: Routing = Routing()
+    limits: Limits = Limits()
+    probes: Probes = Probes()
+    health: Health = Health()
+    discovery: Discovery = Discovery()
+    registration: Registration = Registration()
+    state: State = State()
+    workers: tuple[WorkerEntry, ...] = ()
+    models: tuple[ModelEntry, ...] = ()
+
+
+class Config(msgspec.Struct, frozen=True):
+    """What the daemon runs on: the file with defaults filled in, paths made absolute and workers named."""
+
+    source: Path | None
+    server: Server
+    control: Control
+    routing: Routing
+    limits: Limits
+    probes: Probes
+    health: Health
+    workers: tuple[WorkerSpec, ...]
+    script: Path | None
+    log: Path
+    models: Models = NO_MODELS
+    discovery: Discovery = Discovery()
+    registration: Registration = Registration()
+    state_folder: Path = Path()
+
+
+def may_find_workers(settings: File | Config) -> bool:
+    """Can there be workers that do not stand in the file?"""
+    discovery = settings.discovery
+    return bool(
+        discovery.workers_file or discovery.controller or discovery.dns or settings.registration.token
+    )
+
+
+def health_rules(config: Config) -> HealthRules:
+    """What [health] and [probes] say of when a worker may be used."""
+    names = {field.name for field in msgspec.structs.fields(HealthRules)}
+    given = msgspec.structs.asdict(config.health) | msgspec.structs.asdict(config.probes)
+    return HealthRules(**{name: value for name, value in given.items() if name in names})
+
+
+def section_of(kind: Any) -> type[Section] | None:
+    """The table that a field of this type holds: always, if it is there at all, or once for each entry of a list."""
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return kind
+    return next((section for one in get_args(kind) if (section := section_of(one)) is not None), None)
