@@ -214,7 +214,10 @@ class Prober:
             self._plan(watch, spec, report)
             watch.forget()
             return report
-        facts["slots"] = facts.get("slots") or spec.usual_concurrency
+        ranks = facts.pop("ranks", None) or 1
+        if not facts.get("slots"):
+            facts["slots"] = ranks * spec.usual_concurrency
+            facts["most"] = ranks * (spec.most_concurrency or spec.usual_concurrency)
         report = Report(
             worker_id=watch.spec.id, reachable=True, models=facts.pop("models", None), taken_at=now, engine=engine,
             speaks=spec.speaks, **facts,

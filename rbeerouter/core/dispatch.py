@@ -24,6 +24,7 @@ from rbeerouter.core.poison import Poison
 from rbeerouter.core.queue import Queue
 from rbeerouter.core.retry import Retries
 from rbeerouter.core.types import (
+    BUSY,
     OFFLINE,
     READY,
     REJECT,
@@ -357,7 +358,7 @@ class Dispatcher:
         A named worker that a reload has removed is replaced by any that serves the request.
         """
         if named is not None and named.index >= 0:
-            return named if named.status == READY else None
+            return named if named.status == READY or (named.status == BUSY and named.takes_more) else None
         try:
             return self.decider.room_for(job)
         except RouterError as refusal:

@@ -109,6 +109,7 @@ class Fleet:
             old.loras if report.loras is None else report.loras,
             old.vram if report.vram is None else report.vram,
             report.slots or old.slots,
+            report.most if report.slots else old.most,
         )
         if learned == old:
             return

@@ -122,6 +122,7 @@ class Learned(msgspec.Struct, frozen=True):
     loras: tuple[str, ...] = ()
     vram: float | None = None
     slots: int | None = None
+    most: int | None = None
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -146,7 +147,8 @@ class Worker:
 
     - *load*: `in_flight` requests of ours and `foreign` ones, which the engine had besides at its last report, are
       `occupied` places of `capacity`. `load` is occupied / capacity: 0.0 idle, 1.0 full, above 1.0 over-committed. A
-      worker in slow start (`weight` below 1.0) counts each request for more than one.
+      worker in slow start (`weight` below 1.0) counts each request for more than one. Where `capacity` is only what
+      is usual for its engine, it may have up to `most`, and nobody is made to wait for the sake of a guess.
     - *what the engine last said*: `running`, `waiting` (in its own queue), `kv_usage` (0 to 1), `vram_used`,
       `temperature_c`, `watts`, `owner_active` and the counters of tokens; unknown again when the report is old.
       `load_age_s` is the age of a report that told requests.
@@ -161,8 +163,8 @@ class Worker:
         "backend", "block_size", "cached_tokens", "capacity", "cooling_until", "cost_per_hour", "deployment",
         "draining", "engine", "error_rate", "failed", "foreign", "generated_tokens", "generation", "half_open",
         "health", "held", "id", "in_flight", "index", "inter_token_ms", "kv_blocks", "kv_usage", "latency_ms",
-        "learned", "load", "load_age_s", "loaded", "loras", "machine", "metadata", "model_set", "models", "occupied",
-        "owner_active", "performance", "price_in", "price_out", "probed_at", "prompt_tokens", "ramp_from",
+        "learned", "load", "load_age_s", "loaded", "loras", "machine", "metadata", "model_set", "models", "most",
+        "occupied", "owner_active", "performance", "price_in", "price_out", "probed_at", "prompt_tokens", "ramp_from",
         "reported_at", "restarts", "role", "running", "served", "speaks", "spec", "speed", "standing", "started_at",
         "status", "temperature_c", "tokens", "tokens_per_s", "ttft_at", "ttft_ms", "url", "vram", "vram_used",
         "waiting", "watts", "weight", "window",
@@ -213,6 +215,7 @@ class Worker:
         self.price_out = spec.price_out
         self.deployment = spec.deployment
         self.capacity = spec.max_concurrency or learned.slots or 16
+        self.most = self.capacity if spec.max_concurrency else max(self.capacity, learned.most or 0)
         self.metadata = spec.metadata
         self.role = spec.role
         self.loras = spec.loras or learned.loras
@@ -248,6 +251,20 @@ class Worker:
         """A worker that has not named its models yet (no probe answered so far) may serve any."""
         return not self.models or model in self.model_set
 
+    @property
+    def takes_more(self) -> bool:
+        """It may be busy, but rather gets a request than lets it wait here, where no worker is ready.
+
+        That is so while its capacity is only a guess, and the engine does not say that requests wait in it; and while
+        less than half of what it can do is ours: somebody else fills it, who does not wait for us either, or its page
+        counts parts of one request of ours as requests.
+        """
+        if self.standing != READY:
+            return False
+        if 2 * self.in_flight < self.capacity:
+            return True
+        return not self.waiting and self.in_flight + self.foreign < self.most
+
     def can(self, protocol: str) -> bool:
         """May a request of this protocol be sent to it? Anthropic's can be put in OpenAI's words for those that speak
         only that."""
@@ -265,6 +282,7 @@ class Report(msgspec.Struct, frozen=True):
     engine: a key of dialects.engines.ENGINES, as the operator said or as it was detected; speaks: its protocols.
     models: all that may be asked for; loaded: those in memory now, where the engine tells the difference.
     slots: how many requests it works on at once, as it says or as is usual for its engine.
+    most: how many it may get where that is only usual; None: slots.
     generated_tokens, prompt_tokens, cached_tokens: counters since its start.
     started_at: anything that changes when the engine is restarted.
     vram, vram_used: GiB. temperature_c, watts, owner_active (somebody sits at the machine): what the agent tells.
@@ -285,6 +303,7 @@ class Report(msgspec.Struct, frozen=True):
     loaded: tuple[str, ...] | None = None
     loras: tuple[str, ...] | None = None
     slots: int | None = None
+    most: int | None = None
     vram: float | None = None
     started_at: float | None = None
     generated_tokens: float | None = None

@@ -431,12 +431,16 @@ class Decider:
         return [worker for worker in serving if worker.health.reachable and not worker.draining]
 
     def _with_room(self, serving: list[Worker]) -> list[Worker]:
-        """The ready ones. When there is neither one of those nor one that will be, those whose owner sits at them."""
+        """The ready ones; else the busy ones that take more. When there is neither one of those nor one that will be
+        ready, those whose owner sits at them."""
         ready = [worker for worker in serving if worker.status == READY]
-        if ready or not any(worker.status == BUSY for worker in serving):
+        if ready:
             return ready
-        now = self._env.now()
         busy = [worker for worker in serving if worker.status == BUSY]
+        taking = [worker for worker in busy if worker.takes_more]
+        if taking or not busy:
+            return taking
+        now = self._env.now()
         if any(not worker.held or worker.cooling_until > now for worker in busy):
             return []
         return [worker for worker in busy if worker.load < 1]

@@ -12,7 +12,7 @@ from rbeerouter.core.errors import FAILURES, Failure, RouterError, refusal
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.queue import QueueRules
 from rbeerouter.core.retry import RetryRules
-from rbeerouter.core.types import BUSY, READY, REJECT, WAIT, Decision, Outcome, Patience, Request, Worker
+from rbeerouter.core.types import BUSY, READY, REJECT, WAIT, Decision, Outcome, Patience, Report, Request, Worker
 from tests.support.builders import Clock, down, env, fill, fleet, job, worker
 
 SERVED = Outcome(None, 200, committed=True, delivered=True)
@@ -117,6 +117,16 @@ def test_a_request_waits_until_its_worker_has_room_and_is_counted_there_in_the_s
     assert (made.state, story.w1.in_flight, story.w1.status, made.queue_s, made.sent) == (SENDING, 1, BUSY, 1.5, 101.5)
     assert (story.tick(), story.dispatcher.waiting) == ([], {})
     assert (made.decision.by, made.decision.reason, made.decision.worker) == ("script", "routing.lua:3", story.w1)
+
+
+def test_a_request_does_not_wait_for_a_named_worker_that_only_others_fill() -> None:
+    story = Story()
+    story.free(story.w1)
+    story.fleet.apply(Report("w1", True, None, 0.0, running=1))
+    assert story.w1.status == BUSY
+    made, effect = story.ask("w1")
+    assert (effect, made.state) == (Send(story.w1, None), SENDING)
+    assert story.ask("w1")[1] == Wait()
 
 
 def test_only_as_many_go_as_have_room() -> None:

@@ -354,6 +354,44 @@ def test_foreign_requests_make_a_worker_busy() -> None:
     assert [*seen, one.status] == [BUSY, READY]
 
 
+def test_a_guessed_capacity_makes_nobody_wait_before_the_engine_has_all_that_it_may_get() -> None:
+    made = fleet(worker("w1", max_concurrency=None))
+    one = made.workers["w1"]
+    made.apply(Report("w1", True, None, 0.0, slots=1, most=4))
+    seen = []
+    for _ in range(4):
+        made.sent(one, 0.0)
+        seen.append((one.status, one.takes_more))
+    assert seen == [(BUSY, True), (BUSY, True), (BUSY, True), (BUSY, False)]
+    made.finished(one, None, 0.0)
+    made.apply(Report("w1", True, None, 1.0, slots=1, most=4, running=1, waiting=2))
+    assert not one.takes_more                                # it says itself that requests wait in it
+    made.apply(Report("w1", True, None, 2.0, slots=3, running=3))
+    assert not one.takes_more                                # and now it tells its slots
+
+
+def test_what_the_operator_says_of_capacity_is_no_guess() -> None:
+    made = fleet(worker("w1", max_concurrency=1))
+    one = made.workers["w1"]
+    made.apply(Report("w1", True, None, 0.0, slots=1, most=4))
+    made.sent(one, 0.0)
+    assert (one.status, one.takes_more) == (BUSY, False)
+
+
+def test_a_worker_that_others_fill_still_takes_half_of_what_it_can_do_from_us() -> None:
+    made = fleet("w1")
+    one = made.workers["w1"]
+    made.apply(Report("w1", True, None, 0.0, running=4, waiting=9))
+    seen = [(one.status, one.takes_more)]
+    for _ in range(2):
+        made.sent(one, 0.0)
+        seen.append((one.status, one.takes_more))
+    assert seen == [(BUSY, True), (BUSY, True), (BUSY, False)]
+    made.cool_down(one, 5.0, 0.0)
+    made.finished(one, None, 0.0)
+    assert not one.takes_more                                # it asked to be left alone
+
+
 def test_the_age_of_the_load_is_known_only_where_the_engine_tells_its_requests() -> None:
     made = fleet("w1", "w2")
     told(made, "w1", 10.0, running=1, waiting=0)

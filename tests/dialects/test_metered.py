@@ -88,3 +88,9 @@ def test_a_page_of_metrics_that_is_not_there_tells_nothing() -> None:
         metered.read_trtllm_metrics, metered.read_lmdeploy_metrics,
     ):  # fmt: skip
         assert read(answer("/metrics", "vllm_metrics.txt", status=404)) == {}
+
+
+def test_a_vllm_of_several_ranks_takes_as_many_times_more() -> None:
+    page = b"".join(b'vllm:num_requests_running{engine="%d",model_name="m"} 2.0\n' % rank for rank in range(8))
+    facts = metered.read_vllm_metrics(answer("/metrics", body=page))
+    assert (facts["running"], facts["ranks"]) == (16, 8)

@@ -9,7 +9,7 @@ import pytest
 
 from rbeerouter.core.types import ANTHROPIC, DATA, OLLAMA, OPENAI, Report
 from rbeerouter.dialects.engines import ENGINES
-from rbeerouter.dialects.engines.spec import Answer, Page, read_health, read_models
+from rbeerouter.dialects.engines.spec import Answer, Page, number, read_health, read_models
 from tests.dialects.engines import PAYLOADS, answer
 
 FIELDS = {field.name for field in msgspec.structs.fields(Report)}
@@ -36,7 +36,7 @@ def test_every_engine_is_asked_for_something_and_speaks_something() -> None:
     for name, spec in ENGINES.items():
         assert spec.pages, name
         assert not spec.pages[0].load, f"{name}: the first page says whether it can be used"
-        assert spec.usual_concurrency >= 1
+        assert 1 <= spec.usual_concurrency <= (spec.most_concurrency or 1024)
         assert spec.speaks <= {OPENAI, ANTHROPIC, OLLAMA, DATA}
         assert spec.speaks, name
         assert all(page.path.startswith("/") for page in spec.pages)
@@ -101,3 +101,7 @@ def test_a_worker_without_a_list_is_alive_and_one_that_refuses_the_key_is_of_no_
     }  # fmt: skip
     assert read_models(answer("/v1/models", status=502))["reachable"] is False
     assert read_models(answer("/v1/models", body=b"{}"))["problem"] == "GET /v1/models answered no list of models"
+
+
+def test_a_number_longer_than_any_is_not_known() -> None:
+    assert (number(10**400), number(float("inf")), number(True), number(-1), number(7)) == (None, None, None, None, 7.0)

@@ -126,7 +126,7 @@ LLAMACPP = EngineSpec(
         Page("/metrics", read_llamacpp_metrics, load=True, otherwise=Page("/slots", read_llamacpp_slots)),
     ),
     # It tells its slots; where /props is closed, one that is not told --parallel has had 1 or 4.
-    usual_concurrency=1,
+    usual_concurrency=1, most_concurrency=4,
     # Each answer that it hands out restarts the wait in which it looks whether clients have left: asked every second,
     # it never learns that they have, and goes on to generate for them.
     least_load_s=2.0, speaks=frozenset({OPENAI, ANTHROPIC}),
@@ -138,8 +138,9 @@ OLLAMA_ENGINE = EngineSpec(
         Page("/api/version", read_health), Page("/api/tags", read_ollama_tags),
         Page("/api/ps", read_ollama_ps, load=True),
     ),
-    # OLLAMA_NUM_PARALLEL is 1 unless set, and is told nowhere: a second request would wait in a queue that nobody sees.
-    usual_concurrency=1, speaks=frozenset({OPENAI, ANTHROPIC, OLLAMA}),
+    # OLLAMA_NUM_PARALLEL is 1 unless set, and is told nowhere: a second request for the same model would wait in a
+    # queue that nobody sees, so it goes to an idle worker if there is one. But several models work at the same time.
+    usual_concurrency=1, most_concurrency=4, speaks=frozenset({OPENAI, ANTHROPIC, OLLAMA}),
 )  # fmt: skip
 
 LMSTUDIO = EngineSpec(
@@ -155,6 +156,6 @@ LMSTUDIO = EngineSpec(
 )  # fmt: skip
 
 MLX = EngineSpec(
-    # Batches 8 prompts at once unless told otherwise; older versions serve one after the other.
-    "mlx-lm", (_HEALTH, _MODELS), usual_concurrency=8,
+    # Reads 8 prompts at once unless told otherwise, and writes more answers; older versions serve one after the other.
+    "mlx-lm", (_HEALTH, _MODELS), usual_concurrency=8, most_concurrency=32,
 )  # fmt: skip

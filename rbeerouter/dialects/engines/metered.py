@@ -40,6 +40,9 @@ def read_vllm_metrics(answer: Answer) -> Facts:
         "started_at": page.mean("process_start_time_seconds", "vllm:prompt_tokens_created"),
         **_cache_blocks(page, "vllm:cache_config_info", "num_gpu_blocks", "block_size"),
     }
+    ranks = {rank.get("engine") for rank in page.labels("vllm:num_requests_running")}
+    if len(ranks) > 1:
+        facts["ranks"] = len(ranks)
     states = page.series("vllm:engine_sleep_state")
     if any(value and b'sleep_state="awake"' not in state for state, value in states):
         facts |= {"reachable": False, "problem": "asleep: its weights are not on the GPU"}
@@ -145,9 +148,9 @@ _HEALTH, _MODELS = Page("/health", read_health), Page("/v1/models", read_models)
 
 VLLM = EngineSpec(
     "vLLM", (_HEALTH, _MODELS, Page("/metrics", read_vllm_metrics, load=True)),
-    # --max-num-seqs is 256 unless set (more on the largest GPUs), and is told nowhere. Fewer would hold back requests
-    # that it would have batched; whatever its KV cache cannot hold shows as waiting.
-    usual_concurrency=256, speaks=frozenset({OPENAI, ANTHROPIC}),
+    # --max-num-seqs is 256 for each rank unless set, 1024 on the largest GPUs, and is told nowhere. Fewer would hold
+    # back requests that it would have batched; whatever its KV cache cannot hold shows as waiting.
+    usual_concurrency=256, most_concurrency=1024, speaks=frozenset({OPENAI, ANTHROPIC}),
 )  # fmt: skip
 
 SGLANG = EngineSpec(
@@ -158,7 +161,7 @@ SGLANG = EngineSpec(
         Page("/v1/loads?include=core", read_sglang_loads, load=True, otherwise=Page("/metrics", read_sglang_metrics)),
     ),
     # It tells max_running_requests; a version that does not batches about as many as vLLM.
-    usual_concurrency=256, speaks=frozenset({OPENAI, ANTHROPIC}),
+    usual_concurrency=256, most_concurrency=1024, speaks=frozenset({OPENAI, ANTHROPIC}),
 )  # fmt: skip
 
 TGI = EngineSpec(
@@ -174,11 +177,11 @@ TGI = EngineSpec(
 TRTLLM = EngineSpec(
     "TensorRT-LLM", (_HEALTH, _MODELS, Page("/prometheus/metrics", read_trtllm_metrics, load=True)),
     # --max_batch_size is 2048 unless set, which no KV cache holds; as many as vLLM takes is a busy GPU.
-    usual_concurrency=256,
+    usual_concurrency=256, most_concurrency=1024,
 )  # fmt: skip
 
 LMDEPLOY = EngineSpec(
     "LMDeploy", (_HEALTH, _MODELS, Page("/metrics", read_lmdeploy_metrics, load=True)),
-    # --max-batch-size is 128 on most GPUs unless set.
-    usual_concurrency=128,
+    # --max-batch-size is 128 on most GPUs unless set, 256 on an H100 and more on later ones.
+    usual_concurrency=128, most_concurrency=512,
 )  # fmt: skip

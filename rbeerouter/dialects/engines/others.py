@@ -84,8 +84,9 @@ opening more connections to it than any limit allows."""
 _CLOUD_MODELS = Page("/v1/models", read_cloud_models)
 
 OPENAI_COMPATIBLE = EngineSpec(
-    # Nothing is known of it. 16 at once is what a small batching server bears without a long queue.
-    "OpenAI-compatible", (Page("/v1/models", read_models),), usual_concurrency=16,
+    # Nothing is known of it. 16 at once is what a small batching server bears without a long queue, and what it is
+    # compared with others by. But it may be a gateway to many GPUs: nobody waits here before it has 256.
+    "OpenAI-compatible", (Page("/v1/models", read_models),), usual_concurrency=16, most_concurrency=256,
 )  # fmt: skip
 
 OPENAI_CLOUD = EngineSpec(
@@ -113,7 +114,8 @@ SDWEBUI = EngineSpec(
 )  # fmt: skip
 
 DATA_WORKER = EngineSpec(
-    # A database or a search behind HTTP; it has no models. 16 as for any server that nothing is known of.
+    # A database or a search behind HTTP; it has no models. As many as for any server that nothing is known of.
     "data worker", (Page("/health", read_health, otherwise=Page("/", read_health)),), usual_concurrency=16,
+    most_concurrency=256,
     speaks=frozenset({DATA}),
 )  # fmt: skip

@@ -20,7 +20,7 @@ _MISSING = (404, 405, 501)
 """Statuses that say: this server has no such page, or was started without it."""
 
 Facts = dict[str, Any]
-"""Some fields of a `Report` by name."""
+"""Some fields of a `Report` by name; and `ranks`, of how many engines the worker is made."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -62,6 +62,8 @@ class EngineSpec(msgspec.Struct, frozen=True):
     name: for people.
     pages: in the order in which they are asked; the first tells whether the worker can be used at all.
     usual_concurrency: how many requests it takes at once, where neither the operator nor the engine says.
+    most_concurrency: how many it gets in that case when no worker has room, rather than that they wait here for the
+        sake of a guess: what it takes when it was started for more, or what its own queue bears. None: no more.
     least_load_s: asking for its load more often than this does harm, or tells nothing new.
     least_interval_s: the same for the other pages.
     speaks: the protocols that it serves natively.
@@ -72,6 +74,7 @@ class EngineSpec(msgspec.Struct, frozen=True):
     name: str
     pages: tuple[Page, ...]
     usual_concurrency: int
+    most_concurrency: int | None = None
     least_load_s: float = 1.0
     least_interval_s: float = 0.0
     speaks: frozenset[str] = frozenset({OPENAI})
@@ -110,6 +113,7 @@ class _Cards(msgspec.Struct):
 
 _decode_cards = msgspec.json.Decoder(_Cards).decode
 _MOST_MODELS = 10_000
+_ENDLESS = 1e300
 
 
 def cards(answer: Answer) -> list[_Card] | None:
@@ -157,8 +161,9 @@ def field(value: Any, *path: str) -> Any:
 
 
 def number(value: Any) -> float | None:
-    """A number that can be worked with: not a bool, not text, not below zero."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
+    """A number that can be worked with: not a bool, not text, not below zero, and not longer than any number is."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _ENDLESS
+    return float(value) if usable else None
 
 
 def text(value: Any) -> str | None:
