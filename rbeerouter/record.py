@@ -332,7 +332,7 @@ def _outcome(job: Job) -> str:
     code = job.failure.code if job.failure else "internal_error"
     if job.state == CANCELLED:
         return "drained" if code == "draining" else code
-    return "upstream_failed" if job.attempts else "rejected"
+    return "upstream_failed" if job.attempts and code != "invalid_json" else "rejected"   # it could not be translated
 
 
 def _ms(seconds: float) -> float:

@@ -7,6 +7,7 @@ vLLM, which speak it, too. `translation` turns its requests into OpenAI's for wo
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import msgspec
 
@@ -34,6 +35,28 @@ def error_text(status: int, message: str) -> bytes:
 def error_body(failure: Failure, message: str, param: str | None = None) -> bytes:
     """Its error object, which has no place for the field that it is about: the message names it."""
     return error_text(failure.status, message)
+
+
+class _Error(msgspec.Struct):
+    type: str
+    message: str
+
+
+class _Told(msgspec.Struct):
+    type: Literal["error"]
+    error: _Error
+
+
+_decode_told = msgspec.json.Decoder(_Told).decode
+
+
+def error_from(status: int, body: bytes) -> bytes:
+    """A worker's error as it is, if it has the shape of the protocol, else put into it: llama.cpp answers in OpenAI's."""
+    try:
+        _decode_told(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return error_text(status, worker_errors.in_body(body) or f"the worker answered {status}")
+    return body
 
 
 def error_event(failure: Failure, message: str) -> bytes:

@@ -22,6 +22,22 @@ def error_body(failure: Failure, message: str, param: str | None = None) -> byte
     return _encode({"error": f"model not found: {message}" if failure.code == "model_not_found" else message})
 
 
+class _Told(msgspec.Struct):
+    error: str
+
+
+_decode_told = msgspec.json.Decoder(_Told).decode
+
+
+def error_from(status: int, body: bytes) -> bytes:
+    """A worker's error as it is, if it is a text, else put into one: a proxy before the worker answers as it likes."""
+    try:
+        _decode_told(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _encode({"error": worker_errors.in_body(body) or f"the worker answered {status}"})
+    return body
+
+
 def error_event(failure: Failure, message: str) -> bytes:
     """The same as a line of a stream."""
     return error_body(failure, message) + b"\n"

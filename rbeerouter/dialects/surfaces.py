@@ -30,6 +30,8 @@ class Dialect(msgspec.Struct, frozen=True):
     rename_model(body, name): the body of a request with another model
     stream_type: the content type of its streams
     keep_alive: what may be written between events so that nobody takes a silent stream for dead; b"" when nothing may
+    error_from(status, body): a worker's error in the protocol's own shape, which engines that speak it do not all keep
+        to; None for protocols whose clients read any
     tokens_read(held): tokens in, where a stream states them as it begins; None for protocols that never do
     """
 
@@ -44,6 +46,7 @@ class Dialect(msgspec.Struct, frozen=True):
     rename_model: Callable[[bytes, str], bytes]
     stream_type: bytes = EVENT_STREAM
     keep_alive: bytes = b": keep-alive\n\n"
+    error_from: Callable[[int, bytes], bytes] | None = None
     tokens_read: Callable[[bytes], int | None] | None = None
 
 
@@ -127,11 +130,11 @@ OPENAI_DIALECT = Dialect(
 ANTHROPIC_DIALECT = Dialect(
     ANTHROPIC, anthropic.error_body, anthropic.error_event, anthropic.has_content, anthropic.error_in,
     anthropic.is_finished, anthropic.is_failed, anthropic.usage, bodies.rename_model,
-    tokens_read=anthropic.tokens_read,
+    error_from=anthropic.error_from, tokens_read=anthropic.tokens_read,
 )  # fmt: skip
 OLLAMA_DIALECT = Dialect(
     OLLAMA, ollama.error_body, ollama.error_event, ollama.has_content, ollama.error_in, ollama.is_finished,
-    ollama.is_failed, ollama.usage, bodies.rename_model, LINES, b"",
+    ollama.is_failed, ollama.usage, bodies.rename_model, LINES, b"", ollama.error_from,
 )  # fmt: skip
 
 DATA_DIALECT = msgspec.structs.replace(OPENAI_DIALECT, protocol=DATA, rename_model=bodies.rename_in_data)

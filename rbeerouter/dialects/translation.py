@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rbeerouter.core.errors import RouterError
-from rbeerouter.dialects import anthropic, bodies, worker_errors
+from rbeerouter.dialects import anthropic, bodies
 from rbeerouter.dialects.translated_stream import MessageStream, message_id, stop_reason, usage_of
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Messages:
     def answer(self, status: int, body: bytes) -> bytes | None:
         """A whole answer, good or bad, as the Messages API would give it; None when it is no chat completion."""
         if status >= 400:
-            return anthropic.error_text(status, worker_errors.in_body(body) or f"the worker answered {status}")
+            return anthropic.error_from(status, body)
         completion = _completion(body)
         return _encode(_answered(completion)) if completion is not None else None
 

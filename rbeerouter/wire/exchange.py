@@ -29,7 +29,7 @@ import msgspec
 
 from rbeerouter import tasks
 from rbeerouter.core.dispatch import FINISH, WAITING, Effect, Fail, Job, PassOn, Send
-from rbeerouter.core.errors import FAILURES, LOST, Failure, RouterError
+from rbeerouter.core.errors import FAILURES, LOST, UNSENT, Failure, RouterError
 from rbeerouter.core.models import name_to_send
 from rbeerouter.core.types import OLLAMA, OPENAI, Outcome, Worker
 from rbeerouter.dialects import worker_errors
@@ -77,7 +77,7 @@ class Exchange:
     _ending: Callable[[], bytes] | None = None
     _held = b""
     _tail = b""
-    _begun = _committed = _relaying = _is_stream = _is_error = _chunked = _told = False
+    _begun = _committed = _relaying = _is_stream = _is_error = _is_remade = _chunked = _told = False
     _progress = _seen_progress = 0
     _seen_progress_at = _commented_at = 0.0
 
@@ -167,10 +167,13 @@ class Exchange:
         return body, self._target
 
     def _cannot_be_put(self, refusal: RouterError) -> None:
-        """The request says something that the worker's protocol has no words for. Nobody's fault but the client's."""
-        effect = self.client.listener.dispatcher.on_outcome(self.job, Outcome(refusal.failure))
-        assert type(effect) is Fail, "what cannot be put cannot be tried again"
-        self.perform(Fail(refusal.failure, refusal.message, refusal.param))
+        """The request says something that the worker's protocol has no words for. Nobody's fault but the client's,
+        unless there is a worker that speaks its own."""
+        unsent = msgspec.structs.replace(refusal.failure, retry=UNSENT)
+        effect = self.client.listener.dispatcher.on_outcome(self.job, Outcome(unsent))
+        if type(effect) is Fail and effect.failure is unsent:
+            effect = Fail(refusal.failure, refusal.message, refusal.param)
+        self.perform(effect)
 
     async def _connect(self, pool: Pool, head: bytes, body: bytes) -> None:
         try:
@@ -197,9 +200,9 @@ class Exchange:
         error, job = self._own_error, self.job
         assert error is not None, "an error is passed on that no worker gave"
         body = error.body
-        if self._translation is not None:
-            body = self._translation.answer(error.status, body)
-            error = refusals.OwnError(error.status, with_headers(error.lines, _JSON), error.body)
+        if self._dialect.error_from is not None:
+            body = self._dialect.error_from(error.status, body)
+            error = refusals.OwnError(error.status, with_headers(error.lines, _JSON), body)
         job.bytes_out = len(body)
         if self._begun:
             self._break_off(_ERROR_STATUS, worker_errors.in_body(error.body) or "the worker failed")
@@ -363,7 +366,9 @@ class Exchange:
             self._commit_too_late(upstream, body)
             return
         listener = client.listener
-        if self._filter is not None or self._translation is not None:
+        if upstream.status >= 400 and upstream.complete and self._dialect.error_from is not None:
+            body, self._is_remade = self._dialect.error_from(upstream.status, body), True
+        elif self._filter is not None or self._translation is not None:
             rewritten = self._rewritten(upstream, body)
             if rewritten is None:
                 self.upstream_garbage(upstream)
@@ -401,6 +406,7 @@ class Exchange:
         """What was held, in the client's words; None when it makes no sense."""
         if self._filter is None:
             assert self._translation is not None, "nothing to rewrite it by"
+            self._is_remade = True
             return self._translation.answer(upstream.status, body)
         body = self._filter(body)
         if upstream.complete and self._ending is not None:
@@ -433,7 +439,7 @@ class Exchange:
         if not client.keep_alive:
             framing += b"connection: close\r\n"
         lines = shape.lines(upstream.raw)
-        if self._translation is not None and not self._is_stream:
+        if self._is_remade:
             lines = with_headers(lines, _JSON)
         if job.queue_s:
             framing += b"x-rbee-queue-ms: %d\r\n" % (job.queue_s * 1000)

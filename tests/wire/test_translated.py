@@ -169,3 +169,61 @@ async def test_an_error_that_is_the_clients_fault_is_not_held_against_the_worker
             answer = await under_test.post(path, STREAMED)
             assert b"too long" in answer.body
         assert [line["outcome"] for line in await under_test.wait_requests(2)] == ["ok", "ok"]
+
+
+SEARCHING = {**MESSAGE, "tools": [{"type": "web_search_20250305", "name": "web_search"}]}
+
+
+@story
+async def test_what_has_no_words_in_one_protocol_goes_to_a_worker_of_its_own(tmp_path: Path) -> None:
+    async with FaultWorker() as own, FaultWorker() as plain, router(tmp_path, plain, own) as under_test:
+        speaks(under_test, own, "openai", "anthropic")
+        speaks(under_test, plain, "openai")
+        own.behave = OWN
+        for _ in range(4):
+            assert (await under_test.post("/v1/messages", SEARCHING)).status == 200
+        assert ([line["outcome"] for line in await under_test.wait_requests(4)], plain.requests) == (["ok"] * 4, [])
+        assert under_test.worker(plain).failed == 0
+
+
+@story
+async def test_what_no_worker_has_words_for_is_rejected(tmp_path: Path) -> None:
+    async with FaultWorker() as one, FaultWorker() as other, router(tmp_path, one, other) as under_test:
+        for worker in (one, other):
+            speaks(under_test, worker, "openai")
+        answer = await under_test.post("/v1/messages", SEARCHING)
+        assert (answer.status, "web_search_20250305" in answer.json()["error"]["message"]) == (400, True)
+        line = await under_test.wait_request()
+        assert (line["outcome"], line["error"], one.requests, other.requests) == ("rejected", "invalid_json", [], [])
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "message"),
+    [
+        (400, b'{"error":{"code":400,"message":"too long","type":"exceed_context_size_error"}}', "invalid_request_error", "too long"),
+        (500, b'{"error":{"code":500,"message":"no image","type":"server_error"}}', "api_error", "no image"),
+        (413, b"<html>too large</html>", "request_too_large", "<html>too large</html>"),
+        (400, b'{"type":"error","error":{"type":"own_error","message":"own","more":1}}', "own_error", "own"),
+    ],
+)  # fmt: skip
+@story
+async def test_an_error_of_a_worker_that_speaks_the_protocol_has_its_shape_too(
+    status: int, body: bytes, kind: str, message: str, tmp_path: Path
+) -> None:
+    async with FaultWorker() as worker, router(tmp_path, worker) as under_test:
+        speaks(under_test, worker, "openai", "anthropic")
+        worker.behave = raw_answer(head(status, ("content-type", "text/html"), ("content-length", str(len(body)))) + body)
+        answer = await under_test.post("/v1/messages", MESSAGE)
+        assert (answer.status, answer.headers["content-type"], answer.json()["type"]) == (status, "application/json", "error")
+        assert (answer.json()["error"]["type"], answer.json()["error"]["message"]) == (kind, message)
+        assert answer.json()["error"].get("more") == (1 if kind == "own_error" else None)
+
+
+@story
+async def test_ollamas_clients_get_errors_as_texts(tmp_path: Path) -> None:
+    async with FaultWorker() as worker, router(tmp_path, worker) as under_test:
+        speaks(under_test, worker, "openai", "ollama")
+        for body, told in ((b'{"error":{"message":"bad"}}', "bad"), (b"bad", "bad"), (b'{"error":"own"}', "own")):
+            worker.behave = json_answer(body, status=400)
+            answer = await under_test.post("/api/chat", MESSAGE)
+            assert (answer.status, answer.json()) == (400, {"error": told})
