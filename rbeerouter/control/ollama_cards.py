@@ -106,6 +106,9 @@ class OllamaCards:
         known = self._known.get(worker.id)
         if known is None or known.spec.url != worker.spec.url:
             known = self._known[worker.id] = _Known(worker.spec)
+        if not worker.health.reachable:                       # else each page of a client would wait for a machine that is off
+            known.pages.pop("/api/ps", None)
+            return known
         async with known.asking:                              # who comes meanwhile gets the same answer
             if self._env.now() - known.asked_at >= _FRESH_S:
                 known.asked_at = self._env.now()

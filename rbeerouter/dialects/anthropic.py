@@ -51,7 +51,7 @@ _decode_told = msgspec.json.Decoder(_Told).decode
 
 
 def error_from(status: int, body: bytes) -> bytes:
-    """A worker's error as it is, if it has the shape of the protocol, else put into it: llama.cpp answers in OpenAI's."""
+    """A worker's error as it is, if it has the shape of the protocol, else put into it: llama.cpp's has OpenAI's."""
     try:
         _decode_told(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -7,6 +7,7 @@ forwarded as it came. Source of the shapes: the API references of OpenAI, Anthro
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,6 +92,7 @@ _decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
+_OTHER_SPELLING = re.compile(rb'"(?!model"|name")(?i:model|name)"')
 _PLAIN_BYTES = 32 << 10
 """A body up to this size is not searched for pictures: that takes microseconds, and few are so small."""
 _MOST_PICTURES = 256
@@ -143,6 +145,8 @@ def parse_ollama(
 ) -> Request:  # fmt: skip
     """`parse` for Ollama's own API, where an answer streams unless the body says that it shall not."""
     asked = _decoded(_decode_ollama, body)
+    if _OTHER_SPELLING.search(body) is not None or b"\\u00" in body:
+        _check_spelling(body)
     most = asked.options.num_predict if asked.options is not None else None
     stream = surface.streams if asked.stream is None else asked.stream and surface.streams
     return _request(
@@ -347,6 +351,14 @@ def _check_unambiguous(body: bytes) -> None:
         raise RouterError("invalid_json", f"the body is not valid JSON: {error}") from None
     if [key for key, _ in outermost].count("model") > 1:
         raise RouterError("invalid_json", "model: the body has this field twice", "model")
+
+
+def _check_spelling(body: bytes) -> None:
+    """Refuses other spellings of `model` and `name`: to Ollama, which is written in Go, "MODEL" is the same field, and
+    the last one holds."""
+    for key in msgspec.json.decode(body, type=dict[str, msgspec.Raw]):
+        if key.lower() in ("model", "name") and key not in ("model", "name"):
+            raise RouterError("invalid_json", f"{key}: expected this field in small letters", key)
 
 
 def wrong_type(error: msgspec.ValidationError) -> RouterError:

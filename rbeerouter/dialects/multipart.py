@@ -12,7 +12,10 @@ from collections.abc import Collection
 
 from rbeerouter.core.errors import RouterError
 
-_BOUNDARY = re.compile(rb'(?i:boundary)=(?:"([^"]{1,70})"|([^\s;,"]{1,70}))\s*(?:;|$)')
+_PARAMETERS = re.compile(rb"""(?:;[ \t]*+(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+=(?:"[^"\\;]*"|[^\s;,"\\]*))?[ \t]*+)*+""")
+_PARAMETER = re.compile(rb"""([!#$%&'*+.^_`|~0-9A-Za-z-]+)=(?:"([^"]*)"|([^\s;,"]*))""")
+"""name=value or name="value", as RFC 9110 section 5.6.6 has them; no escapes, no semicolons in quotes, no spaces around the
+equals sign: there readers differ."""
 _SAFE_BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 """RFC 2046 section 5.1.1."""
 _MOST_HEAD_BYTES = 4096
@@ -36,8 +39,10 @@ def boundary_of(content_type: bytes) -> bytes:
     if kind.strip().lower() != b"multipart/form-data":
         shown = kind.strip()[:100].decode("latin-1")
         raise RouterError("unsupported_media_type", f"content-type {shown}: expected multipart/form-data or JSON")
-    found = [match[1] or match[2] for match in _BOUNDARY.finditer(parameters)]
-    if len(found) != 1 or not _SAFE_BOUNDARY.fullmatch(found[0]):
+    parameters = b";" + parameters
+    given = _PARAMETER.findall(parameters) if _PARAMETERS.fullmatch(parameters) else []
+    found = [quoted or bare for name, quoted, bare in given if name.lower().startswith(b"boundary")]
+    if len(found) != 1 or b"boundary*" in parameters.lower() or not _SAFE_BOUNDARY.fullmatch(found[0]):
         raise _broken("content-type names no usable boundary")
     return found[0]
 

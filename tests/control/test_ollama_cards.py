@@ -12,7 +12,7 @@ from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.models import Model, Models
 from rbeerouter.core.types import WorkerSpec
 from tests.support.aio import story
-from tests.support.builders import Clock, env, fleet
+from tests.support.builders import Clock, down, env, fleet
 from tests.support.ollama import DETAILS, Machine, card
 
 
@@ -77,6 +77,17 @@ async def test_of_a_machine_that_is_away_the_disk_is_remembered_and_the_memory_i
         machine.pages["/api/tags"] = None
         clock.advance(6)
         assert ([one["name"] for one in await cards.tags()], await cards.running()) == (["a:latest"], [])
+
+
+@story
+async def test_a_machine_that_is_known_to_be_down_is_not_asked_and_its_disk_is_remembered() -> None:
+    machine, clock = Machine(card("a:latest"), ps=(card("a:latest"),)), Clock()
+    async with cards_of(machine, clock=clock) as (cards, made):
+        await cards.tags()
+        machine.asked.clear()
+        down(made, "m0")
+        clock.advance(6)
+        assert ([one["name"] for one in await cards.tags()], await cards.running(), machine.asked) == (["a:latest"], [], [])
 
 
 @story

@@ -510,6 +510,14 @@ def test_ollama_says_among_its_options_how_much_may_be_written(options: Any, mos
     assert read(b"/api/generate", {"model": "m", "prompt": "x", "options": options}).max_tokens == most
 
 
+@pytest.mark.parametrize("key", ["MODEL", "Model", "\\u004dodel", "NAME"])
+def test_ollama_would_read_other_spellings_of_the_model_so_they_are_refused(key: str) -> None:
+    with pytest.raises(RouterError) as raised:
+        read(b"/api/chat", f'{{"model":"a","{key}":"b","messages":[]}}'.encode())
+    assert raised.value.failure.code == "invalid_json"
+    assert read(b"/api/chat", b'{"model":"a","tools":[{"Model":"x","text":"\\u0001"}]}').model == "a"
+
+
 def test_ollama_once_called_the_model_name() -> None:
     assert read(b"/api/show", {"name": "llama3:8b"}).model == "llama3:8b"
     with pytest.raises(RouterError, match="model: expected the name"):

@@ -87,6 +87,7 @@ def test_what_is_broken_or_can_be_read_in_two_ways_is_refused(body: bytes, param
     ("content_type", "boundary"),
     [
         (b"multipart/form-data; boundary=xYz", b"xYz"), (b'Multipart/Form-Data; charset=utf-8; boundary="x y"', b"x y"),
+        (b'multipart/form-data ; boundary="----=_Part_1_2.3";', b"----=_Part_1_2.3"),
         (b"multipart/form-data;boundary=----WebKitFormBoundary7MA4YWxkTrZu0gW", b"----WebKitFormBoundary7MA4YWxkTrZu0gW"),
     ],
 )  # fmt: skip
@@ -100,6 +101,11 @@ def test_the_boundary_is_read_from_the_content_type(content_type: bytes, boundar
         (b"multipart/mixed; boundary=x", "unsupported_media_type"), (b"text/plain", "unsupported_media_type"),
         (b"multipart/form-data", "invalid_form"), (b"multipart/form-data; boundary=", "invalid_form"),
         (b"multipart/form-data; boundary=a; boundary=b", "invalid_form"),
+        (b"multipart/form-data; boundary=a, multipart/form-data; boundary=b", "invalid_form"),
+        (b"multipart/form-data; xboundary=a", "invalid_form"), (b"multipart/form-data; xboundary=a; boundary =b", "invalid_form"),
+        (b"multipart/form-data; boundary=a; boundary*0=b", "invalid_form"), (b"multipart/form-data; boundary*=utf-8''a", "invalid_form"),
+        (b'multipart/form-data; x="; boundary=b;"; boundary=a', "invalid_form"),
+        (b'multipart/form-data; x="\\"; boundary=b; y="; boundary=a', "invalid_form"),
         (b"multipart/form-data; boundary=%b" % (b"x" * 71), "invalid_form"),
         (b'multipart/form-data; boundary="a\xff"', "invalid_form"),
     ],
