@@ -106,7 +106,7 @@ class OllamaCards:
         known = self._known.get(worker.id)
         if known is None or known.spec.url != worker.spec.url:
             known = self._known[worker.id] = _Known(worker.spec)
-        if not worker.health.reachable:                       # else each page of a client would wait for a machine that is off
+        if not worker.health.reachable:                       # a client's page must not wait for a machine that is off
             known.pages.pop("/api/ps", None)
             return known
         async with known.asking:                              # who comes meanwhile gets the same answer

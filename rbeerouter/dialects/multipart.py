@@ -14,8 +14,8 @@ from rbeerouter.core.errors import RouterError
 
 _PARAMETERS = re.compile(rb"""(?:;[ \t]*+(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+=(?:"[^"\\;]*"|[^\s;,"\\]*))?[ \t]*+)*+""")
 _PARAMETER = re.compile(rb"""([!#$%&'*+.^_`|~0-9A-Za-z-]+)=(?:"([^"]*)"|([^\s;,"]*))""")
-"""name=value or name="value", as RFC 9110 section 5.6.6 has them; no escapes, no semicolons in quotes, no spaces around the
-equals sign: there readers differ."""
+"""name=value or name="value", as RFC 9110 section 5.6.6 has them; no escapes, no semicolons in quotes, no spaces around
+the equals sign: there readers differ."""
 _SAFE_BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 """RFC 2046 section 5.1.1."""
 _MOST_HEAD_BYTES = 4096
