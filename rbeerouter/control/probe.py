@@ -16,9 +16,9 @@ import aiohttp
 
 from rbeerouter import tasks
 from rbeerouter.config.sections import Probes
-from rbeerouter.control.addresses import GuardedResolver, guard_for
+from rbeerouter.control.addresses import GuardedResolver, guard_for, host_of, literal
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import Env, Report, WorkerSpec
+from rbeerouter.core.types import BUSY, Env, Report, WorkerSpec
 from rbeerouter.dialects.engines import ENGINES
 from rbeerouter.dialects.engines.detect import AUTO, STEPS, UNRECOGNISED, of_url, recognise
 from rbeerouter.dialects.engines.spec import Answer, EngineSpec, Facts, Page
@@ -30,6 +30,10 @@ _SLOWEST_LOOK = 4
 _HEAD_BYTES = 64 << 10
 """So much of a page gives an engine away, or nothing does."""
 _REFUSED_KEY = "its api_key was refused"
+_FULL_LOAD_S = 2.0
+"""How soon it is asked whether a worker that others fill has room again: somebody may wait for it."""
+_SLOWEST_RETURN = 1 / 3
+"""A worker that stays away is asked three times as often as one that is well: it is missed."""
 
 
 class _Watch:
@@ -38,6 +42,7 @@ class _Watch:
     Attributes:
         engine: the one it was found to run; None: to be found out.
         places: {page: the page that is asked in its place, None for no such page}, where its own was not there.
+        troubles: requests that had failed on it when it was last looked at, since one succeeded.
         state, load: what it told last, of what seldom changes and of what changes with each request.
         due, state_due, load_due: when to look, and for what.
     """
@@ -46,7 +51,7 @@ class _Watch:
         self.spec = spec
         self.busy = False
         self.reachable = False
-        self.failed = 0
+        self.failed = self.troubles = 0
         self.due = self.state_due = self.load_due = 0.0
         self.restarts = 0
         self.forget()
@@ -139,8 +144,14 @@ class Prober:
                 watch.reachable = False
                 watch.state_due = 0.0
                 watch.due = min(watch.due, now + self._spread(self._probes.down_interval_s))
+            troubles = worker.health.failures + worker.health.connect_failures
+            if troubles > watch.troubles:                      # it may be gone, which a look shows sooner than requests
+                watch.state_due = 0.0
+                watch.due = min(watch.due, now + self._spread(self._probes.down_interval_s))
+            watch.troubles = troubles
             if watch.due <= now:
                 watch.busy = True
+                watch.due = now + self._probes.interval_s      # however the look ends
                 tasks.start(f"probe of {worker.id}", self._look(watch))
         if len(self._watches) > len(self._fleet.workers):
             gone = [name for name, watch in self._watches.items() if name not in self._fleet.workers and not watch.busy]
@@ -163,6 +174,10 @@ class Prober:
             return
         self._fleet.apply(report)
         self._note(report)
+        if worker.status == BUSY and worker.foreign and worker.in_flight < worker.capacity:
+            least_s = ENGINES[watch.engine or UNRECOGNISED].least_load_s
+            watch.load_due = min(watch.load_due, self._env.now() + max(least_s, _FULL_LOAD_S))
+            watch.due = min(watch.due, watch.load_due)
 
     def _note(self, report: Report) -> None:
         self.problems.pop(report.worker_id, None)
@@ -190,7 +205,8 @@ class Prober:
             watch.due = now + self._spread(min(probes.down_interval_s, interval_s))
         else:
             pause_s = probes.down_interval_s * 2 ** min(watch.failed - 1, 20)
-            watch.due = now + self._spread(min(pause_s, probes.interval_s))
+            longest_s = max(probes.down_interval_s, _SLOWEST_RETURN * probes.interval_s)
+            watch.due = now + self._spread(min(pause_s, longest_s))
 
     def _spread(self, seconds: float) -> float:
         return seconds * (0.8 + 0.4 * self._env.rng.random())
@@ -233,7 +249,14 @@ class Prober:
         spec = ENGINES[watch.engine]
         asked_for_state = watch.state_due <= self._env.now()
         if asked_for_state:
+            watch.places.clear()                               # a page may be there by now
             watch.state = await self._ask_for_state(watch, spec, answers)
+            if self._may_be_another(watch, spec, answers):
+                engine = await self._recognise(watch, answers)
+                if engine != watch.engine:
+                    watch.forget()
+                    watch.engine, spec = engine, ENGINES[engine]
+                    watch.state = await self._ask_for_state(watch, spec, answers)
         if watch.state.get("reachable") is False:
             return dict(watch.state)
         try:
@@ -253,12 +276,24 @@ class Prober:
             load = {**load, "started_at": float(watch.restarts)}
         return _joined(watch.state, load)
 
+    def _may_be_another(self, watch: _Watch, spec: EngineSpec, answers: dict[str, Answer]) -> bool:
+        """Does what it has answered look like another engine than the one that it was found to run? One may be started
+        in another's place between two looks."""
+        if watch.spec.engine != AUTO or of_url(watch.spec.url) is not None:
+            return False
+        first, models = spec.pages[0], answers.get(STEPS[0])
+        if first.otherwise is None and first.path in answers and answers[first.path].missing:
+            return True
+        return models is not None and recognise(models) not in (None, watch.engine)
+
     async def _recognise(self, watch: _Watch, answers: dict[str, Answer]) -> str:
         for path in STEPS:
             most_bytes = self._probes.page_bytes if path == STEPS[0] else _HEAD_BYTES
-            answer = await self._get(watch, path, most_bytes)
-            if len(answer.body) < most_bytes:
-                answers[path] = answer
+            answer = answers.get(path)
+            if answer is None:
+                answer = await self._get(watch, path, most_bytes)
+                if len(answer.body) < most_bytes:
+                    answers[path] = answer
             engine = recognise(answer)
             if engine is not None:
                 return engine
@@ -312,6 +347,7 @@ class Prober:
 
     async def _get(self, watch: _Watch, path: str, most_bytes: int) -> Answer:
         spec = watch.spec
+        self._refuse_forbidden(spec)
         session = self._sessions.get(spec.source) or self._new_session(spec)
         headers = ENGINES[watch.engine or UNRECOGNISED].key_headers(spec.api_key) if spec.api_key else {}
         async with session.get(
@@ -320,6 +356,14 @@ class Prober:
         ) as answer:  # fmt: skip
             body = await _read(answer.content, most_bytes)
             return Answer(path, answer.status, answer.headers, body)
+
+    def _refuse_forbidden(self, spec: WorkerSpec) -> None:
+        """Raises OSError for an address where this worker may not be: aiohttp resolves only names."""
+        guard = guard_for(spec, self.allow)
+        host = literal(host_of(spec.url)) if guard is not None else None
+        problem = guard(host, host) if guard is not None and host is not None else None
+        if problem is not None:
+            raise OSError(problem)
 
     def _new_session(self, spec: WorkerSpec) -> aiohttp.ClientSession:
         """For workers of one source, which decides where they may be."""

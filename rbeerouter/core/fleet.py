@@ -14,7 +14,7 @@ import msgspec
 
 from rbeerouter.core import measure
 from rbeerouter.core.errors import Failure
-from rbeerouter.core.health import HealthRules
+from rbeerouter.core.health import Health, HealthRules
 from rbeerouter.core.types import BUSY, DRAINING, OFFLINE, READY, Learned, Machine, Report, Worker, WorkerSpec
 
 _versions = itertools.count()
@@ -91,7 +91,7 @@ class Fleet:
         if health.probed(report.reachable, self.rules):
             worker.generation += 1
             self._ramp(worker, now)
-        elif report.reachable and health.half_open and health.trial_at is None:
+        elif report.reachable and health.half_open and self._trial_is_over(health, now):
             self._half_open_ends(worker, now)
         if report.reachable:
             self._learn(worker, report)
@@ -100,7 +100,9 @@ class Fleet:
 
     def _learn(self, worker: Worker, report: Report) -> None:
         """What the operator did not say. If any of it is new, so is the fleet."""
-        old = worker.learned
+        known = old = worker.learned
+        if report.engine is not None and old.engine not in (None, report.engine):
+            old = Learned(vram=old.vram)                       # another program was started in its place
         learned = Learned(
             report.engine or old.engine,
             report.speaks or old.speaks,
@@ -111,7 +113,7 @@ class Fleet:
             report.slots or old.slots,
             report.most if report.slots else old.most,
         )
-        if learned == old:
+        if learned == known:
             return
         seen = (worker.speaks, worker.engine, worker.models, worker.loaded, worker.loras, worker.vram, worker.capacity)
         worker.learned = learned
@@ -230,9 +232,13 @@ class Fleet:
             self._ramp(worker, now)
         self._refresh(worker, now)
 
+    def _trial_is_over(self, health: Health, now: float) -> bool:
+        """Nothing is tried, or for so long without a failure that nobody need wait for the end of a long answer."""
+        return health.trial_at is None or now - health.trial_at >= self.rules.ejection_s
+
     def _half_open_ends(self, worker: Worker, now: float) -> None:
         """A probe has found it well after its ejection. The next failure of a request still ejects it at once."""
-        worker.health.half_open = False
+        worker.health.half_open, worker.health.trial_at = False, None
         self._ramp(worker, now)
 
     # Slow start

@@ -8,7 +8,8 @@
   minute's. An answer that fails at once counts like any other, or a worker that fails fast would draw all traffic by
   its low load. An ejection lasts `ejection_s` times the number of ejections in a row, at most `ejection_cap_s`.
 - *on trial*: an ejection has ended, and one request is trying whether it may come back. No second one goes there
-  until that one, or a probe, has succeeded. From then until a request succeeds, one failure ejects it again.
+  until that one has succeeded, or a probe while it has been going well for `ejection_s`. From then until a request
+  succeeds, one failure ejects it again.
 
 How many may be ejected at once is for `Fleet` to say, which sees all of them.
 """
@@ -65,11 +66,6 @@ class Health:
         self.half_open = False
         self.trial_at: float | None = None
         self.troubled = False
-
-    @property
-    def changing(self) -> bool:
-        """It is out, or may soon be in or out: to be probed more often than others."""
-        return not self.reachable or self.failed_probes > 0 or self.troubled
 
     def probed(self, reachable: bool, rules: HealthRules) -> bool:
         """Takes the result of a probe. Returns whether it has come back after it was unreachable."""

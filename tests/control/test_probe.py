@@ -20,6 +20,7 @@ import trustme
 
 from rbeerouter.config.sections import Probes
 from rbeerouter.control.probe import Prober
+from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import ANTHROPIC, OLLAMA, OPENAI, Env, Report, WorkerSpec
 from rbeerouter.dialects.engines.detect import STEPS
@@ -69,6 +70,10 @@ class Engine(FaultWorker):
 
 VLLM: dict[str, str | bytes | int] = {
     "/health": b"", "/v1/models": "vllm_models.json", "/metrics": "vllm_metrics.txt",
+}  # fmt: skip
+OLLAMA_PAGES: dict[str, str | bytes | int] = {
+    "/v1/models": "ollama_models.json", "/api/version": "ollama_version.json", "/api/tags": "ollama_tags.json",
+    "/api/ps": "ollama_ps.json",
 }  # fmt: skip
 LLAMACPP: dict[str, str | bytes | int] = {
     "/health": "llamacpp_health.json", "/v1/models": "llamacpp_models.json", "/props": "llamacpp_props.json",
@@ -276,7 +281,7 @@ async def test_an_engine_that_is_named_is_not_found_out() -> None:
 
 
 @story
-async def test_a_page_that_is_not_there_is_replaced_and_that_is_remembered() -> None:
+async def test_a_page_that_is_not_there_is_replaced_until_all_is_asked_for_again() -> None:
     pages = {**LLAMACPP, "/metrics": 501}
     async with Engine(pages) as worker, prober(spec(worker, engine="llamacpp")) as (made, fleet):
         await made.probe_all()
@@ -285,7 +290,11 @@ async def test_a_page_that_is_not_there_is_replaced_and_that_is_remembered() -> 
         worker.pages = {**pages, "/slots": 501}
         made._watches["w"].load_due = 0.0
         await made.probe_all()
-        assert worker.asked() == ["/health", "/v1/models", "/props", "/slots"]
+        assert worker.asked() == ["/health", "/v1/models", "/props", "/metrics", "/slots"]
+        made._watches["w"].load_due, made._watches["w"].state_due = 0.0, float("inf")
+        worker.pages = pages
+        await made._look(made._watches["w"])
+        assert worker.asked() == []                            # nothing to ask for until all is asked for again
         assert (fleet.reports[-1].running, fleet.workers["w"].status) == (None, "ready")
 
 
@@ -377,7 +386,78 @@ async def test_an_engine_that_changes_while_it_is_away_is_found_out_again() -> N
         assert (fleet.workers["w"].engine, fleet.reports[-1].started_at) == ("llamacpp", 1795728367.0)
 
 
+@story
+@pytest.mark.parametrize(
+    ("before", "after", "engine"),
+    [(VLLM, LLAMACPP, "llamacpp"), (VLLM, OLLAMA_PAGES, "ollama"), (OLLAMA_PAGES, VLLM, "vllm")],
+)
+async def test_an_engine_that_was_started_in_the_place_of_another_is_found_out(
+    before: dict[str, str | bytes | int], after: dict[str, str | bytes | int], engine: str
+) -> None:
+    async with Engine(before) as worker, prober(spec(worker)) as (made, fleet):
+        await made.probe_all()
+        assert fleet.workers["w"].engine != engine
+        worker.pages = after
+        await made.probe_all()
+        await made.probe_all()
+        assert (fleet.workers["w"].engine, fleet.workers["w"].status) == (engine, "ready")
+
+
+@story
+async def test_a_registered_worker_is_not_asked_at_an_address_where_it_may_not_be() -> None:
+    async with Engine(VLLM) as worker, prober(spec(worker, source="registered")) as (made, fleet):
+        made.allow = ("10.0.0.0/8",)
+        await made.probe_all()
+        assert (worker.asked(), fleet.workers["w"].status) == ([], "offline")
+        assert "in no network of [registration] allow" in made.problems["w"]
+        made.allow = ("127.0.0.0/8",)
+        await made.probe_all()
+        assert fleet.workers["w"].status == "ready"
+
+
 # Times.
+
+
+@story
+async def test_a_worker_on_which_a_request_failed_is_looked_at_soon() -> None:
+    async with Engine(VLLM) as worker:
+        async with prober(
+            spec(worker, engine="vllm"), interval_s=60, metrics_s=60, down_interval_s=0.1
+        ) as (made, fleet):  # fmt: skip
+            await made.probe_all()
+            worker.asked()
+            running = asyncio.create_task(made.run())
+            one = fleet.workers["w"]
+            fleet.sent(one, 0.0)
+            fleet.finished(one, FAILURES["upstream_disconnected"], 1.0)
+            await worker.wait_until(lambda: len(worker.probes) >= 2, 5.0, "a look at its health and models")
+            running.cancel()
+            assert worker.asked()[:2] == ["/health", "/v1/models"]
+
+
+@story
+async def test_a_worker_that_others_fill_is_asked_for_its_load_sooner() -> None:
+    async with Engine(VLLM) as worker:
+        async with prober(spec(worker, engine="vllm", max_concurrency=11), metrics_s=60) as (made, fleet):
+            await made.probe_all()                             # it tells of eight that run and three that wait
+            assert fleet.workers["w"].status == "busy"
+            assert made._watches["w"].due <= made._env.now() + 2.0
+
+
+@story
+async def test_a_look_that_ends_unforeseen_is_not_repeated_at_once() -> None:
+    async with Engine(VLLM) as worker, prober(spec(worker, engine="vllm"), interval_s=60) as (made, _):
+        looks = []
+
+        async def fail(watch: object, full: bool = False) -> None:
+            looks.append(watch)
+            made._watches["w"].busy = False
+
+        made._look = fail  # type: ignore[method-assign]
+        for _ in range(3):
+            made._look_at_those_due()
+            await asyncio.sleep(0)
+        assert len(looks) == 1
 
 
 @story
@@ -429,7 +509,7 @@ async def test_a_worker_that_a_request_found_gone_is_looked_for_at_once() -> Non
 
 @story
 async def test_a_worker_that_stays_away_is_asked_less_and_less() -> None:
-    async with Engine(VLLM) as worker, prober(spec(worker, engine="vllm"), interval_s=10) as (made, _):
+    async with Engine(VLLM) as worker, prober(spec(worker, engine="vllm"), interval_s=30) as (made, _):
         await worker.refuse()
         pauses = []
         for _ in range(7):

@@ -458,6 +458,14 @@ def test_what_the_operator_says_is_not_overwritten_by_reports() -> None:
     assert (one.engine, one.vram, one.loras, one.models, one.capacity) == ("sglang", 80.0, ("mine",), ("m",), 4)
 
 
+def test_another_engine_in_the_place_of_one_inherits_nothing_that_it_does_not_say() -> None:
+    made = fleet(worker("w1", engine="auto", max_concurrency=None, models=(), vram=None))
+    one = made.workers["w1"]
+    made.apply(Report("w1", True, ("a", "b"), 0.0, engine="ollama", loaded=("a",), slots=1, most=4))
+    made.apply(Report("w1", True, ("c",), 1.0, engine="vllm", slots=256, most=1024))
+    assert (one.engine, one.models, one.loaded, one.capacity) == ("vllm", ("c",), ("c",), 256)
+
+
 def test_all_models_are_loaded_where_the_engine_does_not_tell_the_difference() -> None:
     made = fleet(worker("w1"))
     made.apply(Report("w1", True, ("a", "b"), 1.0))
@@ -589,6 +597,18 @@ def test_a_trial_that_fails_ejects_for_longer() -> None:
     made.sent(one, 10.0)
     made.finished(one, DISCONNECTED, 11.0, 10.0)
     assert (one.status, one.health.ejected_until) == (OFFLINE, 31.0)
+
+
+def test_a_long_answer_does_not_keep_a_worker_on_trial_that_a_probe_finds_well() -> None:
+    made, one = ejected()
+    made.sent(one, 10.0)
+    seen = []
+    for now in (15.0, 20.0):
+        told(made, "w0", now)
+        seen.append((one.status, one.weight))
+    assert seen == [(OFFLINE, 1.0), (READY, 0.1)]
+    made.finished(one, DISCONNECTED, 21.0, 10.0)
+    assert one.status == OFFLINE
 
 
 def test_a_trial_that_the_client_left_tells_nothing_and_another_request_may_try() -> None:

@@ -68,22 +68,6 @@ def test_a_worker_that_was_away_needs_good_probes_in_a_row_to_come_back() -> Non
     assert seen == [(False, False), (False, False), (False, False), (True, True), (False, True)]
 
 
-def test_what_is_away_or_may_soon_be_is_worth_a_closer_look() -> None:
-    health = Health()
-    seen = [health.changing]
-    health.probed(True, RULES)
-    seen.append(health.changing)
-    health.probed(False, RULES)
-    seen.append(health.changing)
-    health.probed(True, RULES)
-    seen.append(health.changing)
-    health.failed(True, 0.0, RULES)
-    seen.append(health.changing)
-    health.answered()
-    seen.append(health.changing)
-    assert seen == [True, False, True, False, True, False]
-
-
 # Connects.
 
 

@@ -90,6 +90,14 @@ def test_a_page_of_metrics_that_is_not_there_tells_nothing() -> None:
         assert read(answer("/metrics", "vllm_metrics.txt", status=404)) == {}
 
 
+def test_an_older_sglang_tells_those_that_wait_among_all() -> None:
+    ranks = b'[{"dp_rank":0,"num_reqs":7,"num_waiting_reqs":2,"num_tokens":9},{"dp_rank":1,"num_reqs":1,"num_waiting_reqs":0}]'
+    read = metered.read_sglang_old_load
+    assert read(answer("/get_load", body=ranks)) == {"running": 6, "waiting": 2}
+    lies = (b"[]", b"7", b'[{"num_reqs":-1,"num_waiting_reqs":0}]', b'{"num_reqs":1,"num_waiting_reqs":3}')
+    assert [read(answer("/get_load", body=body)).get("running") for body in lies] == [None] * 4
+
+
 def test_a_vllm_of_several_ranks_takes_as_many_times_more() -> None:
     page = b"".join(b'vllm:num_requests_running{engine="%d",model_name="m"} 2.0\n' % rank for rank in range(8))
     facts = metered.read_vllm_metrics(answer("/metrics", body=page))

@@ -75,6 +75,18 @@ def read_sglang_loads(answer: Answer) -> Facts:
     }  # fmt: skip
 
 
+def read_sglang_old_load(answer: Answer) -> Facts:
+    """GET /get_load (before /v1/loads): `num_reqs` counts those that wait as well."""
+    told = decode(answer.body) if answer.status == 200 else None
+    ranks = entries(told if isinstance(told, list) else [told])
+    every = [(number(rank.get("num_reqs")), number(rank.get("num_waiting_reqs"))) for rank in ranks]
+    known = [(both, waiting) for both, waiting in every if both is not None and waiting is not None]
+    if not known:
+        return {}
+    waiting = sum(waiting for _, waiting in known)
+    return {"running": count(sum(both for both, _ in known) - waiting), "waiting": count(waiting)}
+
+
 def read_sglang_metrics(answer: Answer) -> Facts:
     """SGLang's /metrics, which it has with --enable-metrics; some versions write `sglang_` for `sglang:`."""
     if answer.status != 200:
@@ -158,7 +170,10 @@ SGLANG = EngineSpec(
     (
         # Its /health generates a token, and takes a second for it.
         Page("/ready", read_health, otherwise=_MODELS), _MODELS,
-        Page("/v1/loads?include=core", read_sglang_loads, load=True, otherwise=Page("/metrics", read_sglang_metrics)),
+        Page(
+            "/v1/loads?include=core", read_sglang_loads, load=True,
+            otherwise=Page("/metrics", read_sglang_metrics, otherwise=Page("/get_load", read_sglang_old_load)),
+        ),
     ),
     # It tells max_running_requests; a version that does not batches about as many as vLLM.
     usual_concurrency=256, most_concurrency=1024, speaks=frozenset({OPENAI, ANTHROPIC}),
