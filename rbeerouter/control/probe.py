@@ -206,7 +206,7 @@ class Prober:
         else:
             pause_s = probes.down_interval_s * 2 ** min(watch.failed - 1, 20)
             longest_s = max(probes.down_interval_s, _SLOWEST_RETURN * probes.interval_s)
-            watch.due = now + self._spread(min(pause_s, longest_s))
+            watch.due = now + self._spread(min(pause_s, longest_s, probes.interval_s))
 
     def _spread(self, seconds: float) -> float:
         return seconds * (0.8 + 0.4 * self._env.rng.random())
