@@ -23,8 +23,8 @@ import msgspec
 import structlog
 
 from rbeerouter.core.dispatch import CANCELLED, DONE, Job
-from rbeerouter.core.models import NO_MODELS, name_to_send
-from rbeerouter.core.types import Attempt, Decision
+from rbeerouter.core.models import NO_MODELS
+from rbeerouter.core.types import Attempt, Decision, Worker
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -242,11 +242,8 @@ class Recorder:
         while kept and lines - kept[0][0] >= self._most_kept:
             lines -= kept.popleft()[0]
 
-    def _cost(self, job: Job, decision: Decision) -> float | None:
+    def _cost(self, job: Job, decision: Decision, worker: Worker) -> float | None:
         """What the tokens of an answer cost, which is added to its worker's account."""
-        worker = decision.worker
-        if worker is None:
-            return None
         cost = self.models.cost(worker.spec, decision.model or job.request.model, job.tokens_in, job.tokens_out)
         if cost is not None:
             self.costs[worker.id] = self.costs.get(worker.id, 0.0) + cost
@@ -269,10 +266,12 @@ class Recorder:
         if decision is not None:
             line.by, line.reason, line.log = decision.by, decision.reason, decision.log
             line.script_error, line.explanation = decision.error, decision.explanation
+            line.sent_model = job.sent_model
             worker = decision.worker
-            line.sent_model = name_to_send(request, worker, decision.model) if worker is not None else decision.model
-            if line.tokens_in is not None or line.tokens_out is not None:
-                line.cost = self._cost(job, decision)
+            if worker is not None and (
+                self.models.priced or worker.price_in is not None or worker.price_out is not None
+            ):
+                line.cost = self._cost(job, decision, worker)
             line.decision_us = int(job.decision_s * 1e7) / 10
             line.queue_ms = int(job.queue_s * 1e6) / 1000
             self.decided_by[decision.by] += 1

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rbeerouter.core.dispatch import Dispatcher, Job, Send, refused_job
 from rbeerouter.core.errors import FAILURES, RouterError, refusal
-from rbeerouter.core.models import Model, Models
+from rbeerouter.core.models import Model, Models, name_to_send
 from rbeerouter.core.types import REJECT, WAIT, Decision, Outcome, Report, Request
 from rbeerouter.record import Histogram, LogFile, Recorder, event_logger, timestamp
 from rbeerouter.routing.decide import Decider
@@ -54,7 +54,10 @@ class Story:
         self.recorder = Recorder(self.sink)  # type: ignore[arg-type]
 
     def begin(self) -> object:
-        return self.dispatcher.on_request(self.job)
+        effect = self.dispatcher.on_request(self.job)
+        if isinstance(effect, Send):                          # as the exchange does
+            self.job.sent_model = name_to_send(self.job.request, effect.worker, effect.model)
+        return effect
 
     def end(self, outcome: Outcome, seconds: float = 0.5) -> object:
         self.clock.advance(seconds)

@@ -96,8 +96,9 @@ class Job(msgspec.Struct, eq=False):
     """One request being served. Times are `Env.now` seconds; None until they happen.
 
     `queue_s` is how long it has waited for a worker; `queued` is when it began to, while it does. `refusals` are status
-    and Retry-After in seconds of the workers that had no room for it. `continued`: another worker went on with its
-    stream. `caller` tells one client from another; it is a credential and must never be shown.
+    and Retry-After in seconds of the workers that had no room for it. `sent_model` is the name in the body that
+    the last worker got, where it is not the client's. `continued`: another worker went on with its stream. `caller`
+    tells one client from another; it is a credential and must never be shown.
     """
 
     request: Request
@@ -121,6 +122,7 @@ class Job(msgspec.Struct, eq=False):
     bytes_out: int = 0
     tokens_in: int | None = None
     tokens_out: int | None = None
+    sent_model: str | None = None
     continued: bool = False
     caller: bytes = b""
 

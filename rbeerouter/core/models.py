@@ -65,11 +65,13 @@ class Models:
 
     Attributes:
         restricted: {name: model} of those that not every worker may have.
+        priced: does any of them have a price?
     """
 
     def __init__(self, models: Iterable[Model] = ()) -> None:
         self.all = tuple(models)
         self.restricted = {model.name: model for model in self.all if model.restricted}
+        self.priced = any(model.price_in is not None or model.price_out is not None for model in self.all)
         self._by_name = {model.name: model for model in self.all}
         for model in self.all:
             for alias in model.aliases:

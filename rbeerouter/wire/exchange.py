@@ -94,7 +94,7 @@ class Exchange:
 
     def start(self) -> None:
         dispatcher = self.client.listener.dispatcher
-        if dispatcher.poison and dispatcher.poison.refused(self._fingerprint(), self.client.listener.now()):
+        if dispatcher.poison.seen and dispatcher.poison.refused(self._fingerprint(), self.client.listener.now()):
             self.perform(dispatcher.refuse(self.job, _poisonous()))
         else:
             self.perform(dispatcher.on_request(self.job))
@@ -127,6 +127,7 @@ class Exchange:
         body, target, model = self._body, self._target, send.model
         if worker.spec.model_names or self.job.request.asked_model is not None:
             model = name_to_send(self.job.request, worker, model)
+        self.job.sent_model = model
         translation = self._surface.translation(worker.speaks, worker.engine)
         if translation is not None or self._translation is not None or self._transcript is not None:
             try:
@@ -502,7 +503,7 @@ class Exchange:
     def _attempt_ended(self, outcome: Outcome) -> None:
         listener = self.client.listener
         dispatcher = listener.dispatcher
-        if dispatcher.poison or outcome.failure is not None:
+        if dispatcher.poison.seen or outcome.failure is not None:
             outcome = self._judged(outcome)
         effect = dispatcher.on_outcome(self.job, outcome)
         if dispatcher.waiting:

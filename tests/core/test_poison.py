@@ -37,12 +37,12 @@ def test_a_body_that_was_served_in_the_end_is_forgiven() -> None:
     poison.strike(A, "w1", 0.0)
     poison.forgive(A)
     poison.forgive(B)
-    assert (bool(poison), poison.strike(A, "w2", 1.0)) == (False, False)
+    assert (bool(poison.seen), poison.strike(A, "w2", 1.0)) == (False, False)
 
 
 def test_nothing_is_suspected_until_something_fails_and_again_when_time_is_over() -> None:
     poison = Poison(hold_s=60.0)
-    seen = [bool(poison)]
+    seen = [bool(poison.seen)]
     poison.strike(A, "w1", 0.0)
     poison.strike(B, "w1", 30.0)
     for now in (59.0, 60.0, 90.0):
@@ -60,6 +60,6 @@ def test_only_so_many_are_remembered_and_the_oldest_are_forgotten() -> None:
 
 def test_without_strikes_nothing_is_ever_refused() -> None:
     poison = Poison(strikes=0)
-    assert (poison.strike(A, "w1", 0.0), poison.strike(A, "w2", 0.0), poison.refused(A, 0.0), bool(poison)) == (
+    assert (poison.strike(A, "w1", 0.0), poison.strike(A, "w2", 0.0), poison.refused(A, 0.0), bool(poison.seen)) == (
         False, False, False, False,
     )  # fmt: skip

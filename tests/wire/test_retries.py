@@ -238,7 +238,7 @@ async def test_a_body_that_killed_a_worker_is_trusted_again_once_another_has_ser
         router(tmp_path, one, two, script=FIRST) as under_test,
     ):
         assert (await under_test.post(CHAT, PROMPT)).status == 200
-        assert not under_test.daemon.listener.dispatcher.poison
+        assert not under_test.daemon.listener.dispatcher.poison.seen
 
 
 @story
