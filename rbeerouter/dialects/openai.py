@@ -100,7 +100,11 @@ _FAILED = re.compile(
 
 def is_failed(tail: bytes) -> bool:
     """Is the last that a stream says an error? Some send [DONE] behind it."""
-    return (b'"error"' in tail or b"event: " in tail) and _FAILED.search(tail) is not None
+    start = tail.rfind(b"\n\n", 0, -2)
+    if tail.startswith(b"data: [DONE]", start + 2):
+        start = tail.rfind(b"\n\n", 0, max(start, 0))
+    last = tail[start:] if start >= 0 else tail
+    return (b'"error"' in last or b"event: " in last) and _FAILED.search(last) is not None
 
 
 class _Card(msgspec.Struct):
