@@ -103,8 +103,7 @@ def is_failed(tail: bytes) -> bool:
     start = tail.rfind(b"\n\n", 0, -2)
     if tail.startswith(b"data: [DONE]", start + 2):
         start = tail.rfind(b"\n\n", 0, max(start, 0))
-    last = tail[start:] if start >= 0 else tail
-    return (b'"error"' in last or b"event: " in last) and _FAILED.search(last) is not None
+    return (_FAILED.search(tail) if start < 0 else _FAILED.match(tail, start + 1)) is not None
 
 
 class _Card(msgspec.Struct):
