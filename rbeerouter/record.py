@@ -331,7 +331,8 @@ def _outcome(job: Job) -> str:
     code = job.failure.code if job.failure else "internal_error"
     if job.state == CANCELLED:
         return "drained" if code == "draining" else code
-    return "upstream_failed" if job.attempts and code != "invalid_json" else "rejected"   # it could not be translated
+    untranslatable = job.failure is not None and job.failure.status == 400
+    return "upstream_failed" if job.attempts and not untranslatable else "rejected"
 
 
 def _ms(seconds: float) -> float:

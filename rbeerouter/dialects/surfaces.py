@@ -137,7 +137,13 @@ OLLAMA_DIALECT = Dialect(
     ollama.is_failed, ollama.usage, bodies.rename_model, LINES, b"", ollama.error_from,
 )  # fmt: skip
 
-DATA_DIALECT = msgspec.structs.replace(OPENAI_DIALECT, protocol=DATA, rename_model=bodies.rename_in_data)
+_UNSURE_DIALECT = msgspec.structs.replace(OPENAI_DIALECT, keep_alive=b"")
+"""For paths where many engines answer with a whole body though a stream was asked for: none may be begun for them."""
+DATA_DIALECT = msgspec.structs.replace(
+    _UNSURE_DIALECT, protocol=DATA, rename_model=bodies.rename_in_data, error_in=lambda held: None,
+    is_finished=lambda tail: True, is_failed=lambda tail: False,
+)  # fmt: skip
+"""An answer may be anything, and nobody but the client knows what it means."""
 
 _OPENAI = {
     "/v1/chat/completions": "llm",
@@ -181,9 +187,10 @@ for those to decide who ask for answers."""
 
 def _rows() -> Iterator[Surface]:
     for path, kind in _OPENAI.items():
-        yield Surface(path.encode(), kind, OPENAI_DIALECT, bodies.parse, path, OPENAI)
+        dialect = OPENAI_DIALECT if kind == "llm" else _UNSURE_DIALECT
+        yield Surface(path.encode(), kind, dialect, bodies.parse, path, OPENAI)
     for path, kind in _UPLOADS.items():
-        yield Surface(path.encode(), kind, OPENAI_DIALECT, bodies.parse_upload, path, OPENAI, uploads=True)
+        yield Surface(path.encode(), kind, _UNSURE_DIALECT, bodies.parse_upload, path, OPENAI, uploads=True)
     for path, (how, lacked_by) in _ANTHROPIC.items():
         yield Surface(
             path.encode(), "llm", ANTHROPIC_DIALECT, bodies.parse_anthropic, path, ANTHROPIC,

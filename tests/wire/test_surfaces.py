@@ -5,6 +5,7 @@ Run by pytest, with the router in the test's loop.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from rbeerouter.core.types import Report
 from tests.support.aio import story
 from tests.support.behaviours import CHUNKED, LAST_CHUNK, chunk, head
-from tests.support.fault_worker import FaultWorker
+from tests.support.fault_worker import Connection, FaultWorker, Request
 from tests.wire.answers import json_answer, raw_answer, stream_answer
 from tests.wire.router import Router, router
 
@@ -176,6 +177,36 @@ async def test_a_query_of_data_needs_no_model_and_its_answer_may_be_anything(tmp
         assert ([request.body for request in tables.requests], other.requests) == ([b'{"sql": "select 1"}'], [])
         line = await under_test.wait_request()
         assert (line["model"], line["path"]) == ("data", "/api/v1/data/query")
+
+
+@pytest.mark.parametrize("close", [False, True])
+@story
+async def test_a_stream_of_data_may_be_of_any_shape(close: bool, tmp_path: Path) -> None:
+    events = b'event: row\ndata: {"error":"of the sensor"}\n\ndata: last\n\n'
+    async with FaultWorker(models=[]) as tables, router(tmp_path, tables) as under_test:
+        speaks(under_test, tables, "data")
+        sse = ("content-type", "text/event-stream")
+        tables.behave = raw_answer(head(200, sse), events, close=True) if close else stream_answer([events[:40], events[40:]])
+        answer = await under_test.post("/api/v1/data/query", {"stream": True})
+        assert (answer.status, answer.body, answer.complete) == (200, events, True)
+        assert (await under_test.wait_request())["outcome"] == "ok"
+
+
+@pytest.mark.parametrize("path", ["/v1/audio/transcriptions", "/v1/images/generations", "/api/v1/data/query"])
+@story
+async def test_where_a_stream_is_asked_for_and_none_comes_the_answer_is_waited_for(path: str, tmp_path: Path) -> None:
+    """whisper, for one, ignores `stream`."""
+
+    async def late(connection: Connection, request: Request) -> None:
+        await asyncio.sleep(0.3)
+        await json_answer(b'{"text":"hello"}')(connection, request)
+
+    async with FaultWorker() as worker, router(tmp_path, worker, limits={"comment_s": 0.05}) as under_test:
+        speaks(under_test, worker, "openai", "data")
+        worker.behave = late
+        answer = await under_test.post(path, {"model": "tiny", "stream": True})
+        assert (answer.status, answer.body) == (200, b'{"text":"hello"}')
+        assert (await under_test.wait_request())["stream"]
 
 
 CHUNK = b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","model":"tiny","choices":[%b]%b}\n\n'
