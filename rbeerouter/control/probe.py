@@ -18,7 +18,7 @@ from rbeerouter import tasks
 from rbeerouter.config.sections import Probes
 from rbeerouter.control.addresses import GuardedResolver, guard_for, host_of, literal
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import BUSY, Env, Report, WorkerSpec
+from rbeerouter.core.types import BUSY, READY, Env, Report, WorkerSpec
 from rbeerouter.dialects.engines import ENGINES
 from rbeerouter.dialects.engines.detect import AUTO, STEPS, UNRECOGNISED, of_url, recognise
 from rbeerouter.dialects.engines.spec import Answer, EngineSpec, Facts, Page
@@ -33,7 +33,9 @@ _REFUSED_KEY = "its api_key was refused"
 _FULL_LOAD_S = 2.0
 """How soon it is asked whether a worker that others fill has room again: somebody may wait for it."""
 _SLOWEST_RETURN = 1 / 3
-"""A worker that stays away is asked three times as often as one that is well: it is missed."""
+"""A worker that stays away is asked three times as often as one that is well."""
+_MISSED_AT_ONCE = 32
+"""So many that nobody can stand in for are asked every `down_interval_s`; more of them more slowly."""
 
 
 class _Watch:
@@ -205,8 +207,19 @@ class Prober:
             watch.due = now + self._spread(min(probes.down_interval_s, interval_s))
         else:
             pause_s = probes.down_interval_s * 2 ** min(watch.failed - 1, 20)
+            if self._is_missed(watch):
+                pause_s = min(pause_s, probes.down_interval_s * max(1.0, len(self._fleet.ordered) / _MISSED_AT_ONCE))
             longest_s = max(probes.down_interval_s, _SLOWEST_RETURN * probes.interval_s)
             watch.due = now + self._spread(min(pause_s, longest_s, probes.interval_s))
+
+    def _is_missed(self, watch: _Watch) -> bool:
+        """Is there no other that serves its models? Then requests are refused until it is back."""
+        worker = self._fleet.workers.get(watch.spec.id)
+        return worker is not None and not any(
+            other is not worker and other.standing in (READY, BUSY)
+            and not (worker.models and other.models and worker.model_set.isdisjoint(other.model_set))
+            for other in self._fleet.ordered
+        )  # fmt: skip
 
     def _spread(self, seconds: float) -> float:
         return seconds * (0.8 + 0.4 * self._env.rng.random())

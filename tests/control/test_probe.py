@@ -508,15 +508,23 @@ async def test_a_worker_that_a_request_found_gone_is_looked_for_at_once() -> Non
 
 
 @story
-async def test_a_worker_that_stays_away_is_asked_less_and_less() -> None:
-    async with Engine(VLLM) as worker, prober(spec(worker, engine="vllm"), interval_s=30) as (made, _):
+@pytest.mark.parametrize(
+    ("models", "expected"), [(("m",), (1, 2, 4, 8, 10, 10, 10)), (("other",), (1, 1, 1, 1, 1, 1, 1))]
+)
+async def test_a_worker_that_stays_away_is_asked_less_and_less_unless_nobody_can_stand_in_for_it(
+    models: tuple[str, ...], expected: tuple[int, ...]
+) -> None:
+    async with Engine(VLLM) as worker, prober(
+        spec(worker, engine="vllm", models=("m",)), WorkerSpec("w2", "http://127.0.0.1:9", models=models), interval_s=30
+    ) as (made, fleet):  # fmt: skip
         await worker.refuse()
+        fleet.workers["w2"].standing = "ready"
         pauses = []
         for _ in range(7):
-            await made.probe_all()
+            await made._look(made._watch(fleet.workers["w"].spec))
             pauses.append(made._watches["w"].due - made._env.now())
-        for pause, expected in zip(pauses, (1, 2, 4, 8, 10, 10, 10), strict=True):
-            assert 0.75 * expected < pause < 1.25 * expected
+        for pause, wanted in zip(pauses, expected, strict=True):
+            assert 0.75 * wanted < pause < 1.25 * wanted
 
 
 @story

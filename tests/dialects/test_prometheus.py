@@ -93,3 +93,8 @@ def test_a_page_of_a_large_server_is_read_in_less_than_a_millisecond() -> None:
 
     assert len(large) > 250_000
     assert min(timeit.repeat(read, number=1, repeat=20)) < 0.001
+
+
+def test_a_sum_that_is_larger_than_any_number_is_not_known() -> None:
+    page = Metrics(b'x{a="1"} 1e308\nx{a="2"} 1e308\n')
+    assert (page.total("x"), page.mean("x")) == (None, None)

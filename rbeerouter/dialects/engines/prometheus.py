@@ -51,7 +51,7 @@ class Metrics:
         for name in names:
             found = self.series(name)
             if found:
-                return sum(value for _, value in found)
+                return _finite(sum(value for _, value in found))
         return None
 
     def mean(self, *names: str) -> float | None:
@@ -59,7 +59,7 @@ class Metrics:
         for name in names:
             found = self.series(name)
             if found:
-                return sum(value for _, value in found) / len(found)
+                return _finite(sum(value for _, value in found) / len(found))
         return None
 
     def labels(self, name: str) -> list[dict[str, str]]:
@@ -80,6 +80,11 @@ def count(value: float | None) -> int | None:
 def share(value: float | None) -> float | None:
     """A part of a whole, 0 to 1, or not known."""
     return min(1.0, value) if value is not None and value >= 0 else None
+
+
+def _finite(value: float) -> float | None:
+    """Numbers may be so large that their sum is none."""
+    return value if math.isfinite(value) else None
 
 
 def _split(line: bytes) -> tuple[bytes, float | None]:
