@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import trustme
 
 from rbeerouter.config.loading import control_access, load
 from rbeerouter.config.sections import (
@@ -127,7 +128,7 @@ def test_an_empty_file_is_the_defaults_under_its_own_name(file: Path) -> None:
 
 
 def test_a_whole_file_is_read(file: Path) -> None:
-    (file.parent / "ca.pem").touch()
+    trustme.CA().cert_pem.write_to_path(file.parent / "ca.pem")
     config = read(
         file,
         """
@@ -540,8 +541,19 @@ def test_two_workers_may_not_have_the_same_name(file: Path) -> None:
     assert [spec.id for spec in read(file, with_names).workers] == ["a", "b"]
 
 
-def test_a_ca_file_must_be_there(file: Path) -> None:
-    assert refusal(file, f'{ONE}ca_file = "no.pem"') == "workers[0].ca_file = 'no.pem': no such file"
+def test_a_ca_file_must_be_there_and_be_one(file: Path) -> None:
+    dns = '[[discovery.dns]]\nname = "a.test"\nport = 1\n'
+    for block, key in ((ONE, "workers[0]"), (dns, "discovery.dns[0]")):
+        assert refusal(file, f'{block}ca_file = "no.pem"') == f"{key}.ca_file = 'no.pem': no such file"
+        (file.parent / "bad.pem").write_text("this is no certificate")
+        refused = refusal(file, f'{block}ca_file = "bad.pem"')
+        assert refused.startswith(f"{key}.ca_file = 'bad.pem': not a usable CA certificate: ")
+
+
+@pytest.mark.parametrize("host", ["a..b", ".a", "x" * 64 + ".de"])
+def test_a_host_that_no_resolver_takes_is_refused(host: str, file: Path) -> None:
+    said = refusal(file, f'[[workers]]\nurl = "http://{host}:1"')
+    assert said == f"workers[0].url = 'http://{host}:1': expected http://HOST:PORT or https://HOST[:PORT]"
 
 
 @pytest.mark.parametrize("number", ["9223372036854775808", "-9223372036854775809"])

@@ -23,7 +23,7 @@ from rbeerouter.config.sections import (
     may_find_workers,
 )
 from rbeerouter.config.values import absolute, hidden
-from rbeerouter.config.workers import clean_url, name_workers
+from rbeerouter.config.workers import ca_path, clean_url, name_workers
 from rbeerouter.core.models import NO_MODELS, Model, Models
 from rbeerouter.core.types import WorkerSpec
 
@@ -118,9 +118,9 @@ def _finished_discovery(section: Discovery, where: str, folder: Path) -> Discove
         dns=tuple(
             msgspec.structs.replace(
                 entry, api_key=hidden(entry.api_key),
-                ca_file=str(absolute(folder, entry.ca_file, f"{where}: discovery.dns")) if entry.ca_file else None,
+                ca_file=ca_path(entry.ca_file, folder, f"{where}: discovery.dns[{index}].ca_file"),
             )
-            for entry in section.dns
+            for index, entry in enumerate(section.dns)
         ),
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ announce themselves. What a stranger sent is taken as it stands: no ${VAR} is re
 from __future__ import annotations
 
 import re
+import ssl
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -73,13 +74,26 @@ def _name_worker(entry: WorkerEntry, where: str, key: str, folder: Path, source:
         raise ConfigError(
             f"{where}: {key}id = {worker_id!r}: expected 1 to 64 letters, digits, '.', '_', ':' or '-'"
         )
-    ca_file = str(absolute(folder, entry.ca_file, f"{where}: {key}ca_file")) if entry.ca_file else None
-    if ca_file and not Path(ca_file).is_file():
-        raise ConfigError(f"{where}: {key}ca_file = {entry.ca_file!r}: no such file")
+    ca_file = ca_path(entry.ca_file, folder, f"{where}: {key}ca_file")
     if entry.api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", entry.api_key):
         raise ConfigError(f"{where}: {key}api_key: expected printable ASCII without spaces, got something else")
     values = worker_values(entry) | {"id": worker_id, "url": url, "ca_file": ca_file, "source": source}
     return WorkerSpec(**values)
+
+
+def ca_path(name: str | None, folder: Path, key: str) -> str | None:
+    """The absolute path of a file with CA certificates that can be used. It is tried here, so that a bad one refuses
+    the list that it stands in and not whatever comes from other lists later. Raises ConfigError."""
+    if not name:
+        return None
+    path = absolute(folder, name, key)
+    if not path.is_file():
+        raise ConfigError(f"{key} = {name!r}: no such file")
+    try:
+        ssl.create_default_context(cafile=path)
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(f"{key} = {name!r}: not a usable CA certificate: {error}") from None
+    return str(path)
 
 
 def worker_values(entry: WorkerEntry) -> dict[str, Any]:
@@ -98,6 +112,7 @@ def clean_url(url: str, where: str, key: str, name: str = "url") -> str:
     try:
         parts = urlsplit(url)
         port = parts.port
+        (parts.hostname or "").encode("idna")                 # what cannot be put so breaks every resolver
     except ValueError:
         parts, port = urlsplit(""), None
     shown = url if "@" not in url else url.partition("://")[0] + "://...@" + url.rpartition("@")[2]

@@ -35,6 +35,19 @@ def guard_for(spec: WorkerSpec, allow: Iterable[str]) -> Guard | None:
     return lambda host, address: never_allowed(host, address) or outside(networks, address)
 
 
+def misplaced(spec: WorkerSpec, allow: Iterable[str]) -> str | None:
+    """Why a worker may not be where its url says, None if it may, or if the url has a name: whoever resolves that asks
+    its guard. aiohttp resolves no addresses, so nobody would ask."""
+    guard, host = guard_for(spec, allow), host_of(spec.url)
+    if guard is None:
+        return None
+    try:
+        address = literal(host)
+    except ValueError as error:
+        return str(error)
+    return None if address is None else guard(host, address)
+
+
 def never_allowed(host: str, address: str) -> str | None:
     """Refused whoever asks: addresses that lead to a machine's own secrets, or to no machine at all."""
     try:

@@ -7,7 +7,9 @@ that /etc/hosts counts, unless the block names a server. SRV records and servers
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
+import re
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +26,7 @@ _TIMEOUT_S = 3.0
 _SOONEST_S = 1.0
 """Names with a TTL of 0 are asked again after this."""
 _MOST_ID_CHARS = 64
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _MOST_WORKERS = 1024
 """Of one name; an answer with more is taken for a mistake."""
 
@@ -114,6 +117,8 @@ class DnsSource:
             told = {"srv_priority": record.priority, "srv_weight": record.weight}
             if target in ("", "."):
                 continue                                          # "decidedly not available", RFC 2782
+            if not _HOST.fullmatch(target):                       # DNS allows any byte, a url does not
+                raise DnsError(f"{entry.name}: {target[:100]!r} is no name of a machine")
             hosts = [target]
             if entry.server is not None:                          # its names need not be known to the system
                 hosts, target_ttl_s = await self._addresses(target, "A")
@@ -153,7 +158,10 @@ def as_worker(entry: DnsEntry, place: Place) -> WorkerSpec:
     """The worker at this place; its id is the same as long as name, address and port are."""
     host = f"[{place.host}]" if ":" in place.host else place.host
     end = f"-{place.host}-{place.port}"
-    worker_id = (entry.name.rstrip(".")[: max(1, _MOST_ID_CHARS - len(end))] + end)[:_MOST_ID_CHARS]
+    worker_id = entry.name.rstrip(".")[: max(1, _MOST_ID_CHARS - len(end))] + end
+    if len(worker_id) > _MOST_ID_CHARS:                           # what is cut off may be all that tells two apart
+        digest = hashlib.blake2s(end.encode(), digest_size=4).hexdigest()
+        worker_id = f"{worker_id[: _MOST_ID_CHARS - 9]}-{digest}"
     values = worker_values(entry) | {
         "id": worker_id.lstrip("_"), "url": f"{entry.scheme}://{host}:{place.port}", "source": DNS,
         "metadata": {**place.metadata, **entry.metadata},

@@ -16,7 +16,7 @@ import msgspec
 
 from rbeerouter.config.sections import ConfigError, Discovery, Secret, WorkerEntry
 from rbeerouter.config.workers import read_worker
-from rbeerouter.control.addresses import host_of, literal, never_allowed
+from rbeerouter.control.addresses import host_of, literal, never_allowed, real
 from rbeerouter.control.roster import CONTROLLER, Roster
 from rbeerouter.control.store import Store
 from rbeerouter.core.types import WorkerSpec
@@ -52,7 +52,7 @@ class Follower:
         """Begins with the list from before the restart, if it came from this controller."""
         if self._url in kept and NAME not in self._roster.sources:
             taken_at, data = kept[self._url]
-            specs, _ = read_list(data, self._settings.controller_api_key)
+            specs, _ = self._read(data)
             self._roster.put(NAME, specs, CONTROLLER, taken_at)
 
     async def run(self) -> None:
@@ -67,7 +67,7 @@ class Follower:
         self._looked = True
         try:
             data = await self._get()
-            specs, refused = read_list(data, self._settings.controller_api_key)
+            specs, refused = self._read(data)
         except (aiohttp.ClientError, OSError, ValueError, ListError) as error:
             problem = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
             self._roster.failed(NAME, CONTROLLER, f"{self._url}: {problem}")
@@ -79,6 +79,9 @@ class Follower:
         if plain != self._kept:
             self._kept = plain
             self._store.keep_list(self._url, self._roster.sources[NAME].taken_at or 0.0, plain)
+
+    def _read(self, data: bytes) -> tuple[list[WorkerSpec], list[str]]:
+        return read_list(data, self._settings.controller_api_key, _on_this_machine(host_of(self._url)))
 
     async def _get(self) -> bytes:
         headers = {"accept": "application/json"}
@@ -100,11 +103,16 @@ class Follower:
         return body
 
 
-def read_list(data: bytes, api_key: Secret | str | None) -> tuple[list[WorkerSpec], list[str]]:
+def read_list(
+    data: bytes, api_key: Secret | str | None, nearby: bool = True
+) -> tuple[list[WorkerSpec], list[str]]:
     """The workers of a controller's list, and what was wrong with those that are left out.
 
     Workers that the controller has from a controller of its own are not taken: two that follow each other would keep
     alive what is long gone. Fields that are not known here are skipped; a later version may send them.
+
+    Args:
+        nearby: the controller is on this machine. To any other, 127.0.0.1 is another machine than to this one.
 
     Raises:
         ListError: it is no list of workers.
@@ -121,7 +129,7 @@ def read_list(data: bytes, api_key: Secret | str | None) -> tuple[list[WorkerSpe
         if isinstance(entry, dict) and entry.get("source") == CONTROLLER:
             continue
         try:
-            spec = _read_entry(entry, api_key)
+            spec = _read_entry(entry, api_key, nearby)
         except (ConfigError, ValueError) as error:
             refused.append(str(error))
         else:
@@ -137,7 +145,7 @@ def public(spec: WorkerSpec) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _read_entry(entry: Any, api_key: Secret | str | None) -> WorkerSpec:
+def _read_entry(entry: Any, api_key: Secret | str | None, nearby: bool) -> WorkerSpec:
     if isinstance(entry, dict):
         said = entry["spec"] if isinstance(entry.get("spec"), dict) else entry
         entry = {name: said[name] for name in _FIELDS & said.keys() if said[name] is not None}
@@ -148,7 +156,14 @@ def _read_entry(entry: Any, api_key: Secret | str | None) -> WorkerSpec:
     address = literal(host)
     if address is not None and (problem := never_allowed(host, address)) is not None:
         raise ConfigError(f"{spec.id}: {problem}")
+    if not nearby and _on_this_machine(host):
+        raise ConfigError(f"{spec.id}: {host} is the controller's own machine; give it the url that others reach it at")
     return msgspec.structs.replace(spec, api_key=api_key) if api_key else spec
+
+
+def _on_this_machine(host: str) -> bool:
+    address = None if host == "localhost" else literal(host)
+    return host == "localhost" or (address is not None and real(address).is_loopback)
 
 
 def _tls(url: str) -> ssl.SSLContext | bool:

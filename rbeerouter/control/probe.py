@@ -8,6 +8,7 @@ that hangs delays no other, and no engine is read by two at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +17,7 @@ import aiohttp
 
 from rbeerouter import tasks
 from rbeerouter.config.sections import Probes
-from rbeerouter.control.addresses import GuardedResolver, guard_for, host_of, literal
+from rbeerouter.control.addresses import GuardedResolver, guard_for, misplaced
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import BUSY, READY, Env, Report, WorkerSpec
 from rbeerouter.dialects.engines import ENGINES
@@ -117,11 +118,23 @@ class Prober:
         await asyncio.gather(*(self._look(watch, full=True) for watch in watches if not watch.busy))
 
     async def look(self, specs: Iterable[WorkerSpec]) -> list[Report]:
-        """Looks at workers that are not in the fleet yet, and reports without telling it."""
-        reports = await asyncio.gather(*(self._report(self._watch(spec)) for spec in specs))
+        """Looks at workers that are not in the fleet yet, and reports without telling it.
+
+        It takes no longer than one look may: a list with hundreds that do not answer must not hold up a reload for
+        minutes. Those that were not come to are offline until their turn.
+        """
+        reports: list[Report] = []
+
+        async def one(watch: _Watch) -> None:
+            async with self._room:
+                reports.append(await self._report(watch))
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SLOWEST_LOOK * self._probes.timeout_s):
+                await asyncio.gather(*(one(self._watch(spec)) for spec in specs))
         for report in reports:
             self._note(report)
-        return list(reports)
+        return reports
 
     async def close(self) -> None:
         for session in self._sessions.values():
@@ -360,7 +373,9 @@ class Prober:
 
     async def _get(self, watch: _Watch, path: str, most_bytes: int) -> Answer:
         spec = watch.spec
-        self._refuse_forbidden(spec)
+        problem = misplaced(spec, self.allow)
+        if problem is not None:
+            raise OSError(problem)
         session = self._sessions.get(spec.source) or self._new_session(spec)
         headers = ENGINES[watch.engine or UNRECOGNISED].key_headers(spec.api_key) if spec.api_key else {}
         async with session.get(
@@ -369,14 +384,6 @@ class Prober:
         ) as answer:  # fmt: skip
             body = await _read(answer.content, most_bytes)
             return Answer(path, answer.status, answer.headers, body)
-
-    def _refuse_forbidden(self, spec: WorkerSpec) -> None:
-        """Raises OSError for an address where this worker may not be: aiohttp resolves only names."""
-        guard = guard_for(spec, self.allow)
-        host = literal(host_of(spec.url)) if guard is not None else None
-        problem = guard(host, host) if guard is not None and host is not None else None
-        if problem is not None:
-            raise OSError(problem)
 
     def _new_session(self, spec: WorkerSpec) -> aiohttp.ClientSession:
         """For workers of one source, which decides where they may be."""

@@ -20,8 +20,8 @@ NAME = REGISTERED
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One worker. expires_at is in Unix seconds, None for one that stays until it is removed; yielding: the owner of
-    its machine is at it, and the agent there asks for no new requests."""
+    """One worker. expires_at is by the clock of `Registered`, None for one that stays until it is removed; yielding:
+    the owner of its machine is at it, and the agent there asks for no new requests."""
 
     spec: WorkerSpec
     ttl_s: float | None
@@ -33,13 +33,17 @@ _decode = msgspec.json.Decoder(Entry).decode
 
 
 class Registered:
-    """All of them, by id."""
+    """All of them, by id.
 
-    def __init__(self, roster: Roster, store: Store, wall: Callable[[], float]) -> None:
+    Args:
+        now: seconds that no change of the machine's clock touches: all workers would expire at once.
+    """
+
+    def __init__(self, roster: Roster, store: Store, now: Callable[[], float]) -> None:
         self.entries: dict[str, Entry] = {}
         self._roster = roster
         self._store = store
-        self._wall = wall
+        self._now = now
 
     def recall(self, kept: dict[str, bytes]) -> None:
         """Takes those of before a restart. Each has its whole time again: while the daemon was away, none could say
@@ -72,7 +76,11 @@ class Registered:
         if entry is None:
             return False
         wanted = entry.yielding if yielding is None else yielding
-        self._put(msgspec.structs.replace(entry, expires_at=self._end(entry.ttl_s), yielding=wanted))
+        heard = msgspec.structs.replace(entry, expires_at=self._end(entry.ttl_s), yielding=wanted)
+        if wanted == entry.yielding:
+            self.entries[worker_id] = heard                   # nothing that would have to be on disk
+        else:
+            self._put(heard)
         return True
 
     def remove(self, worker_id: str) -> bool:
@@ -84,7 +92,7 @@ class Registered:
 
     def expire(self) -> list[str]:
         """Lets those go that were not heard of in time; their ids."""
-        now = self._wall()
+        now = self._now()
         gone = [name for name, entry in self.entries.items() if entry.expires_at is not None and entry.expires_at < now]
         for worker_id in gone:
             del self.entries[worker_id]
@@ -97,7 +105,7 @@ class Registered:
         return {worker_id for worker_id, entry in self.entries.items() if entry.yielding}
 
     def _end(self, ttl_s: float | None) -> float | None:
-        return None if ttl_s is None else self._wall() + ttl_s
+        return None if ttl_s is None else self._now() + ttl_s
 
     def _put(self, entry: Entry) -> Future[None]:
         self.entries[entry.spec.id] = entry

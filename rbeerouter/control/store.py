@@ -132,9 +132,11 @@ class Store:
             raise StateError(f"state.folder = {str(folder)!r}: cannot be written: {error.strerror}") from None
         try:
             self._connect()
+        except OSError as error:
+            raise StateError(f"{self.path}: cannot be written: {error.strerror}") from None
+        except sqlite3.OperationalError as error:
+            raise StateError(f"{self.path}: {error}") from None
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise StateError(f"{self.path}: {error}") from None
             self._set_aside(error)
 
     def _connect(self) -> None:

@@ -55,8 +55,10 @@ def _is_public(path: str) -> bool:
 
 
 def carries(headers: Headers, *tokens: str | None) -> bool:
-    """Is one of these tokens the request's? Each is compared in a time that does not depend on how much is right."""
-    given = next((value for name, value in headers if name == b"authorization"), b"")
+    """Is one of these tokens the request's? Each is compared in a time that does not depend on how much is right. Of
+    two headers, a proxy in front may have judged the other one: neither counts."""
+    found = [value for name, value in headers if name == b"authorization"]
+    given = found[0] if len(found) == 1 else b""
     scheme, _, credentials = given.partition(b" ")
     candidate = credentials.strip() if scheme.lower() == b"bearer" else b""
     return any(hmac.compare_digest(candidate, token.encode()) for token in tokens if token)

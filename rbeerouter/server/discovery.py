@@ -41,7 +41,7 @@ class Discovery:
         self._config = config
         self.store = Store(config.state_folder, log, lambda: time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
         self.roster = Roster(env.wall, log)
-        self.registered = Registered(self.roster, self.store, env.wall)
+        self.registered = Registered(self.roster, self.store, env.now)
         self._tasks: list[asyncio.Task[Any]] = []
         self._file: WatchedFile | None = None
         self._asked: list[DnsSource | Follower] = []
@@ -82,6 +82,8 @@ class Discovery:
             self.registered.tell()
         if config.discovery == before.discovery:
             self.roster.put(CONFIG, config.workers, CONFIG)
+            if self._file:
+                self._file.look()                             # `trial` has read it: what it says now is in use
             self.roster.keep_only(self._names(config))
             return
         running = bool(self._tasks)

@@ -123,6 +123,8 @@ class Pages:
             await daemon.restaff()
             raise Refusal(409, f"url = {spec.url!r}: another worker is there already")
         answer: dict[str, Any] = {"worker": self._described(worker), "ttl_s": ttl_s}
+        if daemon.discovery.store.problem:
+            answer["note"] = f"it would not outlive a restart: {daemon.discovery.store.problem}"
         if worker.status == OFFLINE:
             answer["note"] = f"it is known, but gets nothing as long as it cannot be reached: {daemon.why(worker)}"
         return answer

@@ -253,11 +253,13 @@ class Pool:
 
     async def resolve(self) -> None:
         """Looks where the worker's name leads now, if there is a connection that may lead elsewhere."""
-        if self.open_count and self.host != "localhost" and literal(self.host) is None:
-            try:
+        if not self.open_count or self.host == "localhost":
+            return
+        try:
+            if literal(self.host) is None:
                 self.resolved(frozenset(await self._lookup()))
-            except OSError:
-                return                                        # a name server that is away says nothing of the worker
+        except (OSError, ValueError):
+            return                                            # a name server that is away says nothing of the worker
 
     def resolved(self, addresses: frozenset[str]) -> None:
         """Connections to addresses that the name had neither now nor the time before are not used again: names with

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from rbeerouter.control.addresses import GuardedResolver, as_networks, guard_for, literal, never_allowed, outside
+from rbeerouter.control.addresses import (
+    GuardedResolver,
+    as_networks,
+    guard_for,
+    literal,
+    misplaced,
+    never_allowed,
+    outside,
+)
 from rbeerouter.core.types import WorkerSpec
 from tests.support.aio import story
 
@@ -68,3 +76,12 @@ async def test_names_that_lead_where_no_worker_may_be_are_not_resolved() -> None
     assert {entry["host"] for entry in await resolver.resolve("localhost", 80)} == {"127.0.0.1"}
     with pytest.raises(OSError, match="refused"):
         await GuardedResolver(lambda host, address: f"{address} is refused").resolve("localhost", 80)
+
+
+@pytest.mark.parametrize("url", ["http://169.254.169.254:80", "http://[::ffff:169.254.169.254]:80", "http://0x7f.1:80"])
+def test_an_address_in_a_url_is_refused_without_a_resolver(url: str) -> None:
+    assert misplaced(WorkerSpec("a", url, source="dns"), ()) is not None
+    assert misplaced(WorkerSpec("a", url, source="config"), ()) is None
+    assert misplaced(WorkerSpec("a", "http://10.0.0.1:1", source="registered"), ("10.0.0.0/8",)) is None
+    assert misplaced(WorkerSpec("a", "http://11.0.0.1:1", source="registered"), ("10.0.0.0/8",)) is not None
+    assert misplaced(WorkerSpec("a", "http://name:1", source="registered"), ()) is None

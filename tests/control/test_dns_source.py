@@ -111,3 +111,19 @@ def test_ids_are_what_workers_may_be_called(host: str) -> None:
     worker = as_worker(entry, Place(host, 65535, {}))
     assert len(worker.id) <= 64 and worker.id.endswith(f"-{host}-65535") and worker.id[0] == "a"
     assert source_name(entry) == f"dns A {entry.name}:65535"
+
+
+def test_places_with_long_names_keep_different_ids() -> None:
+    entry = DnsEntry(name="_llm._tcp.test", type="SRV")
+    host = "ip-10-0-0-1.a-very-long-name-of-a-service.another-long-name.cluster.local"
+    ids = {as_worker(entry, Place(host, port, {})).id for port in (8001, 8002)}
+    assert len(ids) == 2 and all(len(one) <= 64 for one in ids)
+
+
+@story
+async def test_a_record_with_a_target_that_no_url_can_name_is_refused() -> None:
+    async with NameServer() as names:
+        names.records["_llm._tcp.test", "SRV"] = ["1 1 80 host/v1?x=."]
+        case = Case(name="_llm._tcp.test", type="SRV", server=names.address)
+        assert (await case.look())[0] == []
+        assert "is no name of a machine" in str(case.roster.describe()[0]["problem"])

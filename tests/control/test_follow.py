@@ -61,3 +61,12 @@ def test_one_bad_worker_does_not_cost_the_others() -> None:
 def test_what_is_no_list_is_an_error(data: bytes) -> None:
     with pytest.raises(ListError, match="expected"):
         read_list(data, None)
+
+
+def test_the_loopback_of_a_controller_elsewhere_is_not_this_machines() -> None:
+    entries = [{"url": url} for url in ("http://127.0.0.1:1", "http://localhost:2", "http://[::1]:3", "http://a:4")]
+    taken, refused = read_list(listed(*entries), None, nearby=False)
+    assert [spec.url for spec in taken] == ["http://a:4"]
+    assert refused[0].endswith("is the controller's own machine; give it the url that others reach it at")
+    taken, refused = read_list(listed(*entries), None, nearby=True)
+    assert (len(taken), refused) == (4, [])

@@ -562,3 +562,14 @@ async def test_our_requests_that_end_after_the_engine_was_asked_are_not_taken_fo
             fleet.finished(one, None, 0.0)
         await made.probe_all()
         assert ([*foreign, one.foreign], fleet.reports[-1].running, one.in_flight) == ([0, 0], 8, 1)
+
+
+@story
+async def test_many_that_do_not_answer_hold_up_the_others_for_one_look_only() -> None:
+    async with Answering() as silent, Engine(VLLM) as worker, prober(timeout_s=0.2, at_once=2) as (made, _):
+        hanging = [WorkerSpec(f"w{number}", silent.url) for number in range(50)]
+        begun = time.monotonic()
+        reports = await made.look([spec(worker), *hanging])
+        assert time.monotonic() - begun < 3.0
+        assert reports[0].worker_id == "w" and reports[0].reachable
+        assert len(reports) < 51 and len(silent.probes) < 50

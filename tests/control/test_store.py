@@ -125,3 +125,15 @@ def test_a_folder_that_cannot_be_made_is_an_error_only_for_who_needs_it(tmp_path
         store.set_drained("a", True).result()
     store.close()
     assert (told.events, store.problem is not None) == (["state_not_kept"], True)
+
+
+def test_a_file_that_cannot_be_opened_is_told_and_costs_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "state.db").mkdir()
+    told = Told()
+    store = opened(tmp_path, told)
+    with pytest.raises(StateError, match="cannot be written"):
+        store.load()
+    store.keep_registered("a", b"a").result()
+    store.keep_registered("b", b"b").result()
+    assert (told.events, "cannot be written" in str(store.problem)) == (["state_not_kept"], True)
+    store.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import tomli
+import trustme
 
 from rbeerouter.config.loading import load
 from rbeerouter.config.sections import Config, Limits, Routing
@@ -31,7 +32,7 @@ def read_config(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Con
     for variable in _VARIABLE.findall(text):
         monkeypatch.setenv(variable, "something-of-16-characters")
     for name in re.findall(r'ca_file = "([^"]+)"', text):
-        (folder / name).write_text("")
+        trustme.CA().cert_pem.write_to_path(folder / name)
     (folder / "config.toml").write_text(text)
     return load(folder / "config.toml", strategies=tuple(STRATEGIES))
 

@@ -62,6 +62,12 @@ def test_the_token_of_registration_opens_what_agents_and_followers_need() -> Non
     ]  # fmt: skip
 
 
+def test_of_two_authorizations_neither_counts() -> None:
+    right, wrong = (b"authorization", f"Bearer {ADMIN}".encode()), (b"authorization", b"Bearer wrong")
+    assert carries([right], ADMIN)
+    assert not carries([right, wrong], ADMIN) and not carries([wrong, right], ADMIN)
+
+
 def test_no_token_is_carried_by_an_empty_header_or_by_no_token_configured() -> None:
     assert not carries([(b"authorization", b"Bearer ")], None, "")
     assert not carries([(b"authorization", b"Bearer \xff")], "x")
