@@ -222,6 +222,8 @@ class Pages:
             raise Refusal(
                 409, f"id = {spec.id!r}: a worker of source {other.spec.source!r} has this id, and counts for more"
             )
+        if any(one.url == spec.url and one.spec.source in (CONFIG, FILE) for one in daemon.fleet.ordered):
+            raise Refusal(409, f"url = {spec.url!r}: another worker is there already")
         entries, most = daemon.discovery.registered.entries, daemon.config.registration.most_workers
         if spec.id not in entries and len(entries) >= most:
             raise Refusal(409, f"{most} workers are registered already; see [registration] most_workers")

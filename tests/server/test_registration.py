@@ -57,6 +57,18 @@ async def test_a_worker_that_registers_gets_requests_at_once_and_none_after_it_i
 
 
 @story
+async def test_a_refused_change_leaves_a_registered_worker_as_it_was(tmp_path: Path) -> None:
+    async with (
+        FaultWorker(name="mine") as mine, FaultWorker() as worker,
+        daemon(tmp_path, mine, registration=REGISTRATION) as router,
+    ):  # fmt: skip
+        await ask(router, "POST", WORKERS, {"id": "gpu1", "url": worker.url})
+        status, answer = await ask(router, "POST", WORKERS, {"id": "gpu1", "url": mine.url})
+        assert (status, answer["error"]) == (409, f"url = '{mine.url}': another worker is there already")
+        assert (await router.workers())["gpu1"]["url"] == worker.url
+
+
+@story
 async def test_an_answer_under_way_outlives_the_removal_of_its_worker(tmp_path: Path) -> None:
     async with (
         FaultWorker("slow_tokens") as worker,

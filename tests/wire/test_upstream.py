@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +21,7 @@ import trustme
 from rbeerouter.config.sections import Limits
 from rbeerouter.core.types import WorkerSpec
 from rbeerouter.wire.upstream import Pool
-from tests.support.aio import story
+from tests.support.aio import run, story
 from tests.support.behaviours import (
     ANSWER_TEXT,
     CHUNKED,
@@ -312,6 +314,37 @@ async def test_a_name_that_leads_elsewhere_ends_its_connections_but_no_answer(tm
         await until(lambda: worker.open_connections == 0, "the old connection is not kept")
         assert (await under_test.post(CHAT, PROMPT)).status == 200
         assert worker.connections_accepted == 2
+
+
+def test_a_worker_whose_name_moves_gets_new_requests_at_its_new_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On asyncio's own loop, which asks Python's resolver, so that the test can be the name server."""
+    leads_to, ask = {"gpu.test": "127.0.0.1"}, socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *more, **named: ask(leads_to.get(host, host), *more, **named))
+
+    async def moves() -> None:
+        async with FaultWorker(["ok", "slow_tokens", "ok"], name="old") as old, FaultWorker(host="127.0.0.2", port=old.port) as new:
+            old.delay_s = 0.5
+            entry = {"id": "gpu", "url": f"http://gpu.test:{old.port}"}
+            async with router(tmp_path, entry, limits={"resolve_s": 0.2}) as under_test, under_test.connect() as client:
+                names = asyncio.create_task(under_test.daemon._resolve_names())
+                await under_test.post(CHAT, PROMPT)
+                client.send_request("POST", CHAT, STREAMED)
+                await old.wait_requests(2)
+                leads_to["gpu.test"] = "127.0.0.2"
+                while not new.requests:                      # the old one still serves: nothing fails meanwhile
+                    assert (await under_test.post(CHAT, PROMPT)).status == 200
+                    await asyncio.sleep(0.05)
+                assert under_test.books.note(await client.receive()).complete
+                before = len(old.requests)
+                assert (await under_test.post(CHAT, PROMPT)).status == 200
+                assert (len(old.requests), old.open_connections) == (before, 0)
+                names.cancel()
+
+    begun = time.monotonic()
+    run(moves())
+    assert time.monotonic() - begun < 10.0
 
 
 @story
