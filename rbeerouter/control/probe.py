@@ -317,7 +317,12 @@ class Prober:
             most_bytes = self._probes.page_bytes if path == STEPS[0] else _HEAD_BYTES
             answer = answers.get(path)
             if answer is None:
-                answer = await self._get(watch, path, most_bytes)
+                try:
+                    answer = await self._get(watch, path, most_bytes)
+                except (aiohttp.ClientError, OSError, ValueError):
+                    if not answers:
+                        raise
+                    break                                      # it is there, and may have no such page to answer with
                 if len(answer.body) < most_bytes:
                     answers[path] = answer
             engine = recognise(answer)

@@ -374,6 +374,21 @@ async def test_an_engine_too_busy_for_its_metrics_is_still_there() -> None:
 
 
 @story
+async def test_a_server_that_leaves_a_page_unanswered_while_it_is_found_out_can_be_used_all_the_same() -> None:
+    class Silent(Engine):
+        async def answer(self, connection: Connection, request: Request) -> None:
+            if request.path == "/metrics":
+                await connection.until_peer_leaves()
+            await super().answer(connection, request)
+
+    pages: dict[str, str | bytes | int] = {"/v1/models": b'{"data":[{"id":"m","owned_by":"somebody"}]}'}
+    async with Silent(pages) as worker, prober(spec(worker), timeout_s=0.2) as (made, fleet):
+        await made.probe_all()
+        one = fleet.workers["w"]
+        assert (one.status, one.engine, one.models) == ("ready", "openai", ("m",))
+
+
+@story
 async def test_an_engine_that_changes_while_it_is_away_is_found_out_again() -> None:
     async with Engine(VLLM) as worker, prober(spec(worker)) as (made, fleet):
         await made.probe_all()

@@ -66,3 +66,10 @@ def test_lm_studio_tells_what_it_has_and_what_is_loaded() -> None:
 
 def test_mlx_tells_its_models() -> None:
     assert read_models(answer("/v1/models", "mlx_models.json"))["models"] == ("mlx-community/Llama-3.2-3B-Instruct-4bit",)
+
+
+def test_an_ollama_or_lm_studio_without_any_model_cannot_be_used() -> None:
+    for body in (b'{"models":null}', b'{"models":[]}'):
+        assert desktop.read_ollama_tags(answer("/api/tags", body=body))["reachable"] is False
+    assert desktop.read_lmstudio_models(answer("/api/v1/models", body=b'{"models":[]}'))["reachable"] is False
+    assert "reachable" not in desktop.read_ollama_tags(answer("/api/tags", body=b"{}"))

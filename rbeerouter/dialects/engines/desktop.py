@@ -24,6 +24,9 @@ from rbeerouter.dialects.engines.spec import (
     text,
 )  # fmt: skip
 
+_NO_MODELS: Facts = {"reachable": False, "problem": "it has no models yet"}
+"""A worker that lists nothing may serve anything, elsewhere; these can serve nothing before they have got a model."""
+
 
 def read_llamacpp_models(answer: Answer) -> Facts:
     """GET /v1/models. Started without a model it is a router itself, and says of each model whether it is loaded."""
@@ -71,7 +74,10 @@ def read_llamacpp_slots(answer: Answer) -> Facts:
 
 def read_ollama_tags(answer: Answer) -> Facts:
     """GET /api/tags: the models on its disk."""
-    told = field(decode(answer.body), "models") if answer.status == 200 else None
+    page = decode(answer.body) if answer.status == 200 else None
+    told = field(page, "models")
+    if isinstance(page, dict) and "models" in page and not told:
+        return _NO_MODELS
     if not isinstance(told, list):
         return {"problem": f"GET {answer.path} answered no list of models"}
     names = (text(one.get("name")) or text(one.get("model")) for one in entries(told))
@@ -100,6 +106,8 @@ def read_lmstudio_models(answer: Answer) -> Facts:
     told = field(decode(answer.body), "models")
     if not isinstance(told, list):
         return {"reachable": True, "problem": f"GET {answer.path} answered no list of models"}
+    if not told:
+        return _NO_MODELS
     models = [(text(one.get("key")), entries(one.get("loaded_instances"))) for one in entries(told)]
     names = [key for key, _ in models if key]
     instances = [text(instance.get("id")) for _, loaded in models for instance in loaded]
