@@ -32,6 +32,7 @@ class _Source(msgspec.Struct):
     media_type: str = "application/octet-stream"
     data: str | None = None
     url: str | None = None
+    content: str | list[_Text] | None = None
 
 
 class _Image(msgspec.Struct, tag="image"):
@@ -326,8 +327,11 @@ def _part(block: _Shown, where: str) -> dict[str, Any]:
         return {"type": "image_url", "image_url": {"url": f"data:{source.media_type};base64,{source.data}"}}
     if isinstance(block, _Image) and source.type == "url" and source.url:
         return {"type": "image_url", "image_url": {"url": source.url}}
-    if isinstance(block, _Document) and source.type == "text" and source.data is not None:
-        return {"type": "text", "text": f"{block.title}\n{source.data}" if block.title else source.data}
+    if isinstance(block, _Document) and source.type in ("text", "content"):
+        text = source.data if source.type == "text" else source.content
+        text = "\n".join(one.text for one in text) if isinstance(text, list) else text
+        if text is not None:
+            return {"type": "text", "text": f"{block.title}\n{text}" if block.title else text}
     if isinstance(block, _Document) and source.type == "base64" and source.data:
         file = {"filename": block.title or "document", "file_data": f"data:{source.media_type};base64,{source.data}"}
         return {"type": "file", "file": file}

@@ -141,6 +141,9 @@ def test_texts_of_documents_and_searches_are_text() -> None:
         {"type": "search_result", "source": "https://x.test", "title": "X", "content": [{"type": "text", "text": "def"}]},
     ]}])  # fmt: skip
     assert made["messages"] == [{"role": "user", "content": "Notes\nabc\n\nX (https://x.test)\ndef"}]
+    for content in ("ab\ncd", [{"type": "text", "text": "ab"}, {"type": "text", "text": "cd"}]):
+        block = {"type": "document", "source": {"type": "content", "content": content}}
+        assert put(messages=[{"role": "user", "content": [block]}])["messages"][0]["content"] == "ab\ncd"
 
 
 def test_a_shape_for_the_answer_is_asked_for() -> None:
