@@ -162,7 +162,8 @@ class Continued:
         usage = payload.get("usage")
         if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int):
             usage["completion_tokens"] += self.tokens
-            usage["prompt_tokens"] = max(0, usage.get("prompt_tokens", 0) - self.tokens)
+            read = usage.get("prompt_tokens")
+            usage["prompt_tokens"] = max(0, read - self.tokens) if isinstance(read, int) else 0
         if not usage and payload.get("choices") and all(map(_is_empty, payload["choices"])):
             return b""                                        # its opening: the client has had one
         return b"data: " + _encode({**payload, **self._same}) + b"\n\n"
@@ -180,7 +181,8 @@ def _split(stream: bytes) -> list[bytes]:
 
 
 def _payload(event: bytes) -> dict[str, Any] | None:
-    """The JSON object of an event; None for comments, [DONE] and nothing. Raises ValueError for what is no event."""
+    """The JSON object of an event; None for comments, [DONE] and nothing. Raises ValueError for what is no event of
+    this protocol."""
     lines = [line for line in event.split(b"\n") if line and not line.startswith(b":")]
     if not lines:
         return None
@@ -190,9 +192,17 @@ def _payload(event: bytes) -> dict[str, Any] | None:
     if data == b"[DONE]":
         return None
     try:
-        return _decode_object(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        payload = _decode_object(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(str(error)) from None
+    choices = payload.get("choices") or []
+    if not isinstance(choices, list) or not all(map(_is_choice, choices)):
+        raise ValueError("choices that are none")
+    return payload
+
+
+def _is_choice(choice: Any) -> bool:
+    return isinstance(choice, dict) and isinstance(choice.get("delta") or {}, dict)
 
 
 def _text(event: dict[str, Any]) -> str:
@@ -207,6 +217,8 @@ def _text(event: dict[str, Any]) -> str:
 def _said(events: list[dict[str, Any]]) -> str | None:
     """The text of all events; None when there was more than text, or it has come to its end."""
     for event in events:
+        if event.get("error") or event.get("object") == "error":
+            return None
         for choice in event.get("choices") or ():
             delta = choice.get("delta") or {}
             more = {name for name, value in delta.items() if value and name not in ("role", "content")}

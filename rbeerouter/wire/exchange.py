@@ -484,7 +484,7 @@ class Exchange:
             self._attempt_ended(Outcome(_DISCONNECTED, committed=self._is_final()))
             return
         if self._is_stream and self._has_failed(tail):
-            self._told = True
+            self._told = self._continued is None
             self._attempt_ended(Outcome(_ERROR_EVENT, committed=True))
             return
         if self._ending is not None and (rest := self._ending()):

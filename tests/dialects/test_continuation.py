@@ -142,3 +142,34 @@ def test_a_stream_that_said_more_than_text_or_has_ended_is_not_continued(last: b
 def test_a_stream_that_has_made_all_its_tokens_is_not_continued() -> None:
     asked = {**ASKED, "max_tokens": 2}
     assert resume(CHAT, json.dumps(asked).encode(), transcript(*SO_FAR), says_so=False) is None
+
+
+ODD: list[Any] = [None, 1, True, "", "x", [], ["x"], [[]], {}, {"a": 1}]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Any:
+    for key, one in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*path, key)
+        yield from places(one, (*path, key))
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_nothing_that_a_worker_sends_breaks_it(odd: Any) -> None:
+    whole = {**json.loads(event("x")[6:]), "usage": {"prompt_tokens": 5, "completion_tokens": 1}}
+    whole["choices"][0]["text"] = None
+    for place in places(whole):
+        body = json.loads(json.dumps(whole))
+        inner = body
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = odd
+        strange = b"data: " + json.dumps(body).encode() + b"\n\n"
+        resume(CHAT, json.dumps(ASKED).encode(), transcript(*SO_FAR, strange), says_so=False)
+        found = resume(CHAT, json.dumps(ASKED).encode(), transcript(*SO_FAR), says_so=False)
+        assert found is not None
+        assert isinstance(found[1].feed(strange), bytes)
+
+
+def test_a_stream_that_told_of_an_error_is_not_continued() -> None:
+    for error in (b'data: {"error":{"message":"x"}}\n\n', b'data: {"object":"error","message":"x"}\n\n'):
+        assert resume(CHAT, json.dumps(ASKED).encode(), transcript(*SO_FAR, error), says_so=False) is None
