@@ -41,7 +41,7 @@ def rocm(text: str) -> Reading | None:
     """`rocm-smi --showmeminfo vram --showtemp --showpower --json`: an object for each card, its keys in words."""
     try:
         cards = [card for name, card in json.loads(text).items() if name.startswith("card") and isinstance(card, dict)]
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return None
     if not cards:
         return None

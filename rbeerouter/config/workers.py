@@ -29,7 +29,7 @@ def read_workers_file(path: Path, engines: tuple[str, ...] = ()) -> tuple[Worker
             raw = msgspec.json.decode(path.read_bytes())
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigError(f"{path}: is not valid JSON: {error}") from None
         raw = {"workers": raw} if isinstance(raw, list) else raw
     else:

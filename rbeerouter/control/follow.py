@@ -119,7 +119,7 @@ def read_list(
     """
     try:
         listed = msgspec.json.decode(data)["workers"]
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
         raise ListError('expected a JSON object with a list "workers"') from None
     if not isinstance(listed, list) or len(listed) > _MOST_WORKERS:
         raise ListError(f'expected a list of at most {_MOST_WORKERS} "workers"')

@@ -51,7 +51,7 @@ class Registered:
         for worker_id, data in kept.items():
             try:
                 entry = _decode(data)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 self._store.forget_registered(worker_id)
                 continue
             spec = entry.spec

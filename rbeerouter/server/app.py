@@ -99,7 +99,7 @@ def _script_routes(daemon: Daemon) -> list[Route]:
                 given = _decode_params(await read_body(request))
                 set_params(daemon.decider.script, given)
                 daemon.log.info("params_set", params=given)
-            except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RouterError) as error:
+            except (msgspec.MsgspecError, RecursionError, ValueError, RouterError) as error:
                 return Json({"ok": False, "error": str(error)}, 422)
         script = daemon.decider.script
         return Json({"ok": True, "params": script.params() if script else {}})

@@ -26,6 +26,7 @@ from rbeerouter.core.types import Env
 from rbeerouter.dialects.engines import ENGINES
 
 _EXPIRE_S = 1.0
+_AGAIN_S = 1.0
 
 
 class Discovery:
@@ -105,7 +106,7 @@ class Discovery:
     def start(self) -> None:
         """Begins to watch."""
         sources = [*self._asked, *([self._file] if self._file else [])]
-        self._tasks = [tasks.start(f"watch {type(source).__name__}", source.run()) for source in sources]
+        self._tasks = [tasks.start(f"watch {type(source).__name__}", self._watch(source)) for source in sources]
         self._tasks.append(tasks.start("expiry of workers", self._expire()))
 
     def stop(self) -> None:
@@ -161,6 +162,16 @@ class Discovery:
             self.store.problem = str(error)
             self._log("state_not_kept", file=str(self.store.path), error=str(error))
             return Kept()
+
+    async def _watch(self, source: WatchedFile | DnsSource | Follower) -> None:
+        """Runs a source for ever: a defect may cost one look, not all that come after it."""
+        while True:
+            try:
+                await source.run()
+            except Exception as error:
+                what = f"{type(source).__name__} could not look"
+                self._log("unexpected", message=what, error=repr(error))
+                await asyncio.sleep(_AGAIN_S)
 
     async def _expire(self) -> None:
         while True:

@@ -134,7 +134,7 @@ class Pages:
         body = await read_body(request)
         try:
             figures = _decode_figures(body) if body.strip() else Figures()
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise Refusal(422, f"the body: {error}") from None
         worker_id, daemon = request.path_params["worker_id"], self._daemon
         if not daemon.discovery.registered.heard_of(worker_id, figures.yielding):
@@ -200,7 +200,7 @@ class Pages:
     def _read(self, body: bytes) -> tuple[WorkerSpec, float | None]:
         try:
             raw = _decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refusal(422, f"the body is not valid JSON: {error}") from None
         ttl_s: Any = self._daemon.config.registration.ttl_s
         if isinstance(raw, dict):

@@ -59,7 +59,7 @@ def is_shown(body: bytes) -> bool:
     """Is this an error that a client can read? Anything but a JSON object is not: a page of HTML, nothing at all."""
     try:
         return bool(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
 
 

@@ -57,7 +57,7 @@ def test_one_bad_worker_does_not_cost_the_others() -> None:
     ] * 3
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"workers": 1}', b"\xff", b"<html>"])
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"workers": 1}', b"\xff", b"<html>", b"[" * 100_000])
 def test_what_is_no_list_is_an_error(data: bytes) -> None:
     with pytest.raises(ListError, match="expected"):
         read_list(data, None)

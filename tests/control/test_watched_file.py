@@ -49,6 +49,7 @@ def test_a_broken_file_changes_nothing_and_says_where_it_is_broken(tmp_path: Pat
     for text, told in (
         (ONE + '[[workers]]\nurl = "http://b:1"\nvram = "much"\n', "workers[1].vram = 'much'"),
         ("[[workers]\n", "(at line 1, column 10)"),
+        ("a = " + "[" * 10_000, "is not valid TOML"),
         (ONE + ONE, "workers[1].id = 'a': another worker has this id"),
         (ONE + "zzz = 1\n", "workers[0].zzz: unknown key"),
         (ONE.replace("workers", "worker"), "worker: unknown key; did you mean 'workers'?"),

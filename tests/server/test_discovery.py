@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from rbeerouter.config.loading import load
+from rbeerouter.core.types import Env
+from rbeerouter.server.discovery import Discovery
 from tests.support.aio import story
 from tests.support.daemon import DaemonProcess, daemon, free_port, until
 from tests.support.fault_worker import FaultWorker
@@ -146,3 +153,27 @@ async def test_workers_behind_a_name_follow_its_records(tmp_path: Path) -> None:
             assert len(await router.workers()) == 2
             await until(lambda: names.asked["_llm._tcp.test", "SRV"] > 3, "further tries")
             assert len(router.log_lines("source_failed")) == 1
+
+
+@story
+async def test_a_defect_in_one_look_costs_no_more_than_that_look(tmp_path: Path) -> None:
+    class Odd:
+        looks = 0
+
+        async def run(self) -> None:
+            while True:
+                await asyncio.sleep(0)
+                self.looks += 1
+                raise RuntimeError("a defect")
+
+    told: list[tuple[str, Any]] = []
+    settings = load(strategies=(), workers=("http://127.0.0.1:9",))
+    config = msgspec.structs.replace(settings, state_folder=tmp_path)
+    env = Env(time.monotonic, time.time, random.Random(1))
+    made = Discovery(config, env, lambda event, **fields: told.append((event, fields.get("error"))))
+    odd: Any = Odd()
+    made._asked.append(odd)
+    made.start()
+    await until(lambda: odd.looks == 2, "another look")
+    made.close()
+    assert told == [("unexpected", "RuntimeError('a defect')")] * 2

@@ -143,6 +143,7 @@ BAD = [
     ({}, 422, "the worker: object missing required field `url`"),
     ([], 422, "expected an object with at least url, got []"),
     (b"{", 422, "the body is not valid JSON"),
+    (b"[" * 100_000, 422, "the body is not valid JSON"),
     ({"url": "http://a:1", "vram": "much"}, 422, "the worker: vram = 'much': expected"),
     ({"url": "http://a:1", "vran": 1}, 422, "vran: unknown key; did you mean 'vram'?"),
     ({"url": "ftp://127.0.0.1"}, 422, "url = 'ftp://127.0.0.1': expected http://HOST:PORT"),

@@ -64,7 +64,7 @@ def test_an_error_object_of_any_shape_can_be_shown(body: bytes) -> None:
     assert is_shown(body)
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'"no"', b"<html>", b'{"error":', b"\xff\xfe"])
+@pytest.mark.parametrize("body", [b'{"a":' + b"[" * 100_000, b"", b"{}", b"[]", b'"no"', b"<html>", b'{"error":', b"\xff\xfe"])
 def test_what_is_no_error_object_is_not_shown(body: bytes) -> None:
     assert not is_shown(body)
 
