@@ -19,6 +19,8 @@ from rbeerouter.core.types import BUSY, DRAINING, OFFLINE, READY, Learned, Machi
 
 _versions = itertools.count()
 _NEVER = float("inf")
+_WAITING_LEAST = 3
+"""So many must wait in an engine, and half as many as it works on, until it counts as full."""
 _FIRST_WEIGHT = 0.1
 """What a worker that comes back is given of its share at first: enough to show whether it works."""
 _MOST_FOREIGN = (1 << 21) - 1
@@ -353,7 +355,7 @@ class Fleet:
 
     def _fit(self, worker: Worker) -> None:
         """The number of requests there, or how many fit, has changed."""
-        occupied, capacity = worker.in_flight + worker.foreign, worker.capacity
+        occupied, capacity = worker.in_flight + worker.foreign + worker.shut, worker.capacity
         standing = worker.standing
         worker.status = standing if standing != READY or occupied < capacity else BUSY
         if worker.weight < 1.0:
@@ -411,9 +413,19 @@ def _take_figures(worker: Worker, report: Report) -> None:
     worker.kv_blocks, worker.block_size = report.kv_blocks, report.block_size
     worker.reported_at = report.taken_at
     _add_machine(worker, report.taken_at)
+    worker.shut = _shut(worker, report)
     if report.running is None and report.waiting is None:
         worker.foreign, worker.load_age_s = 0, None
         return
     ours = worker.in_flight if report.in_flight is None else report.in_flight
     worker.foreign = min(_MOST_FOREIGN, max(0, (report.running or 0) + (report.waiting or 0) - ours))
     worker.load_age_s = 0.0
+
+
+def _shut(worker: Worker, report: Report) -> int:
+    """Places that are there by its capacity, but not in truth: an engine in which many wait beside those that it works
+    on has no room for more, be it that its KV cache is full. One or two that wait may just have come."""
+    running, waiting = report.running, report.waiting
+    if not running or not waiting or waiting < _WAITING_LEAST or 2 * waiting < running:
+        return 0
+    return max(0, worker.capacity - running)

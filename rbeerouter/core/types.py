@@ -145,8 +145,9 @@ class Worker:
     Mutable for speed (a frozen snapshot of 64 workers per request would cost more than the decision), but changed by
     `Fleet` alone. None always means: not known.
 
-    - *load*: `in_flight` requests of ours and `foreign` ones, which the engine had besides at its last report, are
-      `occupied` places of `capacity`. `load` is occupied / capacity: 0.0 idle, 1.0 full, above 1.0 over-committed. A
+    - *load*: `in_flight` requests of ours, `foreign` ones, which the engine had besides at its last report, and places
+      that are `shut`, as it said that many wait in it, are `occupied` places of `capacity`. `load` is
+      occupied / capacity: 0.0 idle, 1.0 full, above 1.0 over-committed. A
       worker in slow start (`weight` below 1.0) counts each request for more than one. Where `capacity` is only what
       is usual for its engine, it may have up to `most`, and nobody is made to wait for the sake of a guess.
     - *what the engine last said*: `running`, `waiting` (in its own queue), `kv_usage` (0 to 1), `vram_used`,
@@ -165,13 +166,13 @@ class Worker:
         "health", "held", "id", "in_flight", "index", "inter_token_ms", "kv_blocks", "kv_usage", "latency_ms",
         "learned", "load", "load_age_s", "loaded", "loras", "machine", "metadata", "model_set", "models", "most",
         "occupied", "owner_active", "performance", "price_in", "price_out", "probed_at", "prompt_tokens", "ramp_from",
-        "reported_at", "restarts", "role", "running", "served", "speaks", "spec", "speed", "standing", "started_at",
-        "status", "temperature_c", "tokens", "tokens_per_s", "ttft_at", "ttft_ms", "url", "vram", "vram_used",
-        "waiting", "watts", "weight", "window",
+        "reported_at", "restarts", "role", "running", "served", "shut", "speaks", "spec", "speed", "standing",
+        "started_at", "status", "temperature_c", "tokens", "tokens_per_s", "ttft_at", "ttft_ms", "url", "vram",
+        "vram_used", "waiting", "watts", "weight", "window",
     )  # fmt: skip
 
     def __init__(self, spec: WorkerSpec) -> None:
-        self.in_flight = self.foreign = self.occupied = 0
+        self.in_flight = self.foreign = self.shut = self.occupied = 0
         self.health = Health()
         self.status = self.standing = OFFLINE
         self.held = self.half_open = self.draining = False
@@ -232,7 +233,7 @@ class Worker:
 
     def forget_figures(self) -> None:
         """What the engine said is too old to be taken for true, and nothing is taken in its place."""
-        self.foreign = 0
+        self.foreign = self.shut = 0
         self.running: int | None = None
         self.waiting: int | None = None
         self.kv_usage: float | None = None

@@ -346,6 +346,26 @@ def test_what_the_engine_has_beyond_our_requests_is_foreign_and_part_of_the_load
     assert (one.foreign, one.occupied, one.load) == (foreign, 2 + foreign, (2 + foreign) / 16)
 
 
+@pytest.mark.parametrize(
+    ("running", "waiting", "load"),
+    [(4, 4, 1 + 4 / 256), (100, 60, 1 + 60 / 256), (4, 1, 5 / 256), (100, 20, 120 / 256), (0, 9, 9 / 256), (300, 200, 500 / 256)],
+)
+def test_an_engine_in_which_many_wait_is_full_whatever_its_capacity(running: int, waiting: int, load: float) -> None:
+    made = fleet(worker("w1", max_concurrency=256), "w2")
+    made.apply(Report("w1", True, None, 1.0, running=running, waiting=waiting))
+    one = made.workers["w1"]
+    assert (one.load, one.status) == (load, BUSY if load >= 1 else READY)
+    made.apply(Report("w1", True, None, 2.0, running=running, waiting=0))
+    assert one.load == running / 256, "until nobody waits any more"
+
+
+def test_a_full_engine_of_which_nothing_is_heard_any_more_is_not_full_for_ever() -> None:
+    made = fleet(worker("w1", max_concurrency=256), "w2")
+    made.apply(Report("w1", True, None, 1.0, running=4, waiting=4))
+    made.tick(1.0 + made.rules.stale_s + 1)
+    assert (made.workers["w1"].load, made.workers["w1"].status) == (0.0, READY)
+
+
 def test_foreign_requests_make_a_worker_busy() -> None:
     made = fleet("w1")
     one = told(made, "w1", running=4, waiting=0)
