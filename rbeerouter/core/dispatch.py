@@ -453,7 +453,7 @@ def _upstream_message(failure: Failure, tried: int) -> str:
         "upstream_error_status": "the worker answered with an error that says nothing",
         "upstream_unusable": "the worker cannot be used for this request",
         "upstream_error_event": "the worker answered with an error in place of content",
-        "upstream_protocol_error": "the worker did not answer with valid HTTP",
+        "upstream_protocol_error": "the worker gave no valid answer",
         "upstream_first_content_timeout": "the worker gave no content in time",
         "upstream_stalled": "the worker stopped sending",
         "upstream_deadline": "the request took longer than allowed",

@@ -361,7 +361,7 @@ def test_no_failure_is_tried_again_after_the_client_has_got_content(code: str) -
     [
         ("upstream_connect_failed", "could not connect to a worker (1 tried)"),
         ("upstream_disconnected", "the worker closed the connection before its answer was complete (1 tried)"),
-        ("upstream_protocol_error", "the worker did not answer with valid HTTP (1 tried)"),
+        ("upstream_protocol_error", "the worker gave no valid answer (1 tried)"),
         ("upstream_first_content_timeout", "the worker gave no content in time (1 tried)"),
         ("upstream_stalled", "the worker stopped sending (1 tried)"),
         ("upstream_deadline", "the request took longer than allowed (1 tried)"),
