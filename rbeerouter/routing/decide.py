@@ -240,11 +240,12 @@ class Decider:
             return self._by_strategy(request, "fallback", self.strategy.name, error, log=choice.log)
         worker = next((worker for worker in order if worker.status == READY), order[0])
         order.remove(worker)
+        patience = None if worker.status == READY else Patience(None, _priority(request))
         return Decision(
             worker, "script", reason, _rewrite(request, worker, wanted), None,
             self.explain(script, worker) if self.debug else None,
             SEND if worker.status == READY else WAIT, tuple(order) if choice.workers is not None else None,
-            tuple(answer.headers) if answer else (), Patience(None, _priority(request)), log=choice.log, wanted=wanted,
+            tuple(answer.headers) if answer else (), patience, log=choice.log, wanted=wanted,
         )  # fmt: skip
 
     def _wanted(self, answer: Answer | None) -> str | None:

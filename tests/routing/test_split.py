@@ -143,7 +143,7 @@ def test_a_failed_worker_is_replaced_on_its_side_first_and_on_the_other_if_that_
     one = job()
     effects = [dispatcher.on_request(one)]
     for _ in range(2):
-        effects.append(dispatcher.on_outcome(one, Outcome(FAILURES["upstream_disconnected"])))
+        effects.append(dispatcher.on_outcome(one, Outcome(FAILURES["upstream_connect_failed"])))
     assert all(isinstance(effect, Send) for effect in effects)
     assert {one.tried[0], one.tried[1]} == {"g1", "g2"} and one.tried[2] == "cloud"
 
