@@ -7,6 +7,7 @@ is answered with the nearest known one. What the values mean is not judged here.
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 from pathlib import Path
@@ -89,11 +90,17 @@ def shown_value(path: str, value: Any) -> str:
     return "(hidden)" if path.endswith(("api_key", "token")) else repr(value)
 
 
+@functools.cache
+def _fields(section: type[Section]) -> dict[str, msgspec.structs.FieldInfo]:
+    """By name. msgspec compiles all annotations for that, which costs more than reading an entry."""
+    return {field.encode_name: field for field in msgspec.structs.fields(section)}
+
+
 def _refuse_unknown(raw: Any, section: type[Section], where: str, key: str) -> None:
     """Refuses keys that no field has, with the nearest one that exists."""
     if not isinstance(raw, dict):
         return
-    fields = {field.encode_name: field for field in msgspec.structs.fields(section)}
+    fields = _fields(section)
     for name, value in raw.items():
         here = f"{key}.{name}" if key else name
         if name not in fields:

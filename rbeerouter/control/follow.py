@@ -67,7 +67,7 @@ class Follower:
         self._looked = True
         try:
             data = await self._get()
-            specs, refused = self._read(data)
+            specs, refused = await asyncio.to_thread(self._read, data)    # thousands would hold up requests
         except (aiohttp.ClientError, OSError, ValueError, ListError) as error:
             problem = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
             self._roster.failed(NAME, CONTROLLER, f"{self._url}: {problem}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rbeerouter.config.sections import ConfigError
 from rbeerouter.config.workers import read_workers_file
-from rbeerouter.control.roster import FILE, Roster
+from rbeerouter.control.roster import FILE, Roster, Specs
 from rbeerouter.dialects.engines import ENGINES
 
 NAME = FILE
@@ -31,19 +31,29 @@ class WatchedFile:
         """Looks for ever."""
         while True:
             await asyncio.sleep(self._every_s)
-            self.look()
+            mark, before = self._mark(), self._seen
+            if mark != before:
+                found = await asyncio.to_thread(self._read)               # thousands would hold up requests
+                if self._seen is before:                                  # else a reload has read it meanwhile
+                    self._take(mark, found)
 
     def look(self) -> None:
         """Reads the file if it is another one than before."""
         mark = self._mark()
-        if mark == self._seen:
-            return
+        if mark != self._seen:
+            self._take(mark, self._read())
+
+    def _read(self) -> Specs | ConfigError:
         try:
-            specs = read_workers_file(self._path, tuple(ENGINES))
+            return read_workers_file(self._path, tuple(ENGINES))
         except ConfigError as error:
-            self._roster.failed(NAME, FILE, str(error))
+            return error
+
+    def _take(self, mark: tuple[int, ...] | str, found: Specs | ConfigError) -> None:
+        if isinstance(found, ConfigError):
+            self._roster.failed(NAME, FILE, str(found))
         else:
-            self._roster.put(NAME, specs, FILE)
+            self._roster.put(NAME, found, FILE)
         self._seen = mark
 
     def _mark(self) -> tuple[int, ...] | str:
