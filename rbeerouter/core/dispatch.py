@@ -126,6 +126,10 @@ class Job(msgspec.Struct, eq=False):
     continued: bool = False
     caller: bytes = b""
 
+    def failed_on(self) -> frozenset[str]:
+        """The ids of the workers that failed it. One that only had no room may serve it yet."""
+        return frozenset(one.worker_id for one in self.attempts if one.result != "upstream_overloaded")
+
 
 def refused_job(request: Request, refusal: RouterError, arrived: float, wall: float, now: float) -> Job:
     """A job that ended before anything was decided: its body could not be understood."""
@@ -306,7 +310,7 @@ class Dispatcher:
             worker = self._with_room(job, decision.worker)
         except RouterError as refusal:
             return self._fail(job, refusal)
-        if worker is not None and not (self.waiting and queue.before(patience.priority, worker)):
+        if worker is not None and not (self.waiting and queue.before(patience.priority, worker, self._could_have)):
             return self._send_waiting(job, worker, now)
         deadline = queue.deadline(job, patience, now)
         if deadline <= now:
@@ -321,6 +325,10 @@ class Dispatcher:
         job.state, job.queued = WAITING, now
         queue.add(job, decision.worker, patience.priority, deadline)
         return _WAIT
+
+    def _could_have(self, job: Job, worker: Worker) -> bool:
+        """May a job that waits for no one by name go to this worker?"""
+        return worker in self.decider.serving(job)
 
     def _rests_until(self, job: Job, decision: Decision) -> float:
         """When the first of the workers that it would wait for may be asked again; in the past if one may be now."""

@@ -55,8 +55,10 @@ class QueueRules(msgspec.Struct, frozen=True):
 
 _Place = tuple[int, int, int]
 """(-priority, turn, number): the lower one goes first. No two jobs have the same."""
-_Lane = tuple[Worker | None, str, str, str | None]
-"""The worker that was named; or None, the model's name, the protocol and the only side that may have it."""
+_Lane = tuple[Worker | None, str, str, str | None, frozenset[str]]
+"""The worker that was named; or None, the model's name, the protocol, the only side that may have it, and the workers
+that it has failed on: who may go where must be the same for all of a lane."""
+_NONE: frozenset[str] = frozenset()
 _Caller = tuple[str | None, bytes]
 _NOBODY: _Caller = (None, b"")
 """Whoever does not say who it is: all of those together are no caller whose share could be bounded."""
@@ -143,13 +145,17 @@ class Queue:
         waiter = self.waiters[job]
         return self._before(waiter.place, waiter.lane)
 
-    def before(self, priority: int, worker: Worker) -> bool:
-        """Does anybody wait for this worker, or perhaps for it, who would go before a newcomer of this priority?"""
-        return any(
-            -lane[0][0][0] >= priority
-            and (named is worker or (named is None and worker.serves(model) and side in (None, worker.deployment)))
-            for (named, model, _, side), lane in self._lanes.items()
-        )
+    def before(self, priority: int, worker: Worker, could_have: Callable[[Job, Worker], bool]) -> bool:
+        """Does anybody wait for this worker, or perhaps for it, who would go before a newcomer of this priority?
+
+        Args:
+            could_have: may a job that waits for no one by name go to this worker?
+        """
+        for key, lane in self._lanes.items():
+            place, head = lane[0]
+            if -place[0] >= priority and (key[0] is worker or (key[0] is None and could_have(head, worker))):
+                return True
+        return False
 
     def admit(self, find: Callable[[Job, Worker | None], Worker | None]) -> Iterator[tuple[Job, Worker]]:
         """Lets go whoever can, in order.
@@ -215,10 +221,11 @@ class Queue:
 
 def _lane(worker: Worker | None, job: Job) -> _Lane:
     if worker is not None:
-        return worker, "", "", None
+        return worker, "", "", None, _NONE
     decision, request = job.decision, job.request
     wanted = decision.wanted if decision and decision.wanted else request.model
-    return None, wanted, request.protocol, request.deployment
+    failed_on = job.failed_on() if job.attempts else _NONE
+    return None, wanted, request.protocol, request.deployment, failed_on
 
 
 def _caller(job: Job) -> _Caller:

@@ -169,8 +169,7 @@ class Decider:
     def serving(self, job: Job) -> list[Worker]:
         """Those that serve what a job wants and may have it, reachable or not. One that has failed it is none of them,
         unless it only had no room."""
-        failed = [attempt.worker_id for attempt in job.attempts if attempt.result != "upstream_overloaded"]
-        return self._serving(job.request, _wanted_by(job), failed)
+        return self._serving(job.request, _wanted_by(job), job.failed_on() if job.attempts else ())
 
     def room_for(self, job: Job) -> Worker | None:
         """The strategy's choice among the ready workers that serve what a job wants. Raises RouterError when nobody

@@ -334,9 +334,10 @@ class Exchange:
         if refusal is None:
             self._commit(upstream)
             return
-        wait_s = refusals.retry_after_s(shape, upstream.raw, listener.env.wall())
+        wall = listener.env.wall()
+        wait_s = refusals.retry_after_s(shape, upstream.raw, wall)
         shown = upstream.complete and refusals.is_shown(body)
-        self._own_error = refusals.OwnError(upstream.status, shape.lines(upstream.raw), body)
+        self._own_error = refusals.OwnError(upstream.status, refusals.shown_lines(shape, upstream.raw, wall), body)
         self._let_go(upstream)
         self._attempt_ended(Outcome(refusal, upstream.status, retry_after_s=wait_s, answered=shown))
 
@@ -345,7 +346,8 @@ class Exchange:
         body = self._judge.error_body(_ERROR_EVENT, message, None)
         self._own_error = refusals.OwnError(_ERROR_EVENT.status, b"content-type: application/json\r\n", body)
         self._let_go(upstream)
-        self._attempt_ended(Outcome(_ERROR_EVENT, _ERROR_EVENT.status, answered=True))
+        committed = self._committed                          # by the worker that this one was to go on for
+        self._attempt_ended(Outcome(_ERROR_EVENT, _ERROR_EVENT.status, committed=committed, answered=not committed))
 
     def _let_go(self, upstream: UpstreamConnection) -> None:
         """Done with this connection: kept if its answer is whole, else closed."""
@@ -439,7 +441,10 @@ class Exchange:
             framing, client.keep_alive = b"", False
         if not client.keep_alive:
             framing += b"connection: close\r\n"
-        lines = shape.lines(upstream.raw)
+        if upstream.status < 400:
+            lines = shape.lines(upstream.raw)
+        else:
+            lines = refusals.shown_lines(shape, upstream.raw, client.listener.env.wall())
         if self._is_remade:
             lines = with_headers(lines, _JSON)
         if job.queue_s:
@@ -507,6 +512,10 @@ class Exchange:
             outcome = self._judged(outcome)
         effect = dispatcher.on_outcome(self.job, outcome)
         if dispatcher.waiting:
+            if self.job.state == WAITING:                    # it may be let go at once itself
+                self.perform(effect)
+                listener.waiters.admit()
+                return
             listener.waiters.admit()                         # before a next request on this connection takes the slot
         self.perform(effect)
 
@@ -572,7 +581,7 @@ class Exchange:
             self._drop_upstream()
             committed = self._is_final() if code == "upstream_stalled" else self._committed
             self._attempt_ended(Outcome(FAILURES[code], committed=committed))
-        elif self.job.request.stream and not self._committed:
+        elif self.job.request.stream and (not self._relaying or self.job.state == WAITING):
             self._keep_alive(now)
 
     def _overdue(self, now: float) -> str | None:
@@ -580,9 +589,10 @@ class Exchange:
         limits, stream = listener.limits_of.get(job.request.model, listener.limits), job.request.stream
         if now > listener.dispatcher.deadline(job):
             return "upstream_deadline"
-        if not self._committed and stream and now - job.sent > limits.first_content_s:
-            return "upstream_first_content_timeout"
-        if self._shape is None or (stream and not self._committed):
+        if stream and not self._relaying:
+            late = now - job.sent > limits.first_content_s
+            return "upstream_first_content_timeout" if late else None
+        if self._shape is None:
             return None
         if self._progress != self._seen_progress or self.client.write_paused:
             self._seen_progress, self._seen_progress_at = self._progress, now
@@ -597,12 +607,14 @@ class Exchange:
         comment = self._dialect.keep_alive
         if not comment or now - max(job.arrived, self._commented_at) < client.listener.limits.comment_s:
             return
+        if client.write_paused:                               # it has more to read than it does
+            return
         self._commented_at = now
         if job.state == WAITING:
             before, seconds = client.listener.dispatcher.place(job)
             eta = f" eta_s={seconds:.0f}" if seconds is not None else ""
             comment = b": queue position=%d%b\n\n" % (before + 1, eta.encode())
-        if not self._begun:
+        if not self._begun and not self._committed:           # committed: between one worker's part and the next one's
             self._begun = True
             self._chunked = client.speaks_chunked
             client.begin_stream(self._dialect.stream_type, job.request.id)

@@ -11,9 +11,9 @@ import re
 
 import msgspec
 
-from rbeerouter.core.errors import FAILURES, Failure
+from rbeerouter.core.errors import FAILURES, Failure, retry_after
 from rbeerouter.dialects.engines import errors
-from rbeerouter.wire.headers import RawHeaders, Shape
+from rbeerouter.wire.headers import RawHeaders, Shape, with_headers
 
 _HELD = frozenset({401, 404, 424, 425, 429})
 """Besides those from 500 on, statuses that may be the worker's fault: our key, a model it lost, a generation that
@@ -80,6 +80,18 @@ def retry_after_s(shape: Shape, raw: RawHeaders, wall: float) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(given.decode("latin-1")).timestamp() - wall)
     except (ValueError, OverflowError):
         return None
+
+
+def shown_lines(shape: Shape, raw: RawHeaders, wall: float) -> bytes:
+    """The header lines of a worker's error as a client may see them: nobody is sent away for longer than the router
+    itself would, and SDKs do not try again what the router did not.
+    """
+    lines = shape.lines(raw)
+    ours = [("x-should-retry", "false")]
+    if b"\nretry-after" in lines or lines.startswith(b"retry-after"):
+        seconds = retry_after(retry_after_s(shape, raw, wall) or 0.0)
+        ours += [("retry-after", str(seconds)), ("retry-after-ms", str(1000 * seconds))]
+    return with_headers(lines, ours)
 
 
 def _number(given: bytes | None) -> float | None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rbeerouter.core.dispatch import Job
 from rbeerouter.core.queue import Queue, QueueRules
-from rbeerouter.core.types import Patience, Worker
+from rbeerouter.core.types import Attempt, Patience, Worker
 from tests.support.builders import fleet, job, quick, worker
 
 
@@ -109,8 +109,21 @@ def test_nobody_waits_longer_than_the_whole_request_may_take() -> None:
 def test_a_newcomer_stands_behind_those_who_could_take_the_same_worker() -> None:
     w1, w2 = fleet(worker("w1", models=("a",)), worker("w2", models=("b",))).ordered
     made = room((named("any-a", model="a"), None, 1, 9.0), (named("w2"), w2, 0, 9.0))
-    assert [made.before(priority, w1) for priority in (0, 1, 2)] == [True, True, False]
-    assert [made.before(priority, w2) for priority in (-1, 0, 1)] == [True, True, False]
+
+    def before(priority: int, one: Worker) -> bool:
+        return made.before(priority, one, lambda waiting, wanted: wanted.serves(waiting.request.model))
+
+    assert [before(priority, w1) for priority in (0, 1, 2)] == [True, True, False]
+    assert [before(priority, w2) for priority in (-1, 0, 1)] == [True, True, False]
+
+
+def test_who_may_not_go_to_a_worker_that_failed_it_holds_up_nobody_who_may() -> None:
+    w1 = fleet("w1").ordered[0]
+    failed, fresh = named("failed"), named("fresh")
+    failed.attempts = [Attempt("w1", "upstream_disconnected", 1.0)]
+    made = room((failed, None, 0, 9.0), (fresh, None, 0, 9.0))
+    assert admitted(made, lambda job, _: None if w1.id in job.failed_on() else w1) == ["fresh"]
+    assert not made.before(0, w1, lambda waiting, wanted: wanted.id not in waiting.failed_on())
 
 
 JOBS = st.lists(

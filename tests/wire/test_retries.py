@@ -59,6 +59,24 @@ async def test_a_worker_that_has_no_room_or_fails_is_replaced(status: int, body:
         assert [(one["worker_id"], one["result"]) for one in line["tries"]] == [("bad", code), ("good", "ok")]
 
 
+@pytest.mark.parametrize("status", [400, 409, 500])
+@pytest.mark.parametrize(
+    ("header", "given", "shown"),
+    [
+        ("retry-after", "3600", "60"), ("retry-after", "Fri, 01 Jan 2100 00:00:00 GMT", "60"), ("retry-after", "7", "7"),
+        ("retry-after-ms", "9000000", "60"), ("retry-after", "soon", "1"),
+    ],
+)  # fmt: skip
+@story
+async def test_no_error_of_a_worker_s_sends_a_client_away_for_more_than_a_minute(
+    header: str, given: str, shown: str, status: int, tmp_path: Path
+) -> None:
+    async with FaultWorker(refusing(status, (header, given))) as worker, router(tmp_path, worker) as under_test:
+        headers = (await under_test.post(CHAT, PROMPT)).headers
+        assert (headers["retry-after"], headers["retry-after-ms"]) == (shown, f"{shown}000")
+        assert headers["x-should-retry"] == "false"
+
+
 @pytest.mark.parametrize("status", [400, 403, 404, 408, 409, 413, 422, 501])
 @story
 async def test_what_another_worker_would_say_too_is_passed_on_at_once(status: int, tmp_path: Path) -> None:

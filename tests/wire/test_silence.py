@@ -19,6 +19,7 @@ from tests.support.fault_worker import Connection, FaultWorker, Request
 from tests.wire.answers import CHAT, PROMPT, STREAMED, error_shape
 from tests.wire.router import router
 
+IN_ORDER = "function route_request(request, workers) return workers end"
 FIRST = "function route_request(request, workers)\n  return workers[1]\nend\n"
 SOON = {"comment_s": 0.2}
 
@@ -216,6 +217,60 @@ async def test_a_stream_is_continued_once_and_no_more(tmp_path: Path) -> None:
     ):
         answer = await under_test.post(CHAT, STREAMED)
         assert (answer.complete, len(two.requests), len(three.requests)) == (False, 1, 0)
+
+
+async def says_error(connection: Connection, request: Request) -> None:
+    error = sse(error_object("broke", "server_error", "broken"))
+    await connection.write(head(200, SSE_TYPE, CHUNKED) + chunk(error) + b"0\r\n\r\n")
+
+
+@story
+async def test_when_the_worker_that_goes_on_begins_with_an_error_the_client_gets_it_as_an_event(tmp_path: Path) -> None:
+    async with (
+        FaultWorker(dies_after(4), name="w1") as one,
+        FaultWorker(says_error, name="w2") as two,
+        FaultWorker(goes_on, name="w3") as three,
+        router(tmp_path, one, two, three, script=IN_ORDER, models=CONTINUES) as under_test,
+    ):
+        answer = await under_test.post(CHAT, STREAMED)
+        assert (answer.complete, b"HTTP/1.1" in answer.body, len(three.requests)) == (False, False, 0)
+        assert error_shape(answer.events()[-1].json())[1] == "upstream_error_event"
+
+
+@story
+async def test_while_another_worker_takes_its_time_to_go_on_there_are_comments_but_not_for_ever(tmp_path: Path) -> None:
+    async with (
+        FaultWorker(dies_after(4), name="w1") as one,
+        FaultWorker("hang", name="w2") as two,
+        router(
+            tmp_path, one, two, script=IN_ORDER, models=CONTINUES, limits={"comment_s": 0.2, "first_content_s": 0.9}
+        ) as under_test,
+    ):
+        answer = await under_test.post(CHAT, STREAMED)
+        *before, last = answer.events()
+        told = [event.is_comment for event in before]
+        assert (answer.complete, any(told[-2:]), any(told[:3])) == (False, True, False)
+        assert error_shape(last.json())[1] == "upstream_first_content_timeout"
+        await two.wait_closed_by_peer(1.0)
+
+
+@story
+async def test_a_stream_that_waits_for_the_worker_that_is_to_go_on_is_told_its_place(tmp_path: Path) -> None:
+    async with FaultWorker(dies_after(4), name="w1") as one, FaultWorker(late(goes_on), name="w2") as two:
+        entries = [{"id": one.name, "url": one.url, "max_concurrency": 1} for one in (one, two)]
+        async with router(tmp_path, *entries, script=None, models=CONTINUES, limits=SOON) as under_test:
+            fleet = under_test.daemon.fleet
+            full = under_test.worker("w2")
+            fleet.sent(full, under_test.daemon.env.now())
+            asked = asyncio.create_task(under_test.post(CHAT, STREAMED))
+            waiting = under_test.daemon.listener.dispatcher.waiting
+            await until(lambda: waiting, "the stream to wait")
+            await asyncio.sleep(0.3)
+            fleet.finished(full, None, under_test.daemon.env.now())
+            answer = await asked
+            text = "".join(event.content for event in answer.events() if not event.is_comment)
+            assert (answer.complete, text) == (True, "one two three and more")
+            assert any(event.raw.startswith(b": queue position=1") for event in answer.events())
 
 
 @story
