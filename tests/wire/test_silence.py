@@ -78,7 +78,7 @@ async def test_after_comments_another_worker_may_still_answer(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("behaviour", "message", "outcome"),
-    [(fails, "broke", "worker_error"), (refuses, "too long", "worker_error"), (answers_whole, "did not answer", "upstream_failed")],
+    [(fails, "broke", "worker_error"), (refuses, "too long", "worker_error"), (answers_whole, "no valid answer", "upstream_failed")],
 )
 @story
 async def test_a_failure_after_comments_is_told_inside_of_the_stream(
