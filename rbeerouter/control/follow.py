@@ -36,7 +36,11 @@ class ListError(Exception):
 
 
 class Follower:
-    """Asks a controller every `controller_s`."""
+    """Asks a controller every `controller_s`.
+
+    Attributes:
+        draining: ids of the workers to which the controller gives nothing new.
+    """
 
     def __init__(self, settings: Discovery, roster: Roster, store: Store, rng: random.Random) -> None:
         assert settings.controller is not None
@@ -45,6 +49,7 @@ class Follower:
         self._roster = roster
         self._store = store
         self._rng = rng
+        self.draining: frozenset[str] = frozenset()
         self._kept: bytes | None = None
         self._looked = False
 
@@ -53,6 +58,7 @@ class Follower:
         if self._url in kept and NAME not in self._roster.sources:
             taken_at, data = kept[self._url]
             specs, _ = self._read(data)
+            self.draining = read_drains(data)
             self._roster.put(NAME, specs, CONTROLLER, taken_at)
 
     async def run(self) -> None:
@@ -73,9 +79,14 @@ class Follower:
             self._roster.failed(NAME, CONTROLLER, f"{self._url}: {problem}")
             return
         self._roster.put(NAME, specs, CONTROLLER)
+        draining = read_drains(data)
+        if draining != self.draining:
+            self.draining = draining
+            self._roster.changed.set()
         if refused:
             self._roster.failed(NAME, CONTROLLER, f"{self._url}: {len(refused)} left out: {refused[0]}")
-        plain = msgspec.json.encode({"workers": [public(spec) for spec in specs]})
+        kept = [{**public(spec), **({"draining": True} if spec.id in draining else {})} for spec in specs]
+        plain = msgspec.json.encode({"workers": kept})
         if plain != self._kept:
             self._kept = plain
             self._store.keep_list(self._url, self._roster.sources[NAME].taken_at or 0.0, plain)
@@ -135,6 +146,15 @@ def read_list(
         else:
             specs[spec.id] = spec
     return list(specs.values()), refused
+
+
+def read_drains(data: bytes) -> frozenset[str]:
+    """Who is to get nothing new, in a list that `read_list` has taken."""
+    listed = msgspec.json.decode(data)["workers"]
+    return frozenset(
+        entry["id"] for entry in listed
+        if isinstance(entry, dict) and entry.get("draining") is True and isinstance(entry.get("id"), str)
+    )  # fmt: skip
 
 
 def public(spec: WorkerSpec) -> dict[str, Any]:

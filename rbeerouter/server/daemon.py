@@ -185,6 +185,7 @@ class Daemon:
         async with self._reloading:
             specs = self.discovery.roster.merged()
             if not self.staff.differs(specs):
+                self.staff.apply_drains()
                 return
             try:
                 pools = self.staff.pools(specs, self.config.limits, self.config.registration.allow)

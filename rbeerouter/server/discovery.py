@@ -19,7 +19,7 @@ from rbeerouter.control import follow, registered, watched_file
 from rbeerouter.control.dns_source import DnsSource, source_name
 from rbeerouter.control.follow import Follower
 from rbeerouter.control.registered import Registered
-from rbeerouter.control.roster import CONFIG, Roster, Specs
+from rbeerouter.control.roster import CONFIG, CONTROLLER, Roster, Specs
 from rbeerouter.control.store import Kept, StateError, Store
 from rbeerouter.control.watched_file import WatchedFile
 from rbeerouter.core.types import Env
@@ -53,8 +53,15 @@ class Discovery:
         self._configure(config)
 
     def drains(self) -> set[str]:
-        """Who is to get nothing new: by an operator's word, or because the owner of the machine is at it."""
-        return self.drained | self.registered.yielding()
+        """Who is to get nothing new: by an operator's word, here or at the controller, or because the owner of the
+        machine is at it."""
+        return self.drained | self.registered.yielding() | self._drained_by_controller()
+
+    def _drained_by_controller(self) -> set[str]:
+        """Of those that come from there alone: it has no say in others of the same name."""
+        drained = {name for source in self._asked if isinstance(source, Follower) for name in source.draining}
+        others = [source for source in self.roster.sources.values() if source.kind != CONTROLLER] if drained else []
+        return drained - {spec.id for source in others for spec in source.specs}
 
     def drain(self, worker_id: str, drained: bool) -> Future[None]:
         """Takes an operator's word, which holds until it is taken back.

@@ -177,7 +177,9 @@ class Pages:
             daemon.log.info("worker_undrained", worker=worker.id)
         answer: dict[str, Any] = {"worker": self._described(worker)}
         if not drained and worker.draining:
-            answer["note"] = "the owner of its machine is at it: its agent lets it have nothing new"
+            at_it = worker.id in daemon.discovery.registered.yielding()
+            who = "the owner of its machine is at it: its agent" if at_it else "its controller"
+            answer["note"] = f"{who} lets it have nothing new"
         return answer
 
     def _known(self, worker_id: str) -> Worker:

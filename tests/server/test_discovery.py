@@ -18,6 +18,7 @@ from tests.support.aio import story
 from tests.support.daemon import DaemonProcess, daemon, free_port, until
 from tests.support.fault_worker import FaultWorker
 from tests.support.name_server import NameServer
+from tests.support.raw_client import post
 from tests.wire.answers import CHAT, PROMPT
 
 
@@ -104,6 +105,37 @@ async def test_a_follower_takes_a_controllers_workers_and_goes_on_without_it(tmp
                 assert len(follower.log_lines("source_failed")) == 2, "one line for each change, none for each try"
                 follower.kill()                               # what it counted before is gone, so its books differ
                 controller.kill()
+
+
+@story(timeout_s=60)
+async def test_what_the_controller_drains_is_drained_at_its_followers_unless_it_is_their_own(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("controller", "follower")]
+    for folder in folders:
+        folder.mkdir()
+    async with FaultWorker(name="a") as a, FaultWorker(name="b") as b, FaultWorker(name="c") as c:
+        async with daemon(folders[0], a, b, {"id": "own", "url": c.url}) as controller:
+            settings = {"controller": f"http://127.0.0.1:{controller.control_port}", "controller_s": 1}
+            async with daemon(folders[1], {"id": "own", "url": c.url}, discovery=settings) as follower:
+
+                async def until_drained(*ids: str) -> None:
+                    async with asyncio.timeout(8.0):
+                        while {name for name, row in (await follower.workers()).items() if row["draining"]} != set(ids):
+                            await asyncio.sleep(0.1)
+
+                await until_workers(follower, "a", "b", "own")
+                for name in ("own", "b"):
+                    await post(controller.control_port, f"/api/v1/workers/{name}/drain", b"")
+                await until_drained("b")
+                follower.kill()
+                controller.kill()
+                follower.start()
+                await follower.until_serving()
+                await until_drained("b")
+                controller.start()                            # which has kept it as well
+                await controller.until_serving()
+                await until_drained("b")
+                await post(controller.control_port, "/api/v1/workers/b/undrain", b"")
+                await until_drained()
 
 
 @story(timeout_s=60)
