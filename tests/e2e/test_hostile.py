@@ -64,6 +64,8 @@ def outcome(line: dict[str, Any]) -> str:
         return next((word for text, word in words.items() if text in error), "error")
     if line.get("error") == "script_rejected":
         return "reject"
+    if line.get("error") == "queue_timeout" and line.get("by") == "script":
+        return "waits"
     if line.get("by") == "strategy":
         return "none"
     return f"pick:{line['worker']}" if line.get("worker") else f"? {line}"
@@ -103,6 +105,8 @@ class Play:
         may = hostile.may["expect"] | HERE.get(hostile.name, set())
         mine = [lines[f"{hostile.name}-{turn}"] for turn in range(4) if f"{hostile.name}-{turn}" in lines]
         found = {outcome(line) for line in mine}
+        if any(f"pick:{name}" in may for name in corpus.BUSY_WORKERS):
+            found.discard("waits")                            # for the busy worker that it picked
         if hostile.name in self.rejected_at_load:
             found = {"load-error"}
         elif len(mine) != 4:
@@ -171,7 +175,7 @@ async def play_all(folder: Path, scripts: list[Hostile]) -> list[str]:
                 "max_concurrency": 1 if name in corpus.BUSY_WORKERS else CAPACITY,
             })  # fmt: skip
         routing = {"reload_gate": "off", "script_faults": 0, "strategy": "least-request", "set_headers": ["x-route"]}
-        timeouts = {"connect_s": 5, "first_content_s": 300, "gap_s": 300, "request_s": 600}
+        timeouts = {"connect_s": 5, "first_content_s": 300, "gap_s": 300, "request_s": 600, "queue_s": 0.3}
         async with running(folder, entries, routing=routing, limits=limits_known(timeouts)) as router:
             await until_known(router)
             async with AsyncExitStack() as held:
