@@ -242,15 +242,21 @@ class Exchange:
         self._attempt_ended(Outcome(FAILURES["upstream_protocol_error"], committed=self._committed))
 
     def upstream_lost(self, upstream: UpstreamConnection, exc: Exception | None) -> None:
-        """The worker's connection closed while it was ours: the end of an answer without length, or a failure."""
+        """The worker's connection closed while it was ours: the end of an answer without length, of a stream that had
+        said its last word, or a failure."""
         self._upstream = None
-        finished = not self._is_stream or self._judge.is_finished(self._tail or self._held)
-        if exc is None and finished and upstream.ends_by_closing():
+        said = self._tail or self._held
+        finished = not self._is_stream or self._judge.is_finished(said)
+        if finished and ((exc is None and upstream.ends_by_closing()) or self._has_said_all(said)):
             upstream.complete = upstream.broken = True
             self.upstream_data(upstream)
             return
         stale = upstream.reused and not upstream.spoke
         self._attempt_ended(Outcome(_DISCONNECTED, committed=self._is_final(), stale=stale))
+
+    def _has_said_all(self, said: bytes) -> bool:
+        """Has a finished stream nothing more to say? In OpenAI's words, more may follow the end of a choice."""
+        return self._is_stream and (self._judge.protocol != OPENAI or said.rstrip().endswith(b"data: [DONE]"))
 
     def _is_final(self) -> bool:
         """Has the client got content that no other worker could go on with?"""

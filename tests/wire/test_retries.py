@@ -226,6 +226,24 @@ async def test_a_stream_that_ends_well_without_saying_so_is_no_success(slowly: b
         assert (line["outcome"], line["error"]) == ("upstream_failed", "upstream_disconnected")
 
 
+@pytest.mark.parametrize("slowly", [False, True])
+@story
+async def test_a_worker_that_dies_after_the_last_word_of_its_stream_has_served_it(slowly: bool, tmp_path: Path) -> None:
+    async def dies(connection: Connection, request: Request) -> None:
+        await connection.write(head(200, SSE_TYPE, CHUNKED))
+        for event in events(connection, request):
+            await connection.write(chunk(event))
+            if slowly:
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
+        connection.drop()
+
+    async with FaultWorker(dies) as worker, router(tmp_path, worker) as under_test:
+        answer = await under_test.post(CHAT, STREAMED)
+        assert (answer.complete, answer.events()[-1].data, b"error" in answer.body) == (True, "[DONE]", False)
+        assert (await under_test.wait_request())["outcome"] == "ok"
+
+
 @story
 async def test_a_request_that_killed_two_workers_is_not_given_to_a_third_nor_when_it_comes_again(tmp_path: Path) -> None:
     async with (
