@@ -93,7 +93,7 @@ def test_without_any_file_these_are_the_defaults(home: Path) -> None:
         limits=Limits(
             request_body_bytes=10_485_760, upload_bytes=67_108_864, header_bytes=32_768, header_count=100, header_s=10.0, body_gap_s=10.0,
             body_s=60.0, keep_alive_s=75.0, write_stall_s=30.0, connect_s=2.0, first_content_s=120.0, gap_s=60.0,
-            request_s=600.0, stream_s=1800.0, attempts=3, retry_share=0.2, retry_floor=10,
+            request_s=600.0, stream_s=1800.0, attempts=3, retry_share=0.2, retry_floor=30,
             comment_s=15.0, continuation_bytes=1 << 20, queue_length=512, queue_per_caller=64, queue_s=30.0, queue_most_s=300.0, field_chars=4096, metadata_pairs=64, hold_bytes=65_536,
             idle_connection_s=3.0, idle_connections=64, log_backlog_bytes=8_388_608,
         ),

@@ -120,7 +120,7 @@ class Limits(Section):
     stream_s: Positive = 1800.0
     attempts: Count = 3
     retry_share: Annotated[float, Meta(ge=0, le=1)] = 0.2
-    retry_floor: CountFromZero = 10
+    retry_floor: CountFromZero = 30
     comment_s: Positive = 15.0
     continuation_bytes: Count = 1 << 20
     queue_length: Annotated[int, Meta(ge=0, le=100_000)] = 512

@@ -192,7 +192,8 @@ class Dispatcher:
 
         1. The client has the worker's whole answer, good or bad: finish.
         2. The worker had closed a reused connection before a byte came back: the same worker on a fresh connection,
-           once (a fresh one cannot be stale); no blame.
+           once (a fresh one cannot be stale); no blame. That is taken from the budget of retries, as workers that fall
+           over each request look the same.
         3. The client has got some content, or the failure is not one to try again: fail.
         4. The retry law (core/retry.py) allows another try, and the decider names another worker: send there. Or it has
            words of its own for the client: fail with them. Or it lets the job wait for room.
@@ -202,7 +203,7 @@ class Dispatcher:
         assert worker is not None and decision is not None, "an outcome for a job that is on no worker"
         now = self.env.now()
         failure = outcome.failure
-        if outcome.stale and not job.was_stale:
+        if outcome.stale and not job.was_stale and self.retries.spend():
             job.was_stale = True
             return Send(worker, decision.model, True, decision.headers)
         self._release(job, worker, failure, now, outcome.status)

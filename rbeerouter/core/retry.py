@@ -40,7 +40,7 @@ class RetryRules(msgspec.Struct, frozen=True):
 
     attempts: int = 3
     share: float = 0.2
-    floor: int = 10
+    floor: int = 30
     backoff_s: float = 0.05
     backoff_cap_s: float = 0.25
 
@@ -85,14 +85,18 @@ class Retries:
             return False
         if why == SLOW and deadline - now < SLOW_SHARE * (deadline - arrived):
             return False
-        if why != UNSENT:
-            _, requests, spent = self._past[0]
-            allowance = max(self.rules.floor, self.rules.share * (self.requests - requests))
-            if self._spent - spent >= allowance:
-                self.exhausted += 1
-                return False
-            self._spent += 1
+        if why != UNSENT and not self.spend():
+            return False
         self.made[why] += 1
+        return True
+
+    def spend(self) -> bool:
+        """Takes one of the budget, if there is one left: a worker will get a request that one has had before."""
+        _, requests, spent = self._past[0]
+        if self._spent - spent >= max(self.rules.floor, self.rules.share * (self.requests - requests)):
+            self.exhausted += 1
+            return False
+        self._spent += 1
         return True
 
     def pause_s(self, failure: Failure, tried: int, rng: random.Random) -> float:

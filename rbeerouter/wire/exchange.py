@@ -532,7 +532,9 @@ class Exchange:
             poison.forgive(self._fingerprint())
         elif (
             outcome.failure.retry == LOST and not outcome.stale and job.worker is not None
-            and poison.strike(self._fingerprint(), job.worker.id, self.client.listener.now())
+            and poison.strike(
+                self._fingerprint(), job.worker.id, self.client.listener.now(), job.sent, job.worker.in_flight > 1
+            )
         ):  # fmt: skip
             return msgspec.structs.replace(outcome, poisonous=True)
         return outcome

@@ -306,7 +306,7 @@ def test_a_silent_worker_is_replaced_only_while_enough_time_is_left() -> None:
     assert type(late.end(SILENT)) is Fail
 
 
-def test_retries_are_a_fifth_of_the_requests_of_the_last_ten_seconds_or_ten() -> None:
+def test_retries_are_a_fifth_of_the_requests_of_the_last_ten_seconds_or_thirty() -> None:
     story = Story()
 
     def storm(requests: int) -> int:
@@ -319,12 +319,25 @@ def test_retries_are_a_fifth_of_the_requests_of_the_last_ten_seconds_or_ten() ->
                 story.end(SERVED)
         return retried
 
-    assert storm(100) == 20
+    assert storm(200) == 40
     assert storm(20) == 4
     for _ in range(25):
         story.clock.advance(0.5)
         story.dispatcher.sweep(story.clock.now_s)
-    assert (storm(20), story.dispatcher.retries.exhausted) == (10, 80 + 16 + 10)
+    assert (storm(40), story.dispatcher.retries.exhausted) == (30, 160 + 16 + 10)
+
+
+def test_a_worker_that_closes_each_kept_connection_gets_no_more_than_the_budget_again() -> None:
+    story = Story()
+    story.dispatcher.retries.rules = RetryRules(floor=3, share=0.0)
+    again = 0
+    for _ in range(10):
+        story.job = job()
+        story.begin()
+        if type(story.end(STALE)) is Send:
+            again += 1
+            story.end(SERVED)
+    assert again == 3
 
 
 def test_a_worker_that_never_got_the_request_costs_no_budget() -> None:

@@ -18,6 +18,25 @@ def test_the_same_worker_twice_may_be_the_workers_own_fault() -> None:
     assert [poison.strike(A, "w1", float(now)) for now in range(5)] == [False] * 5
 
 
+def test_who_died_together_with_others_needs_one_worker_more() -> None:
+    poison = Poison()
+    for worker in ("w1", "w2"):
+        died = [poison.strike(A, worker, 1.0, 0.5, company=True), poison.strike(B, worker, 1.1, 0.6)]
+        assert died == [False, False], "the last of those that died together was not alone"
+    assert (poison.refused(A, 2.0), poison.strike(A, "w3", 2.0), poison.refused(B, 2.0)) == (False, True, False)
+
+
+def test_who_died_alone_once_is_refused_though_it_had_company_before() -> None:
+    poison = Poison()
+    assert (poison.strike(A, "w1", 1.0, 0.5, company=True), poison.strike(A, "w2", 9.0, 8.5)) == (False, True)
+
+
+def test_a_death_from_before_a_request_was_sent_is_no_company() -> None:
+    poison = Poison()
+    struck = [poison.strike(body, worker, now, now - 0.1) for now, body in ((1.0, A), (1.2, B)) for worker in ("w1", "w2")]
+    assert struck == [False, True, False, True]
+
+
 def test_other_bodies_are_not_refused_with_it() -> None:
     poison = Poison(strikes=1)
     poison.strike(A, "w1", 0.0)

@@ -81,3 +81,9 @@ def test_pauses_double_up_to_their_cap_and_differ() -> None:
     longest = [max(made.pause_s(FAILURES[LOST], tried, rng) for _ in range(300)) for tried in (1, 2, 3, 9)]
     assert [round(pause, 2) for pause in longest] == [0.05, 0.1, 0.2, 0.25]
     assert made.pause_s(FAILURES[CONNECT], 1, rng) == 0.0
+
+
+def test_a_connection_that_was_stale_is_paid_for_too() -> None:
+    retries = Retries(RetryRules(floor=2, share=0.0))
+    assert [retries.spend() for _ in range(3)] == [True, True, False]
+    assert retries.exhausted == 1
