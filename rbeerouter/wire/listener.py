@@ -34,7 +34,7 @@ from rbeerouter.wire.headers import RawHeaders, Shape, Shapes, header_value, sta
 from rbeerouter.wire.refusals import OwnError
 from rbeerouter.wire.relay import Asgi, Relay, relayed
 from rbeerouter.wire.upstream import Pools
-from rbeerouter.wire.waiting import Waiters
+from rbeerouter.wire.waiting import Waiters, report
 
 _SWEEP_S = 0.5
 _LINGER_S = 2.0
@@ -155,7 +155,10 @@ class Listener:
         now = self.clock = self.now()
         self.date_line = b"date: %b\r\n" % email.utils.formatdate(self.env.wall(), usegmt=True).encode()
         for connection in list(self.connections):
-            connection.check(now)
+            try:
+                connection.check(now)
+            except Exception as error:                        # a defect with one must not stop the clock for the others
+                report("a connection could not be checked", error)
         self.pools.expire(now)
         self.dispatcher.sweep(now)
         self.waiters.tick()

@@ -284,3 +284,21 @@ async def test_a_stream_of_a_model_with_continuation_that_nobody_breaks_passes_u
             answer = await under_test.post(CHAT, {**STREAMED, "user": user})
             assert answer.complete and answer.body.endswith(b"data: [DONE]\n\n")
             assert "".join(event.content for event in answer.events()).startswith("one two three")
+
+
+@story
+async def test_a_defect_with_one_connection_does_not_stop_the_clock_for_the_others(tmp_path: Path) -> None:
+    async with FaultWorker("hang") as worker, router(tmp_path, worker, limits={"request_s": 0.5}) as under_test:
+        async with under_test.connect() as client:
+            client.send_request("POST", CHAT, PROMPT)
+            await until(lambda: worker.requests, "the request")
+            (broken,) = under_test.daemon.listener.connections
+
+            def raise_it(now: float) -> None:
+                raise ValueError("a defect")
+
+            broken.check = raise_it                           # type: ignore[method-assign]
+            answer = await under_test.post(CHAT, {**PROMPT, "n": 1})
+            assert error_shape(answer.json())[1] == "upstream_deadline"
+            await until(lambda: under_test.unexpected, "a report of the defect")
+        under_test.unexpected.clear()
