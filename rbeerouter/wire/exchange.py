@@ -587,8 +587,7 @@ class Exchange:
         code = None if self.job.state == WAITING else self._overdue(now)
         if code is not None:
             self._drop_upstream()
-            committed = self._is_final() if code == "upstream_stalled" else self._committed
-            self._attempt_ended(Outcome(FAILURES[code], committed=committed))
+            self._attempt_ended(Outcome(FAILURES[code], committed=self._committed))
         elif self.job.request.stream and (not self._relaying or self.job.state == WAITING):
             self._keep_alive(now)
 

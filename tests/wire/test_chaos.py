@@ -111,9 +111,17 @@ class Client:
 async def test_whatever_happens_each_request_has_one_line_and_leaves_nothing(
     continued: bool, seed: int, tmp_path: Path
 ) -> None:
+    await chaos(tmp_path, seed, {"models": [{"name": "tiny", "continuation": True}]} if continued else {})
+
+
+@story(timeout_s=600.0)
+async def test_what_is_under_way_when_the_drain_ends_has_its_lines_too(tmp_path: Path) -> None:
+    await chaos(tmp_path, 4, {"models": [{"name": "tiny", "continuation": True}]}, drained=True)
+
+
+async def chaos(folder: Path, seed: int, models: dict[str, Any], drained: bool = False) -> None:
     chance = random.Random(seed)
     workers = [faulty(f"w{number}", chance) for number in range(1, 4)]
-    models = {"models": [{"name": "tiny", "continuation": True}]} if continued else {}
     async with contextlib.AsyncExitStack() as stack:
         for worker in workers:
             await stack.enter_async_context(worker)
@@ -121,15 +129,21 @@ async def test_whatever_happens_each_request_has_one_line_and_leaves_nothing(
             {"id": one.name, "url": one.url, "models": ["tiny", "other"], "max_concurrency": 4} for one in workers
         ]
         under_test = await stack.enter_async_context(
-            router(tmp_path, *entries, script=SCRIPT, limits=LIMITS, **models)
+            router(folder, *entries, script=SCRIPT, limits=LIMITS, **models)
         )
         left = iter(range(REQUESTS))
 
         async def go_on() -> None:
             for number in left:
-                if number == REQUESTS // 2:
+                if number == REQUESTS // 2 and drained:
+                    await under_test.daemon.listener.drain(0.1)
+                elif number == REQUESTS // 2:
                     without_the_last(under_test)
-                await Client(under_test, chance).one()
+                try:
+                    await Client(under_test, chance).one()
+                except ConnectionError:
+                    assert under_test.daemon.listener.draining
+                    return
 
         await asyncio.gather(*(go_on() for _ in range(AT_ONCE)))
         await under_test.check_books()
