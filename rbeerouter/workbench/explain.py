@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 
 from rbeerouter.config.sections import Limits
+from rbeerouter.core.dispatch import Job
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.models import for_side, name_to_send
-from rbeerouter.core.types import READY, SEND, WAIT, Decision, Request
+from rbeerouter.core.types import BUSY, READY, SEND, WAIT, Decision, Request, Worker
 from rbeerouter.dialects.surfaces import SURFACES
 from rbeerouter.routing.decide import Decider
 
@@ -67,18 +68,17 @@ def explain(request: Request, decider: Decider) -> dict[str, Any]:
         decider: with `debug`, and a script that was loaded with `Abilities.explain`; a `Decider.twin` of a live one.
     """
     request = decider.models.resolved(request)
+    room = None
     try:
         decision = decider.decide(request)
+        if decision.action == WAIT:                            # it waits only when nobody has room
+            room = _room(decider, request, decision)
     except RouterError as error:
         return {
             "worker": None, "action": "fail", "by": None, "reason": str(error), "status": error.failure.status,
             "error": error.failure.code, "workers": decider.explain(decider.script, None),
         }  # fmt: skip
-    action, worker = decision.action, decision.worker
-    if action == WAIT:                                         # it waits only when nobody has room
-        room = decider.room_for(request) if worker is None else worker if worker.status == READY else None
-        if room is not None:
-            action, worker = SEND, room
+    action, worker = (SEND, room) if room is not None else (decision.action, decision.worker)
     rows = decision.explanation or []
     record: dict[str, Any] = {
         "worker": worker.id if worker else None,
@@ -95,6 +95,16 @@ def explain(request: Request, decider: Decider) -> dict[str, Any]:
         "workers": rows,
     }
     return {key: value for key, value in record.items() if value is not None or key == "worker"}
+
+
+def _room(decider: Decider, request: Request, decision: Decision) -> Worker | None:
+    """Who has room now for a request that would else wait, as the dispatcher asks it."""
+    worker = decision.worker
+    if worker is not None:
+        return worker if worker.status == READY or (worker.status == BUSY and worker.takes_more) else None
+    job = Job(request, 0.0, 0.0)
+    job.decision = decision
+    return decider.room_for(job)
 
 
 def _refusal(decision: Decision) -> Mapping[str, Any]:
