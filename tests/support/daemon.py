@@ -88,11 +88,15 @@ def total(values: dict[Series, float], name: str) -> int:
     return int(sum(value for (series, _), value in values.items() if series == name))
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nobody has, below those that the kernel gives to outgoing connections: it must stay free a while."""
+    """A port that nobody has or was promised, below those that the kernel gives to outgoing connections: it must stay free a while."""
     while True:
         port = random.randrange(10_000, 32_000)
-        if is_free(port):
+        if port not in _given and is_free(port):
+            _given.add(port)                                  # whoever got it may not have bound it yet
             return port
 
 
