@@ -106,22 +106,6 @@ def is_failed(tail: bytes) -> bool:
     return (_FAILED.search(tail) if start < 0 else _FAILED.match(tail, start + 1)) is not None
 
 
-class _Card(msgspec.Struct):
-    id: str
-
-
-class _Cards(msgspec.Struct):
-    data: list[_Card]
-
-
-def listed_models(body: bytes) -> tuple[str, ...] | None:
-    """The names in an answer to GET /v1/models; None when it is not such a list."""
-    try:
-        return tuple(card.id for card in msgspec.json.decode(body, type=_Cards).data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-
-
 _PROMPT, _COMPLETION, _INPUT, _OUTPUT = (
     re.compile(rb'"%b_tokens"\s*:\s*(\d{1,15})' % name) for name in (b"prompt", b"completion", b"input", b"output")
 )

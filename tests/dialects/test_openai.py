@@ -8,6 +8,7 @@ import pytest
 
 from rbeerouter.core.errors import FAILURES
 from rbeerouter.dialects import openai
+from rbeerouter.dialects.engines.spec import Answer, read_models
 
 # Errors.
 
@@ -208,7 +209,7 @@ def test_the_tokens_are_counted_as_the_end_of_the_answer_states_them(
     ],
 )
 def test_an_engines_list_of_models_is_read_or_is_none(body: bytes, models: tuple[str, ...] | None) -> None:
-    assert openai.listed_models(body) == models
+    assert read_models(Answer("/v1/models", 200, {}, body)).get("models") == models
 
 
 def test_an_error_that_a_stream_begins_with_is_seen() -> None:
