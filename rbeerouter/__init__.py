@@ -8,6 +8,7 @@ The map, in the order a request meets the packages:
 - `routing`   who gets the request: the Lua script, then the strategy; the only code that decides; pure
 - `record`    a finished request becomes one line of routing.log and some counters
 - `workbench` what a person does with a script before it is live: check, test, explain
+- `sim`       the policy lab: the same core and script under a simulated clock, on made-up, recorded or public traffic
 - `control`   what runs beside the requests: the probes, and the process that an isolated script has to itself
 - `server`    the control plane (Starlette on Hypercorn) and the daemon that builds everything and owns the signals
 - `config`    TOML text becomes one frozen, validated `Config`

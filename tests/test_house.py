@@ -2,7 +2,7 @@
 
 Imports go only downward; neighbours joined by `|` do not know each other:
 
-    cli > server | demo | agent > wire | workbench > control > record > routing | dialects > config > core
+    cli > server | demo | agent | sim > wire | workbench > control > record > routing | dialects > config > core
 
 `tasks` is a leaf that wire,
 control and server may use; the package itself gives `__version__` to whoever asks. `dialects`
@@ -31,7 +31,7 @@ SOURCE = {
 TREES = {name: ast.parse(path.read_text()) for name, path in SOURCE.items()}
 
 LAYERS = [
-    {"cli"}, {"server", "demo", "agent"}, {"wire", "workbench"}, {"control"}, {"record"}, {"routing", "dialects"}, {"config"},
+    {"cli"}, {"server", "demo", "agent", "sim"}, {"wire", "workbench"}, {"control"}, {"record"}, {"routing", "dialects"}, {"config"},
     {"core"},
 ]  # fmt: skip
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -57,8 +57,15 @@ HOMES = {
     "dns": ["rbeerouter.control.dns_source"],
 }
 TESTED_ELSEWHERE = {
-    "rbeerouter.__main__": "tests/server/test_cli.py",
-    "rbeerouter.cli": "tests/server/test_cli.py",
+    "rbeerouter.__main__": "tests/cli/test_arguments.py",
+    "rbeerouter.cli.simulate": "tests/cli/test_arguments.py",
+    "rbeerouter.cli.replay": "tests/cli/test_arguments.py",
+    "rbeerouter.cli.diff": "tests/cli/test_arguments.py",
+    "rbeerouter.cli.tune": "tests/cli/test_arguments.py",
+    "rbeerouter.cli.bench": "tests/cli/test_arguments.py",
+    "rbeerouter.cli.calibrate": "tests/cli/test_arguments.py",
+    "rbeerouter.cli.versions": "tests/cli/test_arguments.py",
+    "rbeerouter.cli.scenario": "tests/cli/test_arguments.py",
     "rbeerouter.tasks": "tests/wire/test_exchange.py",
     "rbeerouter.config.checks": "tests/test_config.py",
     "rbeerouter.config.loading": "tests/test_config.py",
@@ -76,6 +83,7 @@ TESTED_ELSEWHERE = {
     "rbeerouter.workbench.finding": "tests/workbench/test_check.py",
     "rbeerouter.demo.fake_worker": "tests/support/test_fake_worker.py",
     "rbeerouter.demo.tour": "tests/demo",
+    "rbeerouter.sim.types": "tests/sim/test_world.py",
 }
 """Modules that have no test file of their own name, and where they are tested as they are used."""
 

@@ -1,6 +1,6 @@
 """`rbeerouter routing test`: the built-in properties, the user's tests and the coverage of both, told in one go.
 
-cli.py calls `run`. It reads and writes files and prints; what is found is found by `properties` and `suite`.
+`cli` calls `run`. It reads and writes files and prints; what is found is found by `properties` and `suite`.
 """
 
 from __future__ import annotations

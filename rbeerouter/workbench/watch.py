@@ -1,6 +1,6 @@
 """`rbeerouter routing test --watch`: runs again whenever the script or its tests are saved, until Ctrl-C.
 
-cli.py calls `watch`. It looks at the files' times and does nothing between two looks.
+`cli` calls `watch`. It looks at the files' times and does nothing between two looks.
 """
 
 from __future__ import annotations

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rbeerouter import __version__
-from rbeerouter.config.sections import Config, ConfigError
+from rbeerouter.cli import bench, calibrate, diff, replay, simulate, tune, versions
+from rbeerouter.cli.arguments import config_option, count, number, pairs, script_and_config
+from rbeerouter.config.sections import ConfigError
 from rbeerouter.routing.script import ScriptError
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2
@@ -40,18 +41,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="run the daemon")
-    _config_option(serve)
+    config_option(serve)
     serve.add_argument("--worker", metavar="URL", action="append", default=[], help="a worker; may be repeated")
     serve.add_argument("--script", metavar="FILE", type=Path, help="the routing script, in place of [routing] script")
     serve.add_argument("--bind", metavar="HOST:PORT", help="where to listen, in place of [server] bind")
     serve.set_defaults(run=_serve)
 
     reload = commands.add_parser("reload", help="make the running daemon load its config and script again")
-    _config_option(reload)
+    config_option(reload)
     reload.set_defaults(run=_reload)
 
     param = commands.add_parser("param", help="show or set the numbers that the script names with param()")
-    _config_option(param)
+    config_option(param)
     param.add_argument("settings", metavar="NAME=VALUE", nargs="*", help="without any, all params are shown")
     param.set_defaults(run=_param)
 
@@ -61,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     _workers_options(commands.add_parser("workers", help="show the workers; drain, add or remove one"))
     _agent_options(commands.add_parser("agent", help="on a GPU machine: register its engines with a router"))
 
+    versions.options(commands)
+
     demo = commands.add_parser("demo", help="start fake workers and a daemon, send requests, show where they went")
     demo.add_argument("--stay", action="store_true", help="keep running afterwards, to try things by hand")
     demo.set_defaults(run=_demo)
@@ -68,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _workers_options(workers: argparse.ArgumentParser) -> None:
-    _config_option(workers)
+    config_option(workers)
     workers.add_argument("action", nargs="?", choices=("list", "drain", "undrain", "remove", "add"), default="list")
     workers.add_argument("worker", metavar="ID or URL", nargs="?", help="which one; a URL to add")
     workers.add_argument("--id", help="with add: its name; default: HOST:PORT of the URL")
@@ -89,7 +92,7 @@ def _agent_options(agent: argparse.ArgumentParser) -> None:
 
 
 def _explain_options(explain: argparse.ArgumentParser) -> None:
-    _config_option(explain)
+    config_option(explain)
     explain.add_argument("request", metavar="FILE", nargs="?", type=Path, help="a request's JSON body; - reads it here")
     explain.add_argument("--model", help="the model asked for; this and the next in place of a file")
     explain.add_argument("--user")
@@ -110,24 +113,25 @@ def _routing_options(routing: argparse.ArgumentParser) -> None:
     check = commands.add_parser("check", help="find faults in a script without running requests")
     test = commands.add_parser("test", help="try a script on made-up requests and run its own tests")
     for command in (check, test):
-        _config_option(command)
+        config_option(command)
         command.add_argument("--script", metavar="FILE", type=Path, help="default: the configured one")
         command.add_argument("--json", action="store_true")
     check.add_argument("--static", action="store_true", help="only read the script: no trial runs, no timing")
     check.set_defaults(run=_check)
     test.add_argument("--test", metavar="FILE", type=Path, help="default: NAME_test.lua beside NAME.lua, if it exists")
     test.add_argument("--seed", type=int, help="repeats a run")
-    test.add_argument("--cases", type=_count, default=500, help="made-up requests (default 500)")
+    test.add_argument("--cases", type=count, default=500, help="made-up requests (default 500)")
     test.add_argument("--junit", metavar="FILE", type=Path, help="write the results for CI")
     test.add_argument("--lcov", metavar="FILE", type=Path, help="write which lines ran")
     test.add_argument("--watch", action="store_true", help="run again whenever a file is saved")
     test.set_defaults(run=_test)
+    simulate.options(commands)
+    replay.options(commands)
+    diff.options(commands)
+    tune.options(commands)
+    bench.options(commands)
+    calibrate.options(commands)
 
-
-def _config_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config", metavar="FILE", type=Path, help="default: ~/.config/rbee/config.toml, if it exists"
-    )
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -154,7 +158,7 @@ def _param(options: argparse.Namespace) -> int:
     from rbeerouter.server import client
 
     access = control_access(options.config)
-    given = {name: _number(name, value) for name, value in _pairs(options.settings).items()}
+    given = {name: number(name, value) for name, value in pairs(options.settings).items()}
     answer = client.call(access, "POST" if given else "GET", "/api/v1/params", given or None)
     if not answer["ok"]:
         print(answer["error"])
@@ -171,9 +175,9 @@ def _explain(options: argparse.Namespace) -> int:
     from rbeerouter.workbench import asking
 
     asked = asking.asked(
-        options.request, options.path, _pairs(options.header), model=options.model, user=options.user,
+        options.request, options.path, pairs(options.header), model=options.model, user=options.user,
         max_tokens=options.max_tokens, priority=options.priority, stream=options.stream or None,
-        metadata=_pairs(options.meta) or None,
+        metadata=pairs(options.meta) or None,
     )  # fmt: skip
     if options.script is not None and options.fleet is None:
         raise ConfigError("--script needs --fleet FILE; without it the running daemon's script is explained")
@@ -204,14 +208,14 @@ def _explained_by_daemon(options: argparse.Namespace, asked: dict[str, Any]) -> 
 def _check(options: argparse.Namespace) -> int:
     from rbeerouter.workbench import examine
 
-    script, config = _script_and_config(options)
+    script, config = script_and_config(options)
     return 0 if examine.run(script, config, sys.stdout, options.json, options.static) else EXIT_FAILED
 
 
 def _test(options: argparse.Namespace) -> int:
     from rbeerouter.workbench import trial, watch
 
-    script, config = _script_and_config(options)
+    script, config = script_and_config(options)
 
     def run() -> bool:
         return trial.run(
@@ -225,43 +229,8 @@ def _test(options: argparse.Namespace) -> int:
     return 0 if run() else EXIT_FAILED
 
 
-def _script_and_config(options: argparse.Namespace) -> tuple[Path, Config | None]:
-    """The script that was asked for, else the configured one; the config where there is one."""
-    from rbeerouter.config.loading import load
-
-    if options.config is None and options.script is not None:
-        return options.script, None
-    config = load(options.config, script=options.script)
-    if config.script is None:
-        raise ConfigError("there is no script; pass --script FILE, or set [routing] script")
-    return config.script, config
 
 
-def _pairs(given: Sequence[str]) -> dict[str, str]:
-    """{"a": "1"} from ["a=1"]. Raises ConfigError."""
-    pairs = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"{text!r}: expected NAME=VALUE")
-        pairs[name] = value
-    return pairs
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number that is not negative")
-    return int(text)
-
-
-def _number(name: str, value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ConfigError(f"{name}={value}: expected a number")
-    return number
 
 
 def _workers(options: argparse.Namespace) -> int:
