@@ -83,7 +83,7 @@ TESTED_ELSEWHERE = {
     "rbeerouter.workbench.finding": "tests/workbench/test_check.py",
     "rbeerouter.demo.fake_worker": "tests/support/test_fake_worker.py",
     "rbeerouter.demo.tour": "tests/demo",
-    "rbeerouter.sim.types": "tests/sim/test_world.py",
+    "rbeerouter.sim.types": "tests/sim/__init__.py",
 }
 """Modules that have no test file of their own name, and where they are tested as they are used."""
 
