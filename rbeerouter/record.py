@@ -22,12 +22,15 @@ from typing import Any
 import msgspec
 import structlog
 
-from rbeerouter.core.dispatch import CANCELLED, DONE, Job
+from rbeerouter.config.sections import Routing
+from rbeerouter.core.dispatch import CANCELLED, DONE, NEW, Job
 from rbeerouter.core.models import NO_MODELS
-from rbeerouter.core.types import Attempt, Decision, Worker
+from rbeerouter.core.types import Attempt, Decision, Request, Worker
+from rbeerouter.dialects.surfaces import KINDS_OF_PATHS
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
+Metadata = dict[str, str | int | float | bool]
 _BATCH = 64
 """Jobs whose lines are made in one go: few enough to hold up the loop for some 0.2 ms at most."""
 
@@ -64,6 +67,28 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
     continued: bool = False
     log: tuple[str, ...] = ()
     explanation: list[dict[str, Any]] | None = None
+    prompt_tokens: int | None = None
+    max_tokens: int | None = None
+    model_size: float | None = None
+    session: str | None = None
+    priority: str | int | None = None
+    meta: Metadata | None = None
+    meta_cut: bool = False
+    headers: dict[str, str] | None = None
+    timeout_s: float | None = None
+    deployment: str | None = None
+
+
+class Inputs(msgspec.Struct, frozen=True):
+    """What a line tells of a request beside its answer: what a decision can be made from again.
+
+    kept: is anything of that told? plain_users: are users told by name rather than by hash?
+    metadata_chars: so long may the metadata of a request be, names and texts together; the rest is left out.
+    """
+
+    kept: bool = True
+    plain_users: bool = False
+    metadata_chars: int = 1000
 
 
 class LogFile:
@@ -179,6 +204,7 @@ class Recorder:
     Attributes:
         outcomes: {outcome: requests}; their sum is the number of requests accepted and of lines written.
         models: what the models cost.
+        inputs: what lines tell of requests.
         costs: {worker id: what its answers have cost}.
     """
 
@@ -187,6 +213,7 @@ class Recorder:
         self._most_kept = kept
         self._kept: deque[list[Any]] = deque()                # [number of lines, their text], as they were written
         self.models = NO_MODELS
+        self.inputs = Inputs()
         self.costs: dict[str, float] = {}
         self.outcomes: Counter[str] = Counter()
         self.decided_by: Counter[str] = Counter()
@@ -257,7 +284,7 @@ class Recorder:
         self.total_s.add(total_s)
         line = Line(
             timestamp(job.wall), "request", request.id, request.path, request.model, outcome, job.status,
-            request.asked_model, _hashed(request.user_id) if request.user_id is not None else None, request.stream,
+            request.asked_model, self._user(request.user_id), request.stream,
             attempts=len(job.attempts), total_ms=_ms(total_s), bytes_out=job.bytes_out,
             tokens_in=job.tokens_in, tokens_out=job.tokens_out,
         )  # fmt: skip
@@ -287,7 +314,25 @@ class Recorder:
             line.worker = attempt.worker_id
         if len(job.attempts) > 1:
             line.tries, line.continued = job.attempts, job.continued
+        if self.inputs.kept and job.state != NEW:
+            self._add_inputs(line, request)
         return line
+
+    def _user(self, user_id: str | None) -> str | None:
+        return user_id if user_id is None or self.inputs.plain_users else hashed(user_id)
+
+    def _add_inputs(self, line: Line, request: Request) -> None:
+        """What the decision knew of the request, beside what the line tells anyhow."""
+        line.prompt_tokens, line.max_tokens, line.model_size = (
+            request.prompt_tokens, request.max_tokens, request.model_size
+        )  # fmt: skip
+        line.session, line.priority = request.session_id, request.priority
+        line.timeout_s, line.deployment = request.timeout_s, request.deployment
+        metadata = request.metadata
+        if len(metadata) != 1 or metadata.get("type") != KINDS_OF_PATHS.get(request.path):
+            line.meta, line.meta_cut = _short(metadata, self.inputs.metadata_chars)
+        if request.headers:
+            line.headers = request.headers
 
 
 class Histogram:
@@ -315,14 +360,26 @@ class Histogram:
 _second, _second_text = -1, ""
 
 
+def whole_ms(wall: float) -> int:
+    """Unix milliseconds, rounded down: the one place that says which millisecond a time belongs to. What it gives for
+    n / 1000 is n, as far as floats tell milliseconds apart."""
+    return int(wall * 1000 + 0.001)
+
+
 def timestamp(wall: float) -> str:
     """UTC in ISO 8601 with milliseconds; the part that changes once a second is made once a second."""
     global _second, _second_text
-    second = int(wall)
+    milliseconds = whole_ms(wall)
+    second = milliseconds // 1000
     if second != _second:
         _second_text = datetime.datetime.fromtimestamp(second, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
         _second = second
-    return f"{_second_text}.{int((wall - second) * 1000):03d}Z"
+    return f"{_second_text}.{milliseconds - second * 1000:03d}Z"
+
+
+def told_inputs(routing: Routing) -> Inputs:
+    """What lines tell of requests, as it is configured."""
+    return Inputs(routing.log_inputs, routing.log_users == "plain", routing.log_metadata_chars)
 
 
 def _outcome(job: Job) -> str:
@@ -339,7 +396,19 @@ def _ms(seconds: float) -> float:
     return int(seconds * 1e6) / 1000
 
 
-def _hashed(user_id: str) -> str:
+def _short(metadata: Metadata, most_chars: int) -> tuple[Metadata, bool]:
+    """What fits of it, and whether anything was left out."""
+    chars, kept = 0, {}
+    for name, value in metadata.items():
+        chars += len(name) + (len(value) if type(value) is str else 8)
+        if chars > most_chars:
+            return kept, True
+        kept[name] = value
+    return metadata, False
+
+
+def hashed(user_id: str) -> str:
+    """The beginning of its SHA-256, as lines name a user."""
     return hashlib.sha256(user_id.encode()).hexdigest()[:8]
 
 

@@ -2,7 +2,7 @@
 
 Imports go only downward; neighbours joined by `|` do not know each other:
 
-    cli > server | demo | agent | sim > wire | workbench > control > record > routing | dialects > config > core
+    cli > server | demo | agent | sim > wire | workbench > control > recorded > record > routing | dialects > config > core
 
 `tasks` is a leaf that wire,
 control and server may use; the package itself gives `__version__` to whoever asks. `dialects`
@@ -31,7 +31,7 @@ SOURCE = {
 TREES = {name: ast.parse(path.read_text()) for name, path in SOURCE.items()}
 
 LAYERS = [
-    {"cli"}, {"server", "demo", "agent", "sim"}, {"wire", "workbench"}, {"control"}, {"record"}, {"routing", "dialects"}, {"config"},
+    {"cli"}, {"server", "demo", "agent", "sim"}, {"wire", "workbench"}, {"control"}, {"recorded"}, {"record"}, {"routing", "dialects"}, {"config"},
     {"core"},
 ]  # fmt: skip
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

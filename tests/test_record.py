@@ -18,7 +18,7 @@ from rbeerouter.core.dispatch import Dispatcher, Job, Send, refused_job
 from rbeerouter.core.errors import FAILURES, RouterError, refusal
 from rbeerouter.core.models import Model, Models, name_to_send
 from rbeerouter.core.types import REJECT, WAIT, Decision, Outcome, Report, Request
-from rbeerouter.record import Histogram, LogFile, Recorder, event_logger, timestamp
+from rbeerouter.record import Histogram, Inputs, LogFile, Recorder, event_logger, timestamp
 from rbeerouter.routing.decide import Decider
 from tests.support.builders import Clock, down, env, fleet, quick, request, script, worker
 
@@ -287,8 +287,50 @@ def test_no_line_holds_the_user_or_what_the_client_sent_besides() -> None:
     story = Story(metadata={"type": "llm", "note": "SECRET"}, priority="SECRET")
     story.begin()
     story.end(SERVED)
+    story.recorder.inputs = Inputs(kept=False)
     text = json.dumps(story.line())
     assert "ann@example.com" not in text and "SECRET" not in text
+
+
+def test_a_line_tells_the_request_as_the_decision_knew_it_and_the_user_by_a_hash() -> None:
+    asked = {
+        "prompt_tokens": 12, "max_tokens": 64, "model_size": 8.0, "session_id": "s-1", "priority": "high",
+        "metadata": {"type": "llm", "tier": "gold"}, "headers": {"user-agent": "x"}, "timeout_s": 2.5,
+        "deployment": "local",
+    }  # fmt: skip
+    story = Story(**asked)
+    story.begin()
+    story.end(SERVED)
+    row = story.line()
+    names = {"session_id": "session", "metadata": "meta"}
+    assert {name: row[names.get(name, name)] for name in asked} == asked and row["user"] == COMMON["user"]
+
+
+def test_users_are_told_by_name_where_that_is_wanted() -> None:
+    story = Story()
+    story.recorder.inputs = Inputs(plain_users=True)
+    story.begin()
+    story.end(SERVED)
+    assert story.line()["user"] == "ann@example.com"
+
+
+def test_metadata_that_is_longer_than_the_limit_is_cut_and_says_so() -> None:
+    story = Story(metadata={"type": "llm", "a": "x" * 10, "b": "y" * 30, "c": 1})
+    story.recorder.inputs = Inputs(metadata_chars=20)
+    story.begin()
+    story.end(SERVED)
+    row = story.line()
+    assert (row["meta"], row["meta_cut"]) == ({"type": "llm", "a": "x" * 10}, True)
+
+
+def test_metadata_that_says_nothing_beyond_the_path_is_left_out_and_none_at_all_is_told() -> None:
+    found = []
+    for metadata in ({"type": "llm"}, {}, {"type": "other"}):
+        story = Story(metadata=metadata)
+        story.begin()
+        story.end(SERVED)
+        found.append(story.line().get("meta"))
+    assert found == [None, {}, {"type": "other"}]
 
 
 def test_a_user_without_a_name_is_still_told_apart_from_none() -> None:

@@ -97,6 +97,9 @@ class Routing(Section):
     state_value_bytes: Count = 16 << 10
     log_lines: CountFromZero = 20
     log_line_chars: Count = 1000
+    log_inputs: bool = True
+    log_users: str = "hashed"
+    log_metadata_chars: CountFromZero = 1000
     decisions_kept: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
     split: Split | None = None
 

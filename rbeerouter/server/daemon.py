@@ -30,7 +30,7 @@ from rbeerouter.core.dispatch import Dispatcher, Job
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import DRAINING, OFFLINE, Env, Worker
 from rbeerouter.dialects.engines import ENGINES
-from rbeerouter.record import LogFile, Recorder, event_logger, open_log, timestamp
+from rbeerouter.record import LogFile, Recorder, event_logger, open_log, timestamp, told_inputs
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.script import ScriptError
 from rbeerouter.routing.strategies import STRATEGIES
@@ -71,7 +71,7 @@ class Daemon:
         self.decider = self.scripts.decider(config, self.fleet, self.scripts.read(config))
         pools = Pools(Pools.prepare(self.discovery.roster.merged(), config.limits, config.registration.allow))
         self.recorder = Recorder(self.log_file, config.routing.decisions_kept)
-        self.recorder.models = config.models
+        self.recorder.models, self.recorder.inputs = config.models, told_inputs(config.routing)
         self.prober = Prober(self.fleet, config.probes, self.env)
         self.ollama_cards = OllamaCards(self.fleet, config.probes, self.env, config.models)
         self.prober.allow = config.registration.allow
@@ -221,7 +221,7 @@ class Daemon:
         self.ollama_cards.apply(config.probes, config.models)
         self.recorder.keep(config.routing.decisions_kept)
         self.recorder.catch_up()
-        self.recorder.models = config.models
+        self.recorder.models, self.recorder.inputs = config.models, told_inputs(config.routing)
         self.config, self.loaded_at = config, timestamp(time.time())
         self.discovery.apply(config)
         self._begin_with_script()

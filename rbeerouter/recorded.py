@@ -1,0 +1,149 @@
+"""Reads routing.log again: what `record` wrote, line by line, and the request that a line tells of.
+
+Used by everything that looks at yesterday's traffic: replay, workloads, calibration, the ledger. It only reads, keeps
+one line in memory, and gets over whatever a log can hold: lines cut by a full disk or a rotation, events, lines of
+other versions and of other programs. What it could not read is counted, never passed over in silence.
+"""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from rbeerouter.core.types import ANTHROPIC, DATA, OLLAMA, OPENAI, Request
+from rbeerouter.dialects.surfaces import KINDS_OF_PATHS, SURFACES
+from rbeerouter.record import Line
+
+_MOST_LINE_BYTES = 16 << 20
+"""No line of ours is longer; a file without ends of lines must not fill the memory."""
+_PROTOCOLS = {surface.name: surface.protocol for surface in SURFACES.values()}
+_REQUEST = b'"event":"request"'
+_decode_line = msgspec.json.Decoder(Line).decode
+_decode_event = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Tally(msgspec.Struct):
+    """What reading has met.
+
+    lines: of requests. events: other lines of ours. unreadable: lines that are cut or no JSON of ours.
+    lost: lines that the daemon itself says it could not write. broken: files that end within a compressed block.
+    """
+
+    lines: int = 0
+    events: int = 0
+    unreadable: int = 0
+    lost: int = 0
+    broken: list[str] = []
+
+
+class LogError(Exception):
+    """A log that cannot be read at all. The message names the file."""
+
+
+def read_log(paths: Path | Iterable[Path], tally: Tally | None = None) -> Iterator[Line]:
+    """The requests of one log or more, in the order in which they ended; of several, the oldest file first.
+
+    Args:
+        paths: plain or gzipped; rotated parts are given one by one, in any order (`routing.log*`).
+        tally: counts what was met.
+
+    Raises:
+        LogError: a file cannot be opened.
+    """
+    return (one for one in read_all(paths, tally) if isinstance(one, Line))
+
+
+def read_all(paths: Path | Iterable[Path], tally: Tally | None = None) -> Iterator[Line | dict[str, Any]]:
+    """As `read_log`, with the other lines, which are events, as they are: {"time": ..., "event": ..., ...}."""
+    tally = tally if tally is not None else Tally()
+    for path in in_order([paths] if isinstance(paths, Path) else paths):
+        for text in _texts(path, tally):
+            one = _read(text)
+            if one is None:
+                tally.unreadable += 1
+                continue
+            if isinstance(one, Line):
+                tally.lines += 1
+            else:
+                tally.events += 1
+                lost = one.get("lost")
+                if one["event"] == "log_lines_lost" and isinstance(lost, int):
+                    tally.lost += lost
+            yield one
+
+
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """The files by the time of their first readable line; those that have none come first. Raises LogError."""
+    begun = {}
+    for path in paths:
+        first = next((one for one in map(_read, _texts(path, Tally())) if one is not None), None)
+        begun[path] = "" if first is None else first.time if isinstance(first, Line) else first["time"]
+    return sorted(begun, key=lambda path: (begun[path], str(path)))
+
+
+def seconds(time: str) -> float:
+    """Unix seconds of a line's `time`: the very number that `timestamp()` of the script gave. Raises ValueError."""
+    return datetime.datetime.fromisoformat(time).timestamp()
+
+
+def request_of(line: Line) -> Request:
+    """The request that a line tells of, as the decision knew it, but for the prompt, which is never logged, and the
+    user, which is a hash unless `[routing] log_users` says otherwise."""
+    path = line.path
+    metadata = line.meta
+    if metadata is None:
+        metadata = {"type": KINDS_OF_PATHS[path]} if path in KINDS_OF_PATHS else {}
+    return Request(
+        id=line.request_id, path=path, model=line.model, model_size=line.model_size, user_id=line.user,
+        priority=line.priority, max_tokens=line.max_tokens, stream=line.stream, metadata=metadata,
+        session_id=line.session, prompt_tokens=line.prompt_tokens, headers=line.headers or {},
+        protocol=protocol_of(path), asked_model=line.asked_model, timeout_s=line.timeout_s, deployment=line.deployment,
+    )  # fmt: skip
+
+
+def protocol_of(path: str) -> str:
+    """The protocol of whoever asks for a path."""
+    known = _PROTOCOLS.get(path)
+    if known is not None:
+        return known
+    if path.startswith("/v1/messages"):
+        return ANTHROPIC
+    if not path.startswith("/api/"):
+        return OPENAI
+    return DATA if path.startswith("/api/v1/") else OLLAMA
+
+
+def _read(text: bytes) -> Line | dict[str, Any] | None:
+    """A line of ours; None for anything else."""
+    try:
+        if _REQUEST in text[:100]:
+            return _decode_line(text)
+        event = _decode_event(text)
+    except (msgspec.MsgspecError, UnicodeError):
+        return None
+    return event if isinstance(event.get("time"), str) and isinstance(event.get("event"), str) else None
+
+
+def _texts(path: Path, tally: Tally) -> Iterator[bytes]:
+    """The lines of a file, without empty ones."""
+    try:
+        with _opened(path) as file:
+            while text := file.readline(_MOST_LINE_BYTES):
+                if not text.isspace():
+                    yield text
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        tally.broken.append(str(path))
+    except OSError as error:
+        raise LogError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _opened(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if packed else path.open("rb")
