@@ -1,10 +1,26 @@
-"""Results that nobody simulated, for tests of what is done with them."""
+"""Scenarios to simulate, and results that nobody simulated, for tests of what is done with them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from rbeerouter.sim.types import Group, Quantiles, Result, Series, WorkerResult
+import msgspec
+
+from rbeerouter.config.sections import Config, Control, Health, Limits, Probes, Routing, Server
+from rbeerouter.core.types import Request, WorkerSpec
+from rbeerouter.sim.types import (
+    Arrival,
+    Group,
+    Profile,
+    Quantiles,
+    Result,
+    Scenario,
+    Series,
+    SimWorker,
+    WorkerResult,
+)
 
 
 def quantiles(about: float, count: int = 100) -> Quantiles:
@@ -42,3 +58,46 @@ def result(**changes: Any) -> Result:
         "series": Series(1.0, [], [], {}, []), "ttft_cdf": [], "e2e_cdf": [],
     }  # fmt: skip
     return Result(**(fields | changes))
+
+
+def config(**changes: Any) -> Config:
+    """A daemon's configuration as it is without a file."""
+    fields: dict[str, Any] = {
+        "source": None, "server": Server(), "control": Control(), "routing": Routing(), "limits": Limits(),
+        "probes": Probes(), "health": Health(), "workers": (), "script": None, "log": Path("routing.log"),
+    }  # fmt: skip
+    return Config(**(fields | changes))
+
+
+class Steady(msgspec.Struct, frozen=True):
+    """A workload of equal requests, one every `every_s` seconds."""
+
+    count: int
+    every_s: float = 0.5
+    tokens_in: int = 200
+    tokens_out: int = 20
+    name: str = "steady"
+    block_tokens: int = 16
+
+    def __iter__(self) -> Iterator[Arrival]:
+        for number in range(self.count):
+            request = Request(
+                f"r-{number}", "/v1/chat/completions", "m", None, f"user-{number % 3}", None, self.tokens_out, True, {},
+                prompt_tokens=self.tokens_in,
+            )  # fmt: skip
+            yield Arrival(number * self.every_s, request, self.tokens_in, self.tokens_out)
+
+
+def sim_worker(name: str, profile: Profile | None = None, **spec: Any) -> SimWorker:
+    fields = {"id": name, "url": f"http://{name}.test:8000", "max_concurrency": 4, "models": ("m",)} | spec
+    return SimWorker(WorkerSpec(**fields), profile or Profile())
+
+
+def scenario(count: int = 40, workers: tuple[SimWorker, ...] = (), **changes: Any) -> Scenario:
+    """Two like workers and steady traffic."""
+    everybody = workers or (sim_worker("gpu-1"), sim_worker("gpu-2"))
+    fields: dict[str, Any] = {
+        "config": config(workers=tuple(worker.spec for worker in everybody)), "workers": everybody,
+        "workload": Steady(count),
+    }  # fmt: skip
+    return Scenario(**(fields | changes))
