@@ -58,14 +58,12 @@ HOMES = {
 }
 TESTED_ELSEWHERE = {
     "rbeerouter.__main__": "tests/cli/test_arguments.py",
-    "rbeerouter.cli.simulate": "tests/cli/test_arguments.py",
     "rbeerouter.cli.replay": "tests/cli/test_arguments.py",
     "rbeerouter.cli.diff": "tests/cli/test_arguments.py",
     "rbeerouter.cli.tune": "tests/cli/test_arguments.py",
     "rbeerouter.cli.bench": "tests/cli/test_arguments.py",
     "rbeerouter.cli.calibrate": "tests/cli/test_arguments.py",
     "rbeerouter.cli.versions": "tests/cli/test_arguments.py",
-    "rbeerouter.cli.scenario": "tests/cli/test_arguments.py",
     "rbeerouter.tasks": "tests/wire/test_exchange.py",
     "rbeerouter.config.checks": "tests/test_config.py",
     "rbeerouter.config.loading": "tests/test_config.py",

@@ -30,6 +30,19 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from None
 
 
+def read_setting(text: str, where: str) -> dict[str, Any]:
+    """{"a": {"b": value}} of "a.b=value" on the command line. The value is TOML; plain words need no quotes."""
+    key, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_]+(\.[A-Za-z_]+)*", key):
+        raise ConfigError(f"{where} {text!r}: expected KEY=VALUE")
+    try:
+        return tomli.loads(f"{key} = {value}")
+    except (tomli.TOMLDecodeError, RecursionError) as error:
+        if re.fullmatch(r"[A-Za-z][\w -]*", value):
+            return tomli.loads(f'{key} = "{value}"')
+        raise ConfigError(f"{where} {text!r}: the value is not valid TOML: {error}") from None
+
+
 _VARIABLE = re.compile(r"\$\$|\$\{(\w+)(?::-([^}]*))?\}|\$\{[^}]*\}?")
 
 
@@ -111,7 +124,10 @@ def _refuse_unknown(raw: Any, section: type[Section], where: str, key: str) -> N
         inner = section_of(kind)
         if inner is None:
             continue
-        if get_origin(kind) is not tuple:
+        if get_origin(kind) is dict and isinstance(value, dict):
+            for key_of_table, entry in value.items():
+                _refuse_unknown(entry, inner, where, f"{here}.{key_of_table}")
+        elif get_origin(kind) is not tuple:
             _refuse_unknown(value, inner, where, here)
         elif isinstance(value, list):
             for index, entry in enumerate(value):
