@@ -176,10 +176,11 @@ def _hash(text: str) -> str:
 def _data(plot: Plot) -> dict[str, object]:
     """A plot as page.js reads it, thinned, with four digits for each number."""
     length = max((len(curve.ys) for curve in plot.curves), default=0)
-    step = -(-length // POINTS) if plot.kind == "time" else 1
+    step = max(-(-length // POINTS), 1) if plot.kind == "time" else 1
     return {
         "caption": plot.caption, "kind": plot.kind, "unit": plot.unit, "xUnit": plot.x_unit, "xLabel": plot.x_label,
-        "yLabel": plot.y_label, "every": plot.every_s * step, "most": plot.most, "small": plot.small,
+        "yLabel": plot.y_label, "every": plot.every_s * step,
+        "most": _short(plot.most) if plot.most is not None else None, "small": plot.small,
         "shades": [(shade.start_s, shade.end_s, shade.label) for shade in plot.shades],
         "curves": [
             {

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from rbeerouter.sim import tables
 from rbeerouter.sim.document import Curve, Document, Plot, Shade, bar, escaped, table_markup
-from rbeerouter.sim.tables import Table
+from rbeerouter.sim.ledger import Ledger
 from rbeerouter.sim.types import Fault, Result, Scenario
 from rbeerouter.sim.units import count, duration
 
@@ -24,12 +24,12 @@ def page(
     source: bytes | None = None,
     scenario: Scenario | None = None,
     command: str | None = None,
-    extra: Sequence[Table] = (),
+    ledger: Ledger | None = None,
 ) -> str:
     """One result as a page.
 
     source: the script's text. scenario: for its workers, faults and targets. command: the command line that gives this
-    result again. extra: more tables, such as the ledger's.
+    result again. ledger: the same traffic under simpler rules.
     """
     made = Document(f"{result.script or result.strategy} on {result.workload}")
     made.add(_header(result))
@@ -38,7 +38,8 @@ def page(
     _latency(made, result)
     _over_time(made, result, scenario.faults if scenario is not None else ())
     _script(made, result, source)
-    for table in (*tables.groups(result), *tables.errors(result), *extra):
+    compared = [tables.ledger(ledger)] if ledger is not None else []
+    for table in (*compared, *tables.groups(result), *tables.errors(result)):
         made.heading(table.title)
         made.table(table)
     _again(made, result, scenario, command)

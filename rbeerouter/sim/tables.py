@@ -11,8 +11,10 @@ from typing import Any
 
 import msgspec
 
+from rbeerouter.sim.ledger import Ledger
+from rbeerouter.sim.metrics import METRICS
 from rbeerouter.sim.types import Group, Quantiles, Result, Scenario, Targets, WorkerResult
-from rbeerouter.sim.units import count, duration, figure, percent, seconds
+from rbeerouter.sim.units import count, duration, figure, percent, seconds, told
 
 MOST_ROWS = 20
 """Users, reasons and errors beyond this many are summed up in a note: a trace has tens of thousands of users."""
@@ -229,6 +231,27 @@ def lines(result: Result, source: bytes | None) -> list[Line]:
             decided[line] = decided.get(line, 0) + number
     text = source.decode("utf-8", "replace").removesuffix("\n").split("\n")
     return [Line(number, line.rstrip("\r"), decided.get(number, 0)) for number, line in enumerate(text, 1)]
+
+
+def ledger(found: Ledger) -> Table:
+    """What the same traffic would have cost, and waited, under simpler rules."""
+    shown = ("energy_wh", "p95_ttft_s", "p95_e2e_s", "p95_queue_s", "rejected", "failed", "goodput")
+    rows = []
+    for entry in found.entries:
+        values = [told(entry.values[name], METRICS[name].unit) for name in shown]
+        rows.append((entry.name, entry.about, figure(entry.spent), difference(entry.saved), *values))
+    head = (
+        "rule", "what it is", "spent", "yours saves", "energy", "TTFT p95", "e2e p95", "queue p95", "rejected",
+        "failed", "goodput",
+    )  # fmt: skip
+    of = "the first " if found.sampled else ""
+    note = f"Of {of}{count(found.requests, 'request')}, simulated again under each rule."
+    return table("ledger", "Under simpler rules", head, rows, note, (0, 1), ("what it is", "queue p95", "energy"))
+
+
+def difference(value: float | None) -> str:
+    """With its sign: +1.20, -3.00."""
+    return f"{'+' if value > 0 else ''}{figure(value)}" if value is not None else ""
 
 
 def facts(result: Result) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rbeerouter.sim import tables
+from rbeerouter.sim.ledger import Ledger
 from rbeerouter.sim.tables import Table
 from rbeerouter.sim.types import Result
 from rbeerouter.sim.units import percent, printable, seconds, shortened, width
@@ -51,13 +52,15 @@ def summary(result: Result, *, colour: bool = False) -> str:
     return "\n".join(text) + "\n"
 
 
-def full(result: Result, *, source: bytes | None = None, extra: Sequence[Table] = (), colour: bool = False) -> str:
-    """Everything: the summary, then a table of each kind. extra: more tables, such as the ledger's."""
+def full(result: Result, *, source: bytes | None = None, ledger: Ledger | None = None, colour: bool = False) -> str:
+    """Everything: the summary, then a table of each kind. ledger: the same traffic under simpler rules."""
     paint = _painter(colour)
     text = [summary(result, colour=colour)]
     shown = [tables.table("figures", "Figures", ("", "", ""), tables.key_figures(result), wide=(0, 2))]
     shown += [tables.latency(result.all), tables.workers(result), tables.machines(result), *tables.groups(result)]
-    shown += [tables.reasons(result), *tables.errors(result), *extra]
+    shown += [tables.reasons(result), *tables.errors(result)]
+    if ledger is not None:
+        shown.append(tables.ledger(ledger))
     text += [section(table, colour=colour) for table in shown if table.rows]
     decided = [line for line in tables.lines(result, source) if line.decided]
     if decided:

@@ -65,6 +65,18 @@ def percent(share: float | None) -> str:
     return f"{hundred:.{2 if hundred < 0.995 else 1 if hundred < 9.95 or hundred >= 98.95 else 0}f}%"
 
 
+def told(value: float | None, unit: str) -> str:
+    """A number with a unit as `metrics.METRICS` names it: "s", "share", what is counted, or a word to put behind it."""
+    if value is None:
+        return UNKNOWN
+    if unit == "s":
+        return seconds(value)
+    if unit == "share":
+        return percent(value)
+    whole = figure(value) if value % 1 else count(value)
+    return f"{whole} {unit}" if unit in ("Wh", "requests/s", "tokens/s") else whole
+
+
 def printable(text: str) -> str:
     """The text with whatever would steer a terminal or hide itself (controls, line ends) made visible."""
     return "".join(

@@ -1,14 +1,12 @@
-"""A made-up `Result` with every field filled, for tests of what shows results. Called by tests; simulates nothing."""
+"""A made-up `Result` with every field filled, timelines too, for tests of what shows results. Simulates nothing."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
-from rbeerouter.config.sections import Config
 from rbeerouter.core.types import WorkerSpec
+from rbeerouter.sim.ledger import METRICS, Entry, Ledger
 from rbeerouter.sim.types import (
-    Arrival,
     Fault,
     Group,
     Profile,
@@ -20,6 +18,7 @@ from rbeerouter.sim.types import (
     Targets,
     WorkerResult,
 )  # fmt: skip
+from tests.sim import made_up
 
 SOURCE = b"""function route_request(request, workers)
   local ready = workers:filter(function(w)
@@ -122,18 +121,21 @@ def fleet(workers: int = 4) -> tuple[SimWorker, ...]:
 FAULTS = (Fault("worker-gaming-pc", "crash", 120.0, 60.0), Fault("worker-old-server", "slow", 300.0, 120.0, 3.0))
 
 
-class NoWorkload:
-    """A workload of nothing, for scenarios that nobody runs."""
-
-    name = "nothing"
-    count = 0
-    block_tokens = 16
-
-    def __iter__(self) -> Iterator[Arrival]:
-        return iter(())
-
-
 def scenario(workers: int = 4) -> Scenario:
-    return Scenario(
-        Config(source="test"), fleet(workers), NoWorkload(), SOURCE, faults=FAULTS, targets=Targets(ttft_s=1.0), seed=7
-    )
+    """One that could have given `result`, for its faults, targets and profiles."""
+    return made_up.scenario(workers=fleet(workers), script=SOURCE, faults=FAULTS, targets=Targets(ttft_s=1.0), seed=7)
+
+
+def _entry(name: str, about: str, spent: float, saved: float | None, p95_s: float) -> Entry:
+    values = dict.fromkeys(METRICS, None) | {"p95_ttft_s": p95_s, "p95_e2e_s": 9 * p95_s, "rejected": 3.0, "goodput": 0.9}
+    return Entry(name, about, values, spent, saved)
+
+
+LEDGER = Ledger(
+    20_000, True,
+    (
+        _entry("yours", "routing.lua", 1.20, None, 0.65),
+        _entry("round-robin", "the strategy round-robin alone", 1.71, 0.51, 1.9),
+        _entry("all-remote", "every request to the remote workers, no machine at home", 1.0, -0.2, 0.4),
+    ),
+)  # fmt: skip

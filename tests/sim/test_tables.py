@@ -88,3 +88,11 @@ def test_profiles_and_faults_tell_what_was_made_up() -> None:
     assert column(tables.profiles(scenario), "source") == ["RTX 4090, llama.cpp, 8B Q4"] * 4
     assert tables.faults(scenario).rows[1] == ("worker-old-server", "slow", "5 min", "2 min", "3.00")
     assert tables.targets(scenario.targets) == [("Target: first token within", "1.00 s")]
+
+
+def test_the_ledger_tells_what_yours_saves_and_of_how_many_requests() -> None:
+    told = tables.ledger(results.LEDGER)
+    assert column(told, "yours saves") == ["", "+0.510", "-0.200"]
+    assert column(told, "TTFT p95") == ["650 ms", "1.90 s", "400 ms"]
+    assert told.note == "Of the first 20,000 requests, simulated again under each rule."
+    assert column(told, "rejected") == ["3", "3", "3"] and "energy" not in told.head and "queue p95" not in told.head

@@ -76,6 +76,7 @@ def test_nothing_simulated_is_told_without_falling_over() -> None:
     assert "average latency" not in told and "rejected:        0\n" in told
 
 
-def test_more_tables_stand_among_the_others() -> None:
-    ledger = table("ledger", "Savings", ("instead", "cost"), [("round-robin", "3.10")])
-    assert "\nSavings\n" in text.full(results.result(), extra=[ledger])
+def test_the_ledger_stands_among_the_tables_where_there_is_one() -> None:
+    told = text.full(results.result(), ledger=results.LEDGER)
+    assert "\nUnder simpler rules\n" in told and "round-robin" in told
+    assert "Under simpler rules" not in text.full(results.result())

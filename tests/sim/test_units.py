@@ -45,6 +45,17 @@ def test_a_figure_has_three_digits_that_count(value: float | None, told: str) ->
     assert units.figure(value) == told
 
 
+@pytest.mark.parametrize(
+    "value, unit, told",
+    [
+        (None, "s", ""), (0.25, "s", "250 ms"), (0.25, "share", "25%"), (12031, "requests", "12,031"), (3.0, "requests", "3"),
+        (0.5, "requests", "0.500"), (171.3, "Wh", "171 Wh"), (0.25, "currency", "0.250"), (0.25, "index", "0.250"),
+    ],
+)  # fmt: skip
+def test_a_metric_is_told_in_its_unit(value: float | None, unit: str, told: str) -> None:
+    assert units.told(value, unit) == told
+
+
 def test_one_is_singular_and_everything_else_plural() -> None:
     told = [units.count(number, "request") for number in (0, 1, 2, 12031)]
     assert told == ["0 requests", "1 request", "2 requests", "12,031 requests"]

@@ -1,0 +1,65 @@
+"""Debian's chromium, driven by playwright: opens files in it, and notes what a page does that it should not.
+
+Tests that look at a page use `opened`; it skips them where there is no browser.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+]  # fmt: skip
+
+
+@contextmanager
+def browser() -> Iterator[Any]:
+    """A playwright Browser without a window, with a profile of its own."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="`scripts/install test` brings playwright")
+    if CHROMIUM is None:
+        pytest.skip("`scripts/install test` as root on Debian brings chromium")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        try:
+            yield started
+        finally:
+            started.close()
+
+
+class Opened:
+    """A file in a tab. complaints: whatever the console said; requests: whatever it asked for but itself."""
+
+    def __init__(self, browser: Any, file: Path, **looks: Any) -> None:
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self._context = browser.new_context(**{"viewport": {"width": 1100, "height": 900}, **looks})
+        self.tab = self._context.new_page()
+        self.tab.set_default_timeout(20_000)
+        self.tab.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
+        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.tab.on("request", lambda request: self.requests.append(request.url))
+        self.tab.goto(file.as_uri())
+        self.tab.wait_for_function("document.querySelectorAll('[data-plot]').length === "
+                                   "document.querySelectorAll('.uplot canvas').length")  # fmt: skip
+        self.requests.remove(file.as_uri())
+
+    def close(self) -> None:
+        self._context.close()
+
+
+@contextmanager
+def opened(browser: Any, file: Path, **looks: Any) -> Iterator[Opened]:
+    """The file, opened and drawn. looks: of playwright's new_context, such as color_scheme or viewport."""
+    page = Opened(browser, file, **looks)
+    try:
+        yield page
+    finally:
+        page.close()
