@@ -124,7 +124,9 @@ def test_any_text_is_judged_or_refused(text: str) -> None:
 
 
 def test_a_command_may_have_names_of_its_own() -> None:
-    assertion = Assertion("ok >= before.ok and moved < 0.1 and before.error['x'] == 0", more=["moved"], prefixes=["before"])
+    assertion = Assertion(
+        "ok >= before.ok and moved < 0.1 and before.error['x'] == 0", more=["moved"], prefixes=["before"]
+    )
     assert assertion.judge(NUMBERS | {"before.ok": 90, "moved": 0.05}).ok
     with pytest.raises(ConfigError, match=r"did you mean before\.ok"):
         Assertion("before.okk > 1", prefixes=["before"])

@@ -64,7 +64,7 @@ def test_bursts_have_the_rate_over_all_and_come_in_clumps() -> None:
     assert len(times) / times[-1] == pytest.approx(5.0, rel=0.08)
     per_second = Counter(int(at) for at in times)
     counts = [per_second[second] for second in range(int(times[-1]))]
-    assert statistics.pvariance(counts) / statistics.fmean(counts) > 4.0              # of Poisson it is 1
+    assert statistics.pvariance(counts) / statistics.fmean(counts) > 4.0  # of Poisson it is 1
 
 
 def test_a_burst_is_so_many_times_faster_than_a_pause() -> None:

@@ -121,7 +121,9 @@ def test_a_setting_of_the_command_line_is_told_as_one() -> None:
 
 def test_the_file_of_the_workers_holds_nothing_else(tmp_path: Path) -> None:
     assert read_workers(write(tmp_path, "[workers.a]\nslots = 3")) == {"a": WorkerTable(slots=3)}
-    with pytest.raises(ConfigError, match=r"s\.toml: has no \[workers\.ID\]; expected what `rbeerouter routing calibrate`"):
+    with pytest.raises(
+        ConfigError, match=r"s\.toml: has no \[workers\.ID\]; expected what `rbeerouter routing calibrate`"
+    ):
         read_workers(write(tmp_path, ""))
     with pytest.raises(ConfigError, match="unknown key; known: workers"):
         read_workers(write(tmp_path, WHOLE))
@@ -171,7 +173,14 @@ def test_a_fault_that_is_none_is_refused(text: str, said: str) -> None:
 
 
 def test_times_have_units() -> None:
-    assert [seconds(text, "x") for text in ("90", "90s", "1.5h", "500ms", "2m", "1d")] == [90, 90, 5400, 0.5, 120, 86_400]
+    assert [seconds(text, "x") for text in ("90", "90s", "1.5h", "500ms", "2m", "1d")] == [
+        90,
+        90,
+        5400,
+        0.5,
+        120,
+        86_400,
+    ]
     for text in ("", "-1", "1e9", "1 h", "5x"):
         with pytest.raises(ConfigError, match="expected a time such as"):
             seconds(text, "x")

@@ -87,9 +87,9 @@ def test_workers_without_models_are_given_some() -> None:
 def test_the_home_lab_has_every_kind_of_worker_that_the_example_scripts_tell_apart() -> None:
     lab = staff.HOME_LAB
     assert {spec.backend for spec in lab} == {"cuda", "metal", "cpu"}
-    assert any(spec.backend == "cuda" and (spec.performance or 0) > 100 for spec in lab)      # tiers.lua: premium,
-    assert any((spec.performance or 0) < 50 for spec in lab)                                  # free,
-    assert any(50 <= (spec.performance or 0) <= 100 for spec in lab)                          # standard
+    assert any(spec.backend == "cuda" and (spec.performance or 0) > 100 for spec in lab)  # tiers.lua: premium,
+    assert any((spec.performance or 0) < 50 for spec in lab)  # free,
+    assert any(50 <= (spec.performance or 0) <= 100 for spec in lab)  # standard
     assert {spec.metadata["region"] for spec in lab} == {"eu", "us", "asia"}
     assert [spec.id for spec in lab if spec.metadata.get("canary")] == ["worker-macbook"]
     assert all(spec.cost_per_hour is not None and spec.vram is not None for spec in lab)

@@ -60,7 +60,9 @@ def test_every_kind_of_arrivals_has_the_rate(name: str) -> None:
 def test_tiers_regions_models_and_priorities_have_their_shares() -> None:
     found = arrivals(requests=20_000)
     tiers = Counter(one.request.metadata["tier"] for one in found)
-    assert [tiers[tier] / len(found) for tier in ("premium", "standard", "free")] == pytest.approx([0.2, 0.5, 0.3], abs=0.015)
+    assert [tiers[tier] / len(found) for tier in ("premium", "standard", "free")] == pytest.approx(
+        [0.2, 0.5, 0.3], abs=0.015
+    )
     assert share(found, lambda one: one.request.metadata["region"] == "asia") == pytest.approx(0.2, abs=0.015)
     assert share(found, lambda one: one.request.model == "llama-3-70b") == pytest.approx(0.25, abs=0.015)
     assert share(found, lambda one: one.request.priority == "high") == pytest.approx(0.1, abs=0.01)
@@ -96,13 +98,13 @@ def test_lengths_are_as_said_and_no_answer_is_longer_than_max_tokens() -> None:
 def test_a_request_is_what_the_daemon_makes_of_such_a_body() -> None:
     one = next(one for one in arrivals() if one.request.max_tokens and one.request.priority and one.request.stream)
     asked = one.request
-    text = ("word " * one.tokens_in)[: 4 * one.tokens_in]                    # some four bytes for a token
+    text = ("word " * one.tokens_in)[: 4 * one.tokens_in]  # some four bytes for a token
     named = {name: value for name, value in asked.metadata.items() if name != "type"}
     body = {"model": asked.model, "stream": True, "max_tokens": asked.max_tokens, "user": asked.user_id,
             "priority": asked.priority, "metadata": named, "messages": [{"role": "user", "content": text}]}  # fmt: skip
     read = parse(SURFACES[asked.path.encode()], asked.id, {}, msgspec.json.encode(body), Limits())
     assert read == msgspec.structs.replace(asked, prompt_tokens=read.prompt_tokens)
-    assert list(read.metadata) == list(asked.metadata)                       # scripts may walk through it
+    assert list(read.metadata) == list(asked.metadata)  # scripts may walk through it
     low, high = workload.estimate(one.tokens_in, 0.0), workload.estimate(one.tokens_in, 1.0)
     assert low <= read.prompt_tokens <= high and low <= asked.prompt_tokens <= high
 
@@ -144,7 +146,9 @@ def test_kinds_of_requests_are_mixed_by_weight_and_take_what_they_do_not_say_fro
     assert share(found, lambda one: one.tokens_out == 99) == pytest.approx(0.25, abs=0.015)
     assert {one.tokens_in for one in found} == {100}
     assert {one.request.metadata["tier"] for one in found if one.tokens_out == 10} == {"free"}
-    assert {(one.request.model, one.request.metadata["type"]) for one in found if one.tokens_out == 99} == {("own", "image")}
+    assert {(one.request.model, one.request.metadata["type"]) for one in found if one.tokens_out == 99} == {
+        ("own", "image")
+    }
     chat, pictures = ({one.request.user_id for one in found if one.tokens_out == tokens} for tokens in (10, 99))
     assert not chat & pictures
 
@@ -193,7 +197,7 @@ def test_blocks_are_as_many_as_fill_the_prompt_and_shared_exactly_by_who_has_the
     assert set(by_system) == {0, 640, 6400}
     for system, blocks in by_system.items():
         shared = set.intersection(*map(set, blocks))
-        assert len(shared) == system // 64                                   # and the rest is each one's own
+        assert len(shared) == system // 64  # and the rest is each one's own
         rest = Counter(block for some in blocks for block in some if block not in shared)
         assert set(rest.values()) == {1}
 
@@ -213,7 +217,7 @@ def test_who_has_filled_the_context_begins_a_new_conversation() -> None:
     talks = conversations(found)
     assert all(one.tokens_in + one.tokens_out < 2000 for turns in talks.values() for one in turns[:-1])
     full = sum(turns[-1].tokens_in + turns[-1].tokens_out >= 2000 for turns in talks.values())
-    assert full > 50 and full / len(talks) > 0.9                             # the others were under way at the end
+    assert full > 50 and full / len(talks) > 0.9  # the others were under way at the end
     assert {turns[0].blocks[0] for turns in talks.values() if turns[0].blocks} == {0}
 
 
@@ -250,7 +254,10 @@ def test_what_makes_no_sense_is_refused_with_the_key_and_the_value(given: dict[s
     [
         ({"models": MODELS}, "workload.rate: is missing; expected requests per second"),
         ({"rate": 1.0}, "workload.models: is missing; expected {model: weight}"),
-        ({"rate": 1.0, "mix": (Mix(models=MODELS), Mix())}, "workload.mix[1].models: is missing; expected {model: weight}"),
+        (
+            {"rate": 1.0, "mix": (Mix(models=MODELS), Mix())},
+            "workload.mix[1].models: is missing; expected {model: weight}",
+        ),
     ],
 )
 def test_traffic_needs_a_rate_and_models(given: dict[str, Any], said: str) -> None:
