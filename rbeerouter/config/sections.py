@@ -101,6 +101,7 @@ class Routing(Section):
     log_users: str = "hashed"
     log_metadata_chars: CountFromZero = 1000
     decisions_kept: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
+    versions_kept: Annotated[int, Meta(ge=2, le=1000)] = 20
     split: Split | None = None
 
 

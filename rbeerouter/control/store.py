@@ -1,7 +1,9 @@
-"""What outlives a restart: one SQLite file in the state folder. Registered workers, drains, the controller's last list.
+"""What outlives a restart: one SQLite file in the state folder. Registered workers, drains, the controller's last list,
+and the scripts that were active.
 
-`server.discovery` reads it once at the start and hands it every change; a thread of its own writes them, so that no
-disk ever holds up a request. Each change is a transaction in write-ahead mode: a killed process leaves whole ones.
+`server.discovery` reads it once at the start; it and `control.versions` hand it every change. A thread of its own
+writes them, so that no disk ever holds up a request. Each change is a transaction in write-ahead mode: a killed process
+leaves whole ones.
 """
 
 from __future__ import annotations
@@ -18,12 +20,20 @@ from typing import Any
 import msgspec
 
 FILE_NAME = "state.db"
-_VERSION = 1
-_TABLES = """
+_STEPS = (
+    """
 CREATE TABLE registered (id TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE drained (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE lists (name TEXT PRIMARY KEY, taken_at REAL NOT NULL, data BLOB NOT NULL) WITHOUT ROWID;
-"""
+""",
+    """
+CREATE TABLE versions (
+    number INTEGER PRIMARY KEY, hash TEXT NOT NULL UNIQUE, at REAL NOT NULL, who TEXT NOT NULL, how TEXT NOT NULL,
+    text BLOB NOT NULL
+);
+""",
+)
+"""What makes a file of version n one of version n + 1; a new file takes all of them. Each only adds."""
 _BUSY_S = 2.0
 
 
@@ -31,12 +41,27 @@ class StateError(Exception):
     """The state cannot be kept; the message says why and what to do."""
 
 
+class Version(msgspec.Struct, frozen=True):
+    """A script's text that was active, or that stood in its file as it was overwritten.
+
+    hash: SHA-256 of the text, all 64 hex digits. at: Unix seconds of when that was, the last time. how: "start",
+    "reload", "rollback", "promote", or "edited" for one that never was active.
+    """
+
+    hash: str
+    at: float
+    who: str
+    how: str
+    text: bytes
+
+
 class Kept(msgspec.Struct, frozen=True):
-    """All that the file holds. The bytes are for whoever wrote them."""
+    """All that the file holds. The bytes are for whoever wrote them. `versions`: the oldest first."""
 
     registered: dict[str, bytes] = {}
     drained: frozenset[str] = frozenset()
     lists: dict[str, tuple[float, bytes]] = {}
+    versions: tuple[Version, ...] = ()
 
 
 class Store:
@@ -80,6 +105,17 @@ class Store:
     def keep_list(self, name: str, taken_at: float, data: bytes) -> Future[None]:
         return self._write("INSERT OR REPLACE INTO lists VALUES (?, ?, ?)", name, taken_at, data)
 
+    def keep_version(self, version: Version) -> Future[None]:
+        """As the newest one; a text that is kept already is not kept twice."""
+        return self._write(
+            "INSERT OR REPLACE INTO versions "
+            "VALUES ((SELECT coalesce(max(number), 0) + 1 FROM versions), ?, ?, ?, ?, ?)",
+            version.hash, version.at, version.who, version.how, version.text,
+        )  # fmt: skip
+
+    def forget_version(self, hash_: str) -> Future[None]:
+        return self._write("DELETE FROM versions WHERE hash = ?", hash_)
+
     def close(self) -> None:
         """Writes what waits, then closes."""
         self._thread.submit(self._close)
@@ -104,6 +140,12 @@ class Store:
             {worker_id: bytes(data) for worker_id, data in database.execute("SELECT id, data FROM registered")},
             frozenset(worker_id for (worker_id,) in database.execute("SELECT id FROM drained")),
             {name: (at, bytes(data)) for name, at, data in database.execute("SELECT name, taken_at, data FROM lists")},
+            tuple(
+                Version(hash_, at, who, how, bytes(text))
+                for hash_, at, who, how, text in database.execute(
+                    "SELECT hash, at, who, how, text FROM versions ORDER BY number"
+                )
+            ),
         )
 
     def _write(self, statement: str, *values: Any) -> Future[None]:
@@ -149,10 +191,11 @@ class Store:
             if found != "ok":
                 raise sqlite3.DatabaseError(found)
             (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version > _VERSION:
+            if version > len(_STEPS):
                 raise StateError(f"{self.path}: was written by a newer rbeerouter; set another [state] folder")
-            if version == 0:
-                database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {_VERSION}; COMMIT;")
+            if version < len(_STEPS):
+                steps = " ".join(_STEPS[version:])
+                database.executescript(f"BEGIN; {steps} PRAGMA user_version = {len(_STEPS)}; COMMIT;")
         except BaseException:
             database.close()
             raise

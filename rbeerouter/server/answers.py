@@ -1,6 +1,6 @@
-"""What all pages of the control plane have in common: JSON out, bodies of a sensible size in, no web pages.
+"""What all pages of the control plane have in common: JSON out, bodies of a sensible size in, no web pages, who asks.
 
-Used by `server.app` and `server.registration`.
+Used by `server.app` and the modules that add pages to it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from rbeerouter.core.errors import RouterError
 
 _encode = msgspec.json.Encoder().encode
 _MOST_BODY_BYTES = 1 << 20
+WHO_HEADER = "x-rbee-who"
+"""Who the person says that they are: the commands send user@host."""
+_MOST_WHO = 100
 
 
 class Json(Response):
@@ -26,9 +29,21 @@ class Json(Response):
         return _encode(content) + b"\n"
 
 
+def verdict_answer(verdict: dict[str, Any]) -> Json:
+    """What became of a reload."""
+    return Json(verdict, 200 if verdict["ok"] else 422)
+
+
 def not_for_web_pages(request: Request) -> Json | None:
     """The refusal of a request that a page in a browser made, else None."""
     return Json({"ok": False, "error": "not for web pages"}, 403) if "origin" in request.headers else None
+
+
+def who_asks(request: Request) -> str:
+    """Who asks, as far as they say so: a note for colleagues, not a proof. Only the token proves something, and it is
+    one for all who may."""
+    said = "".join(char for char in request.headers.get(WHO_HEADER, "") if char.isprintable()).strip()[:_MOST_WHO]
+    return said or ("holder of the token" if "authorization" in request.headers else "control plane")
 
 
 async def read_body(request: Request) -> bytes:

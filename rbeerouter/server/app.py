@@ -24,9 +24,9 @@ from rbeerouter.core.models import Models
 from rbeerouter.core.types import OFFLINE
 from rbeerouter.dialects import openai
 from rbeerouter.routing.script import ScriptError
-from rbeerouter.server import metrics, ollama_pages, registration
+from rbeerouter.server import metrics, ollama_pages, registration, versions
 from rbeerouter.server.access import Access
-from rbeerouter.server.answers import Json, not_for_web_pages, read_body
+from rbeerouter.server.answers import Json, not_for_web_pages, read_body, verdict_answer, who_asks
 from rbeerouter.server.scripts import set_params
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def build(daemon: Daemon) -> Starlette:
         refused = not_for_web_pages(request)
         if refused is not None:
             return refused
-        verdict = await daemon.reload("control plane")
-        return Json(verdict, 200 if verdict["ok"] else 422)
+        return verdict_answer(await daemon.reload("control plane", who_asks(request)))
 
     return Starlette(
         middleware=[
@@ -82,6 +81,7 @@ def build(daemon: Daemon) -> Starlette:
             Route("/api/v1/reload", reload, methods=["POST"]),
             *registration.routes(daemon),
             *_script_routes(daemon),
+            *versions.routes(daemon),
             *ollama_pages.routes(daemon.ollama_cards),
         ]
     )

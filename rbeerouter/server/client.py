@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
+import socket
 from typing import Any
 from urllib.parse import quote
 
@@ -11,15 +13,50 @@ import msgspec
 
 from rbeerouter.config.loading import Access
 from rbeerouter.config.sections import ConfigError
+from rbeerouter.server.answers import WHO_HEADER
 
 _TIMEOUT_S = 30
 RELOAD = "/api/v1/reload"
+ROLLBACK = "/api/v1/rollback"
+VERSIONS = "/api/v1/versions"
 WORKERS = "/api/v1/workers"
+_PATIENT = (RELOAD, ROLLBACK)
+"""These may run tests, for as long as [routing] gate_s says."""
 
 
 def call(access: Access, method: str, path: str, body: Any = None) -> dict[str, Any]:
     """One call of the control plane and its JSON answer. Raises ConfigError when no daemon answers there."""
+    _, answer = _asked(access, method, path, body)
+    try:
+        return msgspec.json.decode(answer)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"control.bind = {access.bind!r}: no daemon answers there: {error}") from None
+
+
+def fetch(access: Access, path: str) -> tuple[int, bytes]:
+    """Status and body of a page that may be no JSON. Raises ConfigError when no daemon answers there."""
+    return _asked(access, "GET", path, None)
+
+
+def refusal(answer: bytes) -> str:
+    """Why, of an answer that is a refusal."""
+    try:
+        return str(msgspec.json.decode(answer)["error"])
+    except (msgspec.MsgspecError, KeyError, TypeError):
+        return answer.decode(errors="replace")[:500]
+
+
+def _asked(access: Access, method: str, path: str, body: Any) -> tuple[int, bytes]:
     return asyncio.run(_call(access, method, path, body))
+
+
+def whoami() -> str:
+    """user@host, for the list of versions. Only ASCII may stand in a header."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):                                # a container's user without a name
+        user = "somebody"
+    return f"{user}@{socket.gethostname()}".encode("ascii", "replace").decode()
 
 
 def verdict_text(verdict: dict[str, Any]) -> str:
@@ -32,6 +69,27 @@ def verdict_text(verdict: dict[str, Any]) -> str:
     if "examined" in verdict:
         lines.append(verdict["examined"])
     return "\n".join([*lines, *verdict["notes"]])
+
+
+def versions_text(answer: dict[str, Any]) -> str:
+    """The list of versions as a person reads it, the newest first."""
+    if "versions" not in answer:
+        return str(answer.get("error"))
+    rows = [("", "hash", "since", "who", "how", "lines")]
+    for version in answer["versions"]:
+        mark = "*" if version["active"] else ""
+        shown = (version["hash"], version["time"], version["who"], version["how"], str(version["lines"]))
+        rows.append((mark, *shown))
+    notes = [
+        *([f"{answer['file']} was changed since it was loaded"] if answer["edited"] else []),
+        *([f"the list would not outlive a restart: {answer['problem']}"] if answer["problem"] else []),
+    ]
+    return "\n".join([in_columns(rows), *notes])
+
+
+def in_columns(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def change_worker(access: Access, action: str, worker: str, name: str | None) -> dict[str, Any]:
@@ -56,24 +114,22 @@ def workers_text(answer: dict[str, Any]) -> str:
             worker["id"], worker["status"], f"{worker['load']:.2f}", f"{worker['in_flight']}/{worker['capacity']}",
             worker["source"], worker["url"], " ".join(worker["models"]),
         ))  # fmt: skip
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return in_columns(rows)
 
 
-async def _call(access: Access, method: str, path: str, body: Any) -> dict[str, Any]:
+async def _call(access: Access, method: str, path: str, body: Any) -> tuple[int, bytes]:
     bind = access.bind
     token = access.token or access.registration_token
     over_socket = bind.startswith("unix:")
     connector = aiohttp.UnixConnector(bind.removeprefix("unix:")) if over_socket else aiohttp.TCPConnector()
     base = "http://localhost" if over_socket else f"http://{bind}"
-    patient = path == RELOAD                                   # it may run tests, for as long as [routing] gate_s says
-    timeout = aiohttp.ClientTimeout(total=None if patient else _TIMEOUT_S, sock_connect=_TIMEOUT_S)
-    headers = {"authorization": f"Bearer {token}"} if token else {}
+    timeout = aiohttp.ClientTimeout(total=None if path in _PATIENT else _TIMEOUT_S, sock_connect=_TIMEOUT_S)
+    headers = {WHO_HEADER: whoami()} | ({"authorization": f"Bearer {token}"} if token else {})
     try:
         async with (
             aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
             session.request(method, base + path, json=body, headers=headers) as answer,
         ):
-            return await answer.json()
+            return answer.status, await answer.read()
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise ConfigError(f"control.bind = {bind!r}: no daemon answers there: {error}") from None

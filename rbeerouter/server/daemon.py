@@ -37,7 +37,7 @@ from rbeerouter.routing.strategies import STRATEGIES
 from rbeerouter.server import app
 from rbeerouter.server.control_plane import ControlPlane
 from rbeerouter.server.discovery import Discovery
-from rbeerouter.server.scripts import Scripts
+from rbeerouter.server.scripts import Proposal, Scripts
 from rbeerouter.server.staff import Change, Staff
 from rbeerouter.wire.listener import Listener
 from rbeerouter.wire.upstream import Pools
@@ -68,7 +68,9 @@ class Daemon:
         self.log = event_logger(self.log_file)
         self.discovery = Discovery(config, self.env, self.log.info)
         self.fleet.configure(self.discovery.roster.merged())
-        self.decider = self.scripts.decider(config, self.fleet, self.scripts.read(config))
+        self.scripts.loaded = self.scripts.read(config)
+        self.decider = self.scripts.decider(config, self.fleet, self.scripts.loaded)
+        self.versions = self.discovery.versions(config.routing.versions_kept)
         pools = Pools(Pools.prepare(self.discovery.roster.merged(), config.limits, config.registration.allow))
         self.recorder = Recorder(self.log_file, config.routing.decisions_kept)
         self.recorder.models, self.recorder.inputs = config.models, told_inputs(config.routing)
@@ -121,6 +123,7 @@ class Daemon:
             tasks.start("workers come and go", self._follow_roster()), tasks.start("names", self._resolve_names()),
         ]  # fmt: skip
         self.discovery.start()
+        self._note_version("start", "start")
         self._announce(host, port)
         _quiet_collector()
         await self._stop.wait()
@@ -148,8 +151,15 @@ class Daemon:
             self._reload_waits = True
             tasks.start("reload", self.reload("SIGHUP"))
 
-    async def reload(self, asked_by: str) -> dict[str, Any]:
+    async def reload(
+        self, asked_by: str, who: str | None = None, propose: Callable[[], Proposal] | None = None
+    ) -> dict[str, Any]:
         """Loads, compiles and tries the new configuration and script, then swaps both in; or changes nothing.
+
+        Args:
+            asked_by: "SIGHUP" or "control plane". who: the person behind it, where one says so.
+            propose: makes a text that is put over the script's file if it may be loaded, and raises ScriptError where
+                there is none; called when no other reload is under way.
 
         Returns:
             {"ok": bool, ...} with what is active now, or with the error.
@@ -157,28 +167,48 @@ class Daemon:
         async with self._reloading:
             if asked_by == "SIGHUP":
                 self._reload_waits = False
-            return await self._reload(asked_by)
+            return await self._reload(asked_by, who or asked_by, propose)
 
-    async def _reload(self, asked_by: str) -> dict[str, Any]:
+    async def _reload(self, asked_by: str, who: str, propose: Callable[[], Proposal] | None) -> dict[str, Any]:
+        decider, how = None, "reload"
         try:
-            config = self._read_config()
-            source, examined = await self.scripts.examined(config, self.decider)
+            config, proposal = self._read_config(), propose() if propose is not None else None
+            if proposal is None:
+                source, examined = await self.scripts.examined(config, self.decider)
+            else:
+                how, source = proposal.how, proposal.text
+                examined = await self.scripts.vetted(config, proposal)
             trial = Fleet(health_rules(config))
             specs = self.discovery.trial(config)
             trial.configure(specs)
             decider = self.scripts.decider(config, trial, source)
             pools = self.staff.pools(specs, config.limits, config.registration.allow, keep=False)
+            if proposal is not None and config.script is not None:
+                await self.scripts.put(config.script, proposal, lambda text: self._note_overwritten(text, who))
         except (ConfigError, ScriptError) as error:
+            if decider is not None and decider.script is not None:
+                decider.script.close()
             self.reloads["rejected"] += 1
-            self.log.error("reload_rejected", asked_by=asked_by, error=str(error))
+            self.log.error("reload_rejected", asked_by=asked_by, who=who, how=how, error=str(error))
             return {"ok": False, "error": str(error), "active": app.describe_routing(self)}
         self._swap(config, decider, await self.staff.look(specs, pools))
+        self.scripts.loaded = source
+        self._note_version(who, how)
         self.reloads["ok"] += 1
         active = app.describe_routing(self)
         verdict = {"examined": examined} if examined else {}
         workers = len(self.fleet.ordered)
-        self.log.info("reload_ok", asked_by=asked_by, workers=workers, script=active["script"], **verdict)
+        self.log.info(
+            "reload_ok", asked_by=asked_by, who=who, how=how, workers=workers, script=active["script"], **verdict
+        )
         return {"ok": True, "active": active, "workers": workers, "notes": self._needs_restart(config), **verdict}
+
+    def _note_version(self, who: str, how: str) -> None:
+        if self.scripts.loaded is not None:
+            self.versions.became_active(self.scripts.loaded, who, how, time.time())
+
+    def _note_overwritten(self, text: bytes, who: str) -> None:
+        self.versions.overwritten(text, who, time.time())
 
     async def restaff(self) -> None:
         """Brings fleet and pools in line with what the sources say now. Workers that are new are probed first."""
@@ -220,6 +250,7 @@ class Daemon:
         self.prober.allow = config.registration.allow
         self.ollama_cards.apply(config.probes, config.models)
         self.recorder.keep(config.routing.decisions_kept)
+        self.versions.keep(config.routing.versions_kept)
         self.recorder.catch_up()
         self.recorder.models, self.recorder.inputs = config.models, told_inputs(config.routing)
         self.config, self.loaded_at = config, timestamp(time.time())

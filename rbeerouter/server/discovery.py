@@ -21,6 +21,7 @@ from rbeerouter.control.follow import Follower
 from rbeerouter.control.registered import Registered
 from rbeerouter.control.roster import CONFIG, CONTROLLER, Roster, Specs
 from rbeerouter.control.store import Kept, StateError, Store
+from rbeerouter.control.versions import Versions
 from rbeerouter.control.watched_file import WatchedFile
 from rbeerouter.core.types import Env
 from rbeerouter.dialects.engines import ENGINES
@@ -124,6 +125,10 @@ class Discovery:
     def close(self) -> None:
         self.stop()
         self.store.close()
+
+    def versions(self, most: int) -> Versions:
+        """The scripts that were active, which are kept where all the rest is."""
+        return Versions(self.store, self._kept.versions, most)
 
     def describe(self) -> dict[str, Any]:
         """What the control plane shows."""

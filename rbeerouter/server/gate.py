@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -28,23 +29,27 @@ class Verdict(msgspec.Struct, frozen=True):
     problem: str = ""
 
 
-async def examine(script: Path, config: Path | None, how: str, limit_s: float) -> Verdict:
+async def examine(
+    script: Path, config: Path | None, how: str, limit_s: float, suites: tuple[Path, ...] | None = None
+) -> Verdict:
     """Checks a script and, with how = "test", runs its tests where there are any.
 
     Args:
         config: the configuration whose workers it will see.
         how: a value of [routing] reload_gate.
         limit_s: for all of it together.
+        suites: files of tests that it must pass, those that exist; None: the one beside it.
     """
     if how == "off":
         return Verdict(True, "not examined: reload_gate is off")
-    commands = {"check": ["--static"]}
-    if how == "test" and suite_path(script).exists():
-        commands["test"] = ["--cases", "0", "--seed", "1"]
+    commands = [("check", ["--static"])]
+    if how == "test":
+        found = [suite for suite in suites or (suite_path(script),) if suite.exists()]
+        commands += [("test", ["--cases", "0", "--seed", "1", "--test", str(suite)]) for suite in found]
     settings = ["--config", str(config)] if config else []
     told = []
     deadline = asyncio.get_running_loop().time() + limit_s
-    for command, options in commands.items():
+    for command, options in commands:
         try:
             code, output = await _run([command, "--script", str(script), *settings, *options], deadline)
         except OSError as error:
@@ -57,6 +62,19 @@ async def examine(script: Path, config: Path | None, how: str, limit_s: float) -
             return Verdict(False, "", f"routing {command} failed:\n{shown}")
         told.append(lines[-1] if lines else f"{command} passed")
     return Verdict(True, "; ".join(told))
+
+
+async def examine_text(
+    text: bytes, name: str, config: Path | None, how: str, limit_s: float, suites: tuple[Path, ...]
+) -> Verdict:
+    """The same for a text that stands in no file yet. `name` is the file's that it is meant for."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="rbeerouter-") as folder:
+            script = Path(folder) / name
+            script.write_bytes(text)
+            return await examine(script, config, how, limit_s, suites)
+    except OSError as error:
+        return Verdict(False, "", f"a copy to examine cannot be written: {error.strerror}")
 
 
 async def _run(arguments: list[str], deadline: float) -> tuple[int | None, str]:

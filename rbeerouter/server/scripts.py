@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from rbeerouter.config.sections import Config
+from rbeerouter.control import script_file
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import Env, WorkerSpec
 from rbeerouter.routing.decide import Decider
@@ -18,6 +23,7 @@ from rbeerouter.routing.script import Script, ScriptError, configured_abilities,
 from rbeerouter.routing.split import make_split
 from rbeerouter.server import gate
 from rbeerouter.workbench.explain import explain, read_request
+from rbeerouter.workbench.suite import suite_path
 
 if TYPE_CHECKING:
     from rbeerouter.control.script_process import ScriptProcesses
@@ -25,10 +31,29 @@ if TYPE_CHECKING:
 _MOST_LOOKS = 5
 
 
+class Proposal(msgspec.Struct, frozen=True):
+    """A text that is to be put over the configured script and loaded, if it may be.
+
+    how: "rollback" or "promote". force: also over a file that was edited meanwhile, and though the gate refuses it.
+    suites: tests that it must pass besides those of the configured script.
+    """
+
+    text: bytes
+    how: str
+    force: bool = False
+    suites: tuple[Path, ...] = ()
+
+
 class Scripts:
-    """Loads scripts as the configuration says."""
+    """Loads scripts as the configuration says.
+
+    Attributes:
+        loaded: what the configured file said as it was loaded last; None without a script. It decides, unless it was
+            taken out of service since.
+    """
 
     def __init__(self, env: Env) -> None:
+        self.loaded: bytes | None = None
         self._env = env
         self._processes: ScriptProcesses | None = None
         self._resting: Script | None = None
@@ -60,6 +85,49 @@ class Scripts:
                 raise ScriptError(f"{config.script}: {verdict.problem}")
             return source, verdict.told
         raise ScriptError(f"{config.script}: changes faster than it can be examined; reload again when it is complete")
+
+    async def vetted(self, config: Config, proposal: Proposal) -> str:
+        """What the gate says of a text that is to replace the configured script. Raises ScriptError."""
+        script, routing = config.script, config.routing
+        if script is None:
+            raise ScriptError("no script is configured, so there is no file to write; set [routing] script")
+        self.standing(script, proposal)
+        if proposal.force:
+            return "not examined: forced"
+        suites = tuple(dict.fromkeys((suite_path(script), *proposal.suites)))
+        verdict = await gate.examine_text(
+            proposal.text, script.name, config.source, routing.reload_gate, routing.gate_s, suites
+        )
+        if not verdict.ok:
+            raise ScriptError(f"{script.name}: {verdict.problem}")
+        return verdict.told
+
+    def standing(self, script: Path, proposal: Proposal) -> bytes | None:
+        """What stands in the script's file now. Raises ScriptError where that is not what was loaded, as somebody has
+        written it since, unless that is forced."""
+        try:
+            found = script_file.text_of(script)
+        except script_file.NotWritten as error:
+            raise ScriptError(str(error)) from None
+        if found not in (None, self.loaded, proposal.text) and not proposal.force:
+            raise ScriptError(
+                f"{script}: was changed since it was loaded, and would be overwritten; reload it first, or use --force "
+                "(it is kept as a version then)"
+            )
+        return found
+
+    async def put(self, script: Path, proposal: Proposal, keep: Callable[[bytes], None]) -> None:
+        """Puts a text into the script's file. What stands there is given to `keep` before. Raises ScriptError, and the
+        file is as it was."""
+        found = self.standing(script, proposal)
+        if found == proposal.text:
+            return
+        if found is not None:
+            keep(found)
+        try:
+            await asyncio.to_thread(script_file.put, script, proposal.text, found)
+        except script_file.NotWritten as error:
+            raise ScriptError(str(error)) from None
 
     def decider(self, config: Config, fleet: Fleet, source: bytes | None) -> Decider:
         """Loads the script and tries it on a made-up request. Raises ScriptError when it is broken."""

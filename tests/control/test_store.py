@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rbeerouter.control.store import Kept, StateError, Store
+from rbeerouter.control.store import Kept, StateError, Store, Version
 
 
 class Told:
@@ -137,3 +137,46 @@ def test_a_file_that_cannot_be_opened_is_told_and_costs_nothing_else(tmp_path: P
     store.keep_registered("b", b"b").result()
     assert (told.events, "cannot be written" in str(store.problem)) == (["state_not_kept"], True)
     store.close()
+
+
+# Versions of the script.
+
+
+def version(hash_: str, at: float = 1.0, how: str = "reload") -> Version:
+    return Version(hash_, at, "anna@desk", how, hash_.encode() + b"\xff\n")
+
+
+def test_versions_come_back_in_the_order_in_which_they_were_kept(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    for name in ("b", "a", "c"):
+        store.keep_version(version(name, at=9.0))
+    store.keep_version(version("a", at=3.0, how="rollback"))  # a clock that went back is no matter
+    store.forget_version("b")
+    store.close()
+    assert kept(tmp_path).versions == (version("c", 9.0), version("a", 3.0, "rollback"))
+
+
+VERSION_1 = """
+CREATE TABLE registered (id TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE drained (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE lists (name TEXT PRIMARY KEY, taken_at REAL NOT NULL, data BLOB NOT NULL) WITHOUT ROWID;
+INSERT INTO registered VALUES ('a', x'31');
+INSERT INTO drained VALUES ('a');
+INSERT INTO lists VALUES ('http://c', 1.5, x'5b5d');
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_file_of_version_1_loses_nothing_and_can_keep_versions(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "state.db")
+    database.executescript(VERSION_1)
+    database.close()
+    before = Kept({"a": b"1"}, frozenset({"a"}), {"http://c": (1.5, b"[]")})
+    store = opened(tmp_path)
+    assert store.load() == before
+    store.keep_version(version("x"))
+    store.close()
+    told = Told()
+    after = kept(tmp_path, told)
+    assert (after.registered, after.drained, after.lists) == (before.registered, before.drained, before.lists)
+    assert (after.versions, told.events) == ((version("x"),), [])

@@ -16,6 +16,8 @@ import tomli
 
 from rbeerouter.config import sections
 from rbeerouter.config.sections import DnsEntry, File, Limits, Routing, Server, section_of
+from rbeerouter.control.store import Store, Version
+from rbeerouter.control.versions import Versions
 from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.health import HealthRules
@@ -166,6 +168,9 @@ end
 """
 
 
+KEPT = Version("74eab196c88f", 1.0, "anna@desk", "reload", CONTROLLED)
+
+
 class Control:
     """The control plane of a daemon that does not run."""
 
@@ -177,9 +182,10 @@ class Control:
         self.daemon: Any = SimpleNamespace(
             fleet=fleet, decider=decider, env=env(), ollama_cards=None, prober=SimpleNamespace(problems={}),
             config=SimpleNamespace(
-                script="/etc/rbeerouter/routing.lua", control=sections.Control(), routing=Routing(),
+                script=Path("/etc/rbeerouter/routing.lua"), control=sections.Control(), routing=Routing(),
                 limits=Limits(), models=NO_MODELS,
             ),
+            versions=Versions(Store(Path("/nowhere"), lambda *_, **fields: None, str), (KEPT,), 20),
             loaded_at="2026-11-21T07:12:22.630Z", recorder=recorder, log_file=log, scripts=Scripts(env()),
             reloads=Counter(ok=1), find_decision=recorder.find, log=SimpleNamespace(info=lambda *_, **fields: None),
             listener=SimpleNamespace(
@@ -246,7 +252,7 @@ def tell_all(fleet: Fleet) -> None:
     fleet.tick(10.0)
 
 
-@pytest.mark.parametrize("path", ["/health", "/api/v1/workers", "/v1/models", "/routing", "/api/v1/params"])
+@pytest.mark.parametrize("path", ["/health", "/api/v1/workers", "/v1/models", "/routing", "/api/v1/params", "/api/v1/versions"])
 def test_the_answers_that_are_shown_have_the_form_of_the_true_ones(path: str, fleet: Fleet) -> None:
     (shown,) = example(f"GET {path}")
     tell_all(fleet)
