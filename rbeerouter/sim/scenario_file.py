@@ -17,11 +17,13 @@ import msgspec
 from msgspec import Meta
 
 from rbeerouter.config.reading import convert, expand, read_toml
-from rbeerouter.config.sections import ConfigError, Positive, Section
+from rbeerouter.config.sections import ConfigError, Count, CountFromZero, Positive, Section
+from rbeerouter.sim.trace_formats import FORMATS
 from rbeerouter.sim.types import Fault, Footprint, Profile, Targets
 from rbeerouter.sim.workload import Traffic, check_traffic
 
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+Factor = Annotated[float, Meta(gt=0, le=1e6)]
 Tokens = Annotated[int, Meta(ge=1, le=1 << 40)]
 FAULT_KINDS = ("crash", "slow", "refuse", "stall", "lie", "cut")
 
@@ -80,6 +82,24 @@ class FaultEntry(Section):
     amount: Annotated[float, Meta(gt=0, le=1e6)] | None = None
 
 
+class TraceTable(Section):
+    """[trace]: traffic of a file, in place of what [workload] makes up; that fills in what the file does not tell.
+
+    file: relative to the scenario's. format: a name in `trace_formats.FORMATS`. map: other models than the file names.
+    The others: see `traces.Cut`.
+    """
+
+    file: str
+    format: str | None = None
+    from_s: Seconds = 0.0
+    to_s: Positive | None = None
+    skip: CountFromZero = 0
+    requests: Count | None = None
+    speed: Factor = 1.0
+    scale: Factor = 1.0
+    map: dict[str, str] = msgspec.field(default_factory=dict)
+
+
 class TargetsTable(Section):
     """[targets]: see `types.Targets`."""
 
@@ -92,6 +112,7 @@ class ScenarioFile(Section):
     """The whole file. random_faults: per hour, besides [[faults]]."""
 
     workload: Traffic = Traffic()
+    trace: TraceTable | None = None
     workers: dict[str, WorkerTable] = msgspec.field(default_factory=dict)
     faults: tuple[FaultEntry, ...] = ()
     random_faults: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
@@ -117,9 +138,19 @@ def scenario_of(raw: dict[str, Any], where: str, settings: dict[str, Any] | None
         raw = {**raw, "workload": {**table, **settings} if isinstance(table, dict) else table}
     file = convert(raw, where, ScenarioFile)
     check_traffic(file.workload, where)
+    if file.trace is not None:
+        check_trace(file.trace, f"{where}: trace.")
     for index, entry in enumerate(file.faults):
         fault_of(entry, f"{where}: faults[{index}]")
     return file
+
+
+def check_trace(given: TraceTable, key: str) -> None:
+    """What the types cannot say. Raises ConfigError with `key` before the name."""
+    if given.format is not None and given.format not in FORMATS:
+        raise ConfigError(f"{key}format {given.format!r}: expected one of {', '.join(FORMATS)}")
+    if given.to_s is not None and given.to_s <= given.from_s:
+        raise ConfigError(f"{key}to {given.to_s:g} s: expected more than {given.from_s:g} s, where it begins")
 
 
 def read_workers(path: Path) -> dict[str, WorkerTable]:

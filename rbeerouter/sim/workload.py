@@ -207,8 +207,8 @@ class _Talk(msgspec.Struct, gc=False):
     told: int = 0
 
 
-class _Shape:
-    """One kind of request of a workload, ready to draw from."""
+class Shape:
+    """One kind of request of a workload, ready to draw from. `traces` fills in with it what a file does not tell."""
 
     def __init__(
         self, given: Traffic | Mix, type_of: Callable[[str], str], rng: random.Random, first_user: int, index: int
@@ -220,6 +220,22 @@ class _Shape:
         self.kinds, self.kind_ends = _kinds(given, type_of)
         self.groups, self.group_ends = _groups(given, {kind.type for kind in self.kinds}, first_user)
         self.users = sum(len(group.users) for group in self.groups)
+
+    @classmethod
+    def alone(cls, traffic: Traffic, rng: random.Random) -> Shape:
+        """The requests of a workload without a mix."""
+        return cls(traffic, kind_of, rng, 1, 0)
+
+    def told(
+        self, number: int, at_s: float, tokens_in: int, tokens_out: int, session: str | None, blocks: tuple[int, ...]
+    ) -> Arrival:
+        """A request of which so much is known. Who has a session is the same user in all of it."""
+        uniform = self.rng.random
+        kind = self.kinds[bisect_right(self.kind_ends, uniform())]
+        who = uniform if session is None else random.Random(session).random
+        group = self.groups[bisect_right(self.group_ends, who())]
+        user = group.users[bisect_right(group.ends, who())]
+        return self.arrival(number, at_s, kind, group, user, tokens_in, tokens_out, session, blocks)
 
     def request(self, number: int, at_s: float) -> Arrival:
         """A request that stands alone."""
@@ -329,7 +345,7 @@ class Generated:
             return islice(self._with_sessions(shapes, ends, times), self.count)
         return islice(self._alone(shapes, ends, times), self.count)
 
-    def _shapes(self) -> tuple[list[_Shape], list[float]]:
+    def _shapes(self) -> tuple[list[Shape], list[float]]:
         shapes, traffic, first_user = [], self.traffic, 1
         for index, mix in enumerate(traffic.mix or (Mix(),)):
             given = msgspec.structs.replace(
@@ -337,11 +353,11 @@ class Generated:
             )
             rng = random.Random(f"{self.seed} requests {index}")
             type_of = kind_of if mix.type is None else _always(mix.type)
-            shapes.append(_Shape(given, type_of, rng, first_user, index))
+            shapes.append(Shape(given, type_of, rng, first_user, index))
             first_user += shapes[-1].users
         return shapes, draws.shares([mix.weight for mix in traffic.mix or (Mix(),)])
 
-    def _times(self, shapes: list[_Shape], ends: list[float]) -> Iterator[float]:
+    def _times(self, shapes: list[Shape], ends: list[float]) -> Iterator[float]:
         """When requests come, or conversations begin, of which there are fewer."""
         traffic, rng = self.traffic, random.Random(f"{self.seed} times")
         weights = [end - before for end, before in zip(ends, [0.0, *ends], strict=False)]
@@ -363,16 +379,16 @@ class Generated:
                 return draws.diurnal(rate, traffic.swing, traffic.period_s, traffic.peak_s, rng)
         return draws.poisson(rate, rng)
 
-    def _alone(self, shapes: list[_Shape], ends: list[float], times: Iterator[float]) -> Iterator[Arrival]:
+    def _alone(self, shapes: list[Shape], ends: list[float], times: Iterator[float]) -> Iterator[Arrival]:
         if len(shapes) == 1:
             return map(shapes[0].request, numbers(1), times)
         rng = random.Random(f"{self.seed} mix")
         return (shapes[draws.choose(ends, rng)].request(number, at_s) for number, at_s in enumerate(times, 1))
 
-    def _with_sessions(self, shapes: list[_Shape], ends: list[float], times: Iterator[float]) -> Iterator[Arrival]:
+    def _with_sessions(self, shapes: list[Shape], ends: list[float], times: Iterator[float]) -> Iterator[Arrival]:
         """Conversations begin at `times`; their later turns wait in a heap, one for each that goes on."""
         rng = random.Random(f"{self.seed} mix")
-        going_on: list[tuple[float, int, _Shape, _Talk]] = []
+        going_on: list[tuple[float, int, Shape, _Talk]] = []
         number, talks = 0, numbers(1)
         for begins_s in times:
             while going_on and going_on[0][0] <= begins_s:
@@ -389,7 +405,7 @@ class Generated:
                 yield self._turn(number, begins_s, shape, talk)
                 self._go_on(shape, talk, talks, begins_s, going_on)
 
-    def _turn(self, number: int, at_s: float, shape: _Shape, talk: _Talk) -> Arrival:
+    def _turn(self, number: int, at_s: float, shape: Shape, talk: _Talk) -> Arrival:
         """The next turn of a conversation, which is so much longer then."""
         tokens_in, talk.told = talk.tokens + shape.draw_in(), shape.draw_out()
         shared = shape.sessions.system_tokens[talk.system] // self.block_tokens
@@ -403,8 +419,8 @@ class Generated:
         )
 
     def _go_on(
-        self, shape: _Shape, talk: _Talk, talks: Iterator[int], at_s: float,
-        going_on: list[tuple[float, int, _Shape, _Talk]],
+        self, shape: Shape, talk: _Talk, talks: Iterator[int], at_s: float,
+        going_on: list[tuple[float, int, Shape, _Talk]],
     ) -> None:  # fmt: skip
         """Puts the turn after the one at `at_s` into the heap, if there is one."""
         sessions, rng = shape.sessions, shape.rng
