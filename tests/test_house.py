@@ -62,7 +62,6 @@ TESTED_ELSEWHERE = {
     "rbeerouter.cli.diff": "tests/cli/test_arguments.py",
     "rbeerouter.cli.tune": "tests/cli/test_arguments.py",
     "rbeerouter.cli.bench": "tests/cli/test_arguments.py",
-    "rbeerouter.cli.calibrate": "tests/cli/test_arguments.py",
     "rbeerouter.cli.versions": "tests/server/test_versions.py",
     "rbeerouter.tasks": "tests/wire/test_exchange.py",
     "rbeerouter.config.checks": "tests/test_config.py",

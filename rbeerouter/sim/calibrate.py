@@ -1,44 +1,56 @@
 """Learns how fast workers are from what routing.log shows of them.
 
-Called by `rbeerouter routing calibrate`. For each worker a first guess by least squares, which reads off the log how many
-sequences were decoded beside each request; then the log's own requests go through the simulated engine again and again,
-and a search moves the parameters until the simulated times are those of the log. Fitted is the first part of the time;
-the error is told on the rest, which the search has not seen. It decides nothing about where requests go: the log says
-that.
+Called by `rbeerouter routing calibrate`. For each worker a first guess by least squares, which reads off the log how
+many sequences were decoded beside each request; then the log's own requests go through the simulated engine again and
+again, and a search moves the parameters until the simulated times are those of the log. Fitted is the first part of the
+time; the error is told on the rest, which the search has not seen. It decides nothing about where requests go: the log
+says that.
 """
 
 from __future__ import annotations
 
-import bisect
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import msgspec
 
-from rbeerouter.core.types import WorkerSpec
+from rbeerouter.config.loading import load
+from rbeerouter.config.sections import ConfigError
+from rbeerouter.core.types import Request, WorkerSpec
+from rbeerouter.dialects.engines import ENGINES
+from rbeerouter.recorded import LogError, Tally, read_log
 from rbeerouter.sim.engine import Engine, Work
-from rbeerouter.sim.fit import least_squares, nelder_mead
+from rbeerouter.sim.fit import nelder_mead
 from rbeerouter.sim.fitted import Errors, Fitted
-from rbeerouter.sim.observe import Record, Seen
-from rbeerouter.sim.types import Profile, SimWorker
+from rbeerouter.sim.guess import FITTED, first_guess, most_at_once
+from rbeerouter.sim.observe import Record, Seen, records
+from rbeerouter.sim.types import Arrival, Profile, SimWorker
 
-FITTED = ("step_s", "sequence_s", "prefill_s", "context_s", "overhead_s")
 FEWEST = 30
-"""Requests that count, below which five parameters are not told: any numbers would fit."""
+"""Requests that count, below which nothing is fitted: any five numbers would explain them."""
 _FEWEST_HELD_BACK = 10
 _FIRST_PART = 0.7
 _GRAIN_S = 0.001
 """What the log's `time` is cut to; smaller differences say nothing."""
-_TRIES, _ROUGH_TRIES, _ROUGH_REQUESTS = 240, 40, 300
+_TRIES = ((150, 0.3), (100, -0.3), (80, 0.15))
+"""Of the search, and how far it reaches at first in natural logarithms. It begins anew, in another direction, because a
+simplex can get stuck."""
+_ENOUGH = 1e-4
+_ROUGH_TRIES, _ROUGH_REQUESTS = 40, 300
 _NO_WORSE = 0.02
 """Numbers of slots whose errors differ by less explain the log equally well."""
-_FOREIGN_TIMES, _FOREIGN_SHARE = 2.0, 0.05
-_DRIFT = 0.15
-_SHORT_PROMPT_TOKENS = 512
-"""The smallest batch that engines come with: shorter prompts never show how large it is."""
+_SMALLEST_BATCH = 512
+"""Shorter prompts never show how large an engine's batch is: none comes with a smaller one."""
+_TWICE, _FOREIGN_SHARE, _DRIFT = 2.0, 0.05, 0.15
+"""Told is when more than that share of the requests took more than twice as long, and by how much a worker's pace moved
+if it is more than that."""
+_SHOWN_EVERY = 10
+_NOBODY = Request("calibrate", "", "", None, None, None, None, True, {})
 
 Times = list[tuple[float, float]]
-Told = Callable[[str], "Known"]
+Tick = Callable[[], None]
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -49,27 +61,78 @@ class Known(msgspec.Struct, frozen=True):
     kv_tokens: int | None = None
 
 
-def calibrate(name: str, record: Record, known: Known = Known(), tick: Callable[[], None] = lambda: None) -> Fitted:
+def from_logs(
+    logs: Sequence[Path], config_path: Path | None, wanted: Sequence[str], most: int, told: Known,
+    show: Callable[[str], None] | None,
+) -> tuple[list[Fitted], str]:  # fmt: skip
+    """Each worker of the logs as far as it can be told, and in words where from. Raises ConfigError.
+
+    Args:
+        logs: none: the configured one.
+        wanted: ids of workers; none: all.
+        most: newest lines that are used of each.
+        told: what the command line says of all of them; the rest is looked up in the configuration.
+        show: is told how far it has come.
+    """
+    config = load(config_path, engines=tuple(ENGINES)) if config_path is not None or not logs else None
+    if not logs and config is not None:
+        logs = [config.log]
+    tally = Tally()
+    try:
+        found = records(read_log(logs, tally), most)
+    except LogError as error:
+        raise ConfigError(f"--log {error}") from None
+    source = ", ".join(map(str, logs))
+    if not found:
+        raise ConfigError(f"--log {source}: has no request that a worker got; expected lines of routing.log")
+    for worker in wanted:
+        if worker not in found:
+            raise ConfigError(f"--worker {worker}: is not in the log; there are {', '.join(found)}")
+    slots = {spec.id: spec.max_concurrency for spec in config.workers} if config is not None else {}
+    fitted = []
+    for worker in wanted or found:
+        known = told if told.slots is not None else msgspec.structs.replace(told, slots=slots.get(worker))
+        one = calibrate(worker, found[worker], known, _ticker(worker, show))
+        if tally.unreadable or tally.lost:
+            one.notes.append(f"{tally.unreadable + tally.lost} lines of the log are lost or cannot be read")
+        fitted.append(one)
+    if show is not None:
+        show("")
+    return fitted, source
+
+
+def _ticker(worker: str, show: Callable[[str], None] | None) -> Tick:
+    tries = itertools.count(1)
+
+    def tick() -> None:
+        count = next(tries)
+        if show is not None and count % _SHOWN_EVERY == 0:
+            show(f"{worker}: {count} times simulated")
+
+    return tick
+
+
+def calibrate(worker: str, record: Record, known: Known, tick: Tick = lambda: None) -> Fitted:
     """What can be told of a worker. `tick` is called at each try, of which there are some hundreds."""
-    fitted = Fitted(name, len(record.seen) + record.left_out, record.counting, notes=_remarks(record))
+    seen = record.seen
+    fitted = Fitted(worker, len(seen) + record.left_out, record.counting, notes=_remarks(record))
     if record.counting < FEWEST:
         fitted.notes.insert(0, f"not fitted: {record.counting} requests count, expected {FEWEST} or more")
         return fitted
-    seen = record.seen
-    split_s = seen[0].sent_s + _FIRST_PART * (seen[-1].sent_s - seen[0].sent_s)
-    before = [one for one in seen if one.sent_s < split_s]
-    held = sum(one.counts for one in seen[len(before) :])
-    enough = held >= _FEWEST_HELD_BACK and sum(one.counts for one in before) >= FEWEST
+    split_s = _FIRST_PART * seen[-1].sent_s
+    before = sum(one.sent_s < split_s for one in seen)
+    parts = (seen[:before], seen[before:])
+    enough = all(_counting(part) >= fewest for part, fewest in zip(parts, (FEWEST, _FEWEST_HELD_BACK), strict=True))
     if not enough:
-        before = seen
-        fitted.notes.append("too few requests to hold a part back: how well it predicts others is not known")
-    profile = _assumed(fitted, seen, known, before, tick)
-    profile, _ = _refined(before, profile, _TRIES, tick)
-    fitted.profile = msgspec.structs.replace(profile, source=f"fitted to {fitted.counting} requests of routing.log")
-    times = simulated(seen, fitted.profile)
-    fitted.fit = errors(seen[: len(before)], times)
+        parts = (seen, [])
+        fitted.notes.append("too few requests to hold a part back: nothing tells how well it predicts others")
+    start = _assumed(fitted, parts[0], known, tick)
+    profile = _searched(parts[0], start, tick)
+    fitted.profile = msgspec.structs.replace(profile, source=f"fitted to {record.counting} requests of routing.log")
+    times = simulated(seen, profile)
+    fitted.fit = errors(parts[0], times[: len(parts[0])])
     if enough:
-        fitted.held_back = errors(seen[len(before) :], times[len(before) :])
+        fitted.held_back = errors(parts[1], times[before:])
     fitted.notes += _doubts(seen, times)
     return fitted
 
@@ -79,14 +142,15 @@ def simulated(seen: Sequence[Seen], profile: Profile) -> Times:
     engine = Engine(SimWorker(WorkerSpec("calibrated", ""), profile), profile.block_tokens)
     works = []
     for one in seen:
-        while engine.next_s <= one.sent_s:
-            engine.advance(engine.next_s)
-        work = Work(tokens_in=one.tokens_in, tokens_out=one.tokens_out)
-        engine.submit(work, one.sent_s)
+        work = Work(Arrival(one.sent_s, _NOBODY, one.tokens_in, one.tokens_out), "")
+        engine.submit(work, one.sent_s + profile.overhead_s)
         works.append(work)
     while engine.next_s < math.inf:
         engine.advance(engine.next_s)
-    return [(work.first_s - one.sent_s, work.finished_s - one.sent_s) for one, work in zip(seen, works, strict=True)]
+    return [
+        ((work.first_s or 0.0) - one.sent_s, (work.finished_s or 0.0) - one.sent_s)
+        for one, work in zip(seen, works, strict=True)
+    ]
 
 
 def errors(seen: Sequence[Seen], times: Times) -> Errors:
@@ -144,71 +208,102 @@ def _off(ours: float, theirs: float) -> float:
     return abs(math.log((ours + _GRAIN_S) / (theirs + _GRAIN_S)))
 
 
-# The first guess.
+# The search.
 
 
-class _Level:
-    """How much of something there is over time, made of intervals (begin, end, amount)."""
-
-    def __init__(self, intervals: Iterable[tuple[float, float, float]]) -> None:
-        changes: list[tuple[float, float]] = []
-        for begin, end, amount in intervals:
-            changes += [(begin, amount), (end, -amount)]
-        changes.sort()
-        self.times, self.levels, self.sums = [-math.inf], [0.0], [0.0]
-        for at, change in changes:
-            past = self.levels[-1] * (at - self.times[-1]) if self.levels[-1] else 0.0
-            self.times.append(at)
-            self.sums.append(self.sums[-1] + past)
-            self.levels.append(self.levels[-1] + change)
-
-    def _until(self, at: float) -> float:
-        last = bisect.bisect_right(self.times, at) - 1
-        return self.sums[last] + (self.levels[last] * (at - self.times[last]) if self.levels[last] else 0.0)
-
-    def mean(self, begin: float, end: float) -> float:
-        return (self._until(end) - self._until(begin)) / (end - begin)
-
-    def most(self) -> int:
-        return round(max(self.levels))
+def _assumed(fitted: Fitted, seen: Sequence[Seen], known: Known, tick: Tick) -> Profile:
+    """A first guess at the profile, with what the log does not show as it is known, or as it explains the log best."""
+    given = {name: value for name in Known.__struct_fields__ if (value := getattr(known, name)) is not None}
+    profile = msgspec.structs.replace(Profile(), **given)
+    longest = max(one.tokens_in for one in seen)
+    if known.batch_tokens is None and longest > _SMALLEST_BATCH:
+        fitted.notes.append(f"batch_tokens is not in the log: assumed {profile.batch_tokens} (--batch-tokens)")
+    most = most_at_once(seen)
+    if known.slots is not None:
+        return _guessed(seen, profile, known.slots)
+    rough = seen[-_ROUGH_REQUESTS:]
+    tried = []
+    for slots in [*(1 << power for power in range((most - 1).bit_length())), most]:
+        start = _guessed(rough, profile, slots)
+        tried.append((mismatch(rough, simulated(rough, _search(rough, start, _ROUGH_TRIES, 0.3, tick))), slots))
+    best = min(tried)[0]
+    slots = max(slots for error, slots in tried if error <= best + _NO_WORSE)
+    if slots == most:
+        fitted.notes.append(f"never more than {most} requests at once: more slots do not show in the log (--slots)")
+    else:
+        fitted.notes.append(f"slots: {slots} explains the log best (--slots, if you know it)")
+    return _guessed(seen, profile, slots)
 
 
-def most_at_once(seen: Iterable[Seen]) -> int:
-    return _Level((one.sent_s, one.sent_s + one.end_s, 1.0) for one in seen).most()
+def _guessed(seen: Sequence[Seen], profile: Profile, slots: int) -> Profile:
+    """Never quite 0, so that the search, which multiplies, can leave it."""
+    found = first_guess(seen, slots)
+    counting = [one for one in seen if one.counts]
+    per_token_s = quantile((one.end_s / (one.tokens_out + one.tokens_in / 10) for one in counting), 0.5)
+    context = quantile((one.tokens_in + one.tokens_out for one in counting), 0.5)
+    least = (per_token_s / 10, per_token_s / 100, per_token_s / 500, per_token_s / 1000 / context, _GRAIN_S / 10)
+    values = dict(zip(FITTED, map(max, found, least), strict=True))
+    return msgspec.structs.replace(profile, slots=slots, **values)
 
 
-def first_guess(seen: Sequence[Seen], slots: int) -> list[float]:
-    """The parameters FITTED by least squares: one equation for the tokens after the first of each stream, one for the
-    time until its first, where it did not have to wait for a slot; the sum of both for an answer in one piece."""
-    firsts = [one.sent_s + (_guessed_first(one) if one.first_s is None else one.first_s) for one in seen]
-    spans = [(first, max(first, one.sent_s + one.end_s)) for one, first in zip(seen, firsts, strict=True)]
-    decoding = _Level((first, end, 1.0) for first, end in spans)
-    context = _Level(
-        (first, end, one.tokens_in + one.tokens_out / 2) for one, (first, end) in zip(seen, spans, strict=True)
-    )
-    inside = _Level((one.sent_s, end, 1.0) for one, (_, end) in zip(seen, spans, strict=True))
-    order = sorted(range(len(seen)), key=lambda at: firsts[at])
-    sorted_firsts, prompts = [firsts[at] for at in order], [0]
-    for at in order:
-        prompts.append(prompts[-1] + seen[at].tokens_in)
+def _searched(seen: Sequence[Seen], profile: Profile, tick: Tick) -> Profile:
+    for tries, reach in _TRIES:
+        profile = _search(seen, profile, tries, reach, tick)
+    return profile
 
-    def prompt_tokens(begin: float, end: float) -> int:
-        """Of the prompts that were read to their ends in that time."""
-        return prompts[bisect.bisect_right(sorted_firsts, end)] - prompts[bisect.bisect_right(sorted_firsts, begin)]
 
-    rows, values = [], []
-    for one, (first, end) in zip(seen, spans, strict=True):
-        if not one.counts:
-            continue
-        sent, steps = one.sent_s, one.tokens_out - 1
-        busy = inside.mean(sent - _GRAIN_S, sent) if first > sent else slots
-        # It comes in the middle of a step of the others, and then one step reads its prompt.
-        begun = 1.5 if busy else 1.0
-        start = [begun, begun * decoding.mean(sent, first), prompt_tokens(sent, first), begun * context.mean(sent, first), 1.0] if first > sent else None
-        rest = None
-        if steps > 0 and end > first:
-            rest = [steps, steps * decoding.mean(first, end), prompt_tokens(first, end), steps * context.mean(first, end), 0.0]
-        for row, value in _equations(one, start if busy < slots else None, rest, first - sent, end - first):
-            rows.append(row)
-            values.append(value)
-    return least_squares(rows, values) if rows else [0.0] * len(FITTED)
+def _search(seen: Sequence[Seen], profile: Profile, tries: int, reach: float, tick: Tick) -> Profile:
+    """A profile whose mismatch is smaller, if one is found."""
+
+    def at(point: list[float]) -> Profile:
+        return msgspec.structs.replace(profile, **{name: math.exp(x) for name, x in zip(FITTED, point, strict=True)})
+
+    def error(point: list[float]) -> float:
+        tick()
+        return mismatch(seen, simulated(seen, at(point)))
+
+    point, _ = nelder_mead(error, [math.log(getattr(profile, name)) for name in FITTED], reach, tries, _ENOUGH)
+    return at(point)
+
+
+# What is to be said.
+
+
+def _counting(seen: Iterable[Seen]) -> int:
+    return sum(one.counts for one in seen)
+
+
+def _remarks(record: Record) -> list[str]:
+    """What the log does not tell, as far as that can be seen without a fit."""
+    notes = []
+    if record.older:
+        notes.append(f"{record.older} older lines were not used (--most)")
+    if record.left_out:
+        notes.append(f"{record.left_out} lines without any content were taken for no load")
+    if record.without_tokens:
+        notes.append(f"{record.without_tokens} answers without token counts were taken for load of a usual length; "
+                     'clients have them counted with "stream_options": {"include_usage": true}')  # fmt: skip
+    counting = [one for one in record.seen if one.counts]
+    if counting and all(one.first_s is None for one in counting):
+        notes.append("no streams, so no time to the first token: reading and writing can hardly be told apart")
+    if counting and most_at_once(record.seen) == 1:
+        notes.append("never two requests at once: how much slower a step is with more sequences cannot be told")
+    if len(record.models) > 1:
+        names = ", ".join(sorted(record.models))
+        notes.append(f"{len(record.models)} models in one profile, as if they were alike: {names}")
+    return notes
+
+
+def _doubts(seen: Sequence[Seen], times: Times) -> list[str]:
+    """What the fit leaves unexplained, and what may be the cause."""
+    pairs = _pairs(seen, times)[1]
+    notes = []
+    slow = sum(theirs > _TWICE * ours + _GRAIN_S for ours, theirs in pairs) / len(pairs)
+    if slow > _FOREIGN_SHARE:
+        notes.append(f"{slow:.0%} of the requests took more than twice as long as such a worker takes: the machine has "
+                     "other work, or clients that do not come through this router")  # fmt: skip
+    third = len(pairs) // 3
+    early, late = (quantile((theirs / ours for ours, theirs in part), 0.5) for part in (pairs[:third], pairs[-third:]))
+    if abs(late / early - 1) > _DRIFT:
+        notes.append(f"it became {late / early - 1:+.0%} slower in the course of the log, which no profile explains")
+    return notes

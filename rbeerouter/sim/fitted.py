@@ -8,14 +8,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from rbeerouter.config.sections import ConfigError
 from rbeerouter.sim.types import Profile
 
 TOLD = ("step_s", "sequence_s", "prefill_s", "context_s", "overhead_s", "slots", "batch_tokens")
 _DEFAULT = Profile()
+_NAMES = ("TTFT p50", "TTFT p95", "e2e p50", "e2e p95", "typical")
 
 
 class Errors(msgspec.Struct, frozen=True):
@@ -66,6 +69,16 @@ def toml(fitted: Sequence[Fitted], source: str) -> str:
     return "\n".join(blocks)
 
 
+def write(path: Path, fitted: Sequence[Fitted], source: str) -> None:
+    """Puts the TOML into a file, whole or not at all. Raises ConfigError."""
+    beside = path.with_name(path.name + ".new")
+    try:
+        beside.write_text(toml(fitted, source))
+        beside.replace(path)
+    except OSError as error:
+        raise ConfigError(f"--out {path}: cannot be written: {error.strerror}") from None
+
+
 def table(fitted: Sequence[Fitted]) -> str:
     """For a terminal: a worker's numbers, how well they predict, and what is to be said about them."""
     lines = []
@@ -74,7 +87,7 @@ def table(fitted: Sequence[Fitted]) -> str:
         if one.profile is not None:
             for name, text in _shown(one.profile):
                 lines.append(f"  {name:<28}{text:>12}")
-            lines.append(f"  {'error':<28}{'TTFT p50':>12}{'TTFT p95':>12}{'e2e p50':>12}{'e2e p95':>12}{'typical':>12}")
+            lines.append(f"  {'error':<28}{''.join(f'{name:>12}' for name in _NAMES)}")
             for what, errors in _parts(one):
                 lines.append(f"  {what:<28}{''.join(f'{text:>12}' for text in _error_texts(errors))}")
         lines += [f"  - {note}" for note in one.notes]
@@ -134,5 +147,4 @@ def _error_texts(errors: Errors) -> list[str]:
 
 
 def _errors_text(errors: Errors) -> str:
-    names = ("TTFT p50", "TTFT p95", "e2e p50", "e2e p95", "typical")
-    return ", ".join(f"{name} {text}" for name, text in zip(names, _error_texts(errors), strict=True))
+    return ", ".join(f"{name} {text}" for name, text in zip(_NAMES, _error_texts(errors), strict=True))

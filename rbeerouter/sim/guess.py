@@ -15,8 +15,8 @@ from rbeerouter.sim.fit import least_squares
 from rbeerouter.sim.observe import Seen
 
 FITTED = ("step_s", "sequence_s", "prefill_s", "context_s", "overhead_s")
-_INSTANT_S = 0.001
-"""How long before its sending one looks for what the engine was doing; the log's times are cut to that."""
+_INSTANT_S = 0.002
+"""The log's `time` is cut to milliseconds: two things that are nearer than this may have been in the other order."""
 _TOKENS_READ_PER_STEP = 10
 """Of an answer in one piece nobody knows when its first token came. An engine reads about so many tokens in the time of
 one step."""
@@ -72,7 +72,7 @@ class _Around:
 
 def most_at_once(seen: Iterable[Seen]) -> int:
     """How many requests the worker had at the same time at most."""
-    return Level((one.sent_s, one.sent_s + one.end_s, 1.0) for one in seen).most()
+    return Level((one.sent_s, one.sent_s + max(0.0, one.end_s - _INSTANT_S), 1.0) for one in seen).most()
 
 
 def first_guess(seen: Sequence[Seen], slots: int) -> list[float]:

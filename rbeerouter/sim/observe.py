@@ -1,7 +1,7 @@
 """What routing.log shows of each worker: when it got its requests, how long they were, how long they took.
 
-Called by `calibrate`, which learns a worker's speed from it. It only looks: nothing here knows how an engine works. What
-a line does not say is estimated only where the request was load for others, and never counts itself.
+Called by `calibrate`, which learns a worker's speed from it. It only looks: nothing here knows how an engine works.
+What a line does not say is estimated only where the request was load for others, and never counts itself.
 """
 
 from __future__ import annotations
