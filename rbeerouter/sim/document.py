@@ -78,9 +78,10 @@ class Document:
         below = f'<p class="remark">{escaped(remark)}</p>' if remark else ""
         self.add(f"<h2>{escaped(text)}</h2>{below}")
 
-    def table(self, table: Table) -> None:
+    def table(self, table: Table, bars: Sequence[float] | None = None, titled: bool = True) -> None:
+        """A table, if it has rows. bars: a share of 0 to 1 for each row. titled: its title is shown, not only said."""
         if table.rows:
-            self.add(table_markup(table))
+            self.add(table_markup(table, bars, titled))
 
     def plots(self, *plots: Plot) -> None:
         """Plots side by side, with one table of their values below."""
@@ -98,7 +99,7 @@ class Document:
         curves = count(len(plot.curves), "curve") if plot.kind != "scatter" else "points"
         label = f"{caption}: a plot with {curves}. The arrow keys read it out; its values are in the table below."
         return (
-            f'<figure><figcaption>{caption}</figcaption>'
+            f'<figure><figcaption>{caption}<output aria-hidden="true"></output></figcaption>'
             f'<div class="plot" data-plot="{number}" role="group" tabindex="0" aria-label="{label}"></div></figure>'
         )
 
@@ -121,7 +122,7 @@ class Document:
         ]
         foot = [
             f'</main><footer>Made by rbeerouter {__version__}. Everything on this page is in this file.</footer>'
-            '<p id="read-out" aria-live="polite"></p>',
+            '<p id="read-out" class="unseen" aria-live="polite"></p>',
             f'<script type="application/json" id="plots">{data}</script>',
             *(f"<script>{script}</script>" for script in scripts),
             "</body></html>\n",
@@ -133,8 +134,8 @@ def escaped(text: str) -> str:
     return html.escape(printable(text))
 
 
-def table_markup(table: Table, bars: Sequence[float] | None = None) -> str:
-    """bars: a share of 0 to 1 for each row, drawn after its name."""
+def table_markup(table: Table, bars: Sequence[float] | None = None, titled: bool = True) -> str:
+    """bars are drawn after the rows' names."""
     head = [f'<th scope="col"{_kind(table, place)}>{escaped(name)}</th>' for place, name in enumerate(table.head)]
     rows = []
     for place, row in enumerate(table.rows):
@@ -145,10 +146,11 @@ def table_markup(table: Table, bars: Sequence[float] | None = None) -> str:
     if bars is not None:
         head.insert(1, '<td class="bars"></td>')
     shown = f"<thead><tr>{''.join(head)}</tr></thead>" if any(table.head) else ""
+    unseen = ' class="unseen"'
     note = f'<p class="remark">{escaped(table.note)}</p>' if table.note else ""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(table.title)}">'
-        f'<table id="{table.name}"><caption>{escaped(table.title)}</caption>{shown}'
+        f'<table id="{table.name}"><caption{"" if titled else unseen}>{escaped(table.title)}</caption>{shown}'
         f"<tbody>{''.join(rows)}</tbody></table></div>{note}"
     )
 

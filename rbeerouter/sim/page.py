@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rbeerouter.sim import tables
-from rbeerouter.sim.document import Curve, Document, Plot, Shade, bar, escaped, table_markup
+from rbeerouter.sim.document import Curve, Document, Plot, Shade, bar, escaped
 from rbeerouter.sim.ledger import Ledger
 from rbeerouter.sim.types import Fault, Result, Scenario
 from rbeerouter.sim.units import count, duration
@@ -41,7 +41,7 @@ def page(
     compared = [tables.ledger(ledger)] if ledger is not None else []
     for table in (*compared, *tables.groups(result), *tables.errors(result)):
         made.heading(table.title)
-        made.table(table)
+        made.table(table, titled=False)
     _again(made, result, scenario, command)
     return made.text()
 
@@ -68,7 +68,7 @@ def _figures(result: Result) -> str:
 def _distribution(made: Document, result: Result) -> None:
     made.heading("Who served the requests", "Of all requests that a worker ended up with.")
     most = max((worker.share for worker in result.workers), default=0.0) or 1.0
-    made.add(table_markup(tables.workers(result), [worker.share / most for worker in result.workers]))
+    made.table(tables.workers(result), [worker.share / most for worker in result.workers], titled=False)
     made.table(tables.machines(result))
 
 
@@ -83,17 +83,21 @@ def _latency(made: Document, result: Result) -> None:
         made.plots(
             Plot("Share of requests by latency", "cdf", curves, "share", x_unit="s", x_label="latency (logarithmic)")
         )
-    made.table(tables.latency(result.all))
+    made.table(tables.latency(result.all), titled=False)
 
 
 def _over_time(made: Document, result: Result, faults: Sequence[Fault]) -> None:
     made.heading("Over time", "Drag to zoom into a stretch of time, double-click to see all of it.")
     series = result.series
     shades = [Shade(fault.at_s, fault.at_s + fault.for_s, f"{fault.kind} {fault.worker}") for fault in faults]
+
+    def timeline(caption: str, values: Sequence[float | None], unit: str = "") -> Plot:
+        return Plot(caption, "time", [Curve(caption, values)], unit, series.every_s, shades)
+
     made.plots(
-        Plot("Arrivals", "time", [Curve("requests a second", series.arrivals)], "", series.every_s, shades),
-        Plot("Waiting in the router's queue", "time", [Curve("requests", series.waiting)], "", series.every_s, shades),
-        Plot("Time to first token, p95", "time", [Curve("p95", series.ttft_p95_s)], "s", series.every_s, shades),
+        timeline("Arrivals, requests a second", series.arrivals),
+        timeline("Waiting in the router's queue, requests", series.waiting),
+        timeline("Time to first token, p95", series.ttft_p95_s, "s"),
     )
     order = sorted(result.workers, key=lambda worker: -worker.attempts)[:MOST_WORKERS]
     shown = [worker.id for worker in result.workers if worker in order and worker.id in series.in_flight]
@@ -106,7 +110,7 @@ def _over_time(made: Document, result: Result, faults: Sequence[Fault]) -> None:
     own = {worker: [Shade(f.at_s, f.at_s + f.for_s, f.kind) for f in faults if f.worker == worker] for worker in shown}
     made.plots(
         *(
-            Plot(worker, "time", [Curve("in flight", curve)], "", series.every_s, own[worker], most, small=True)
+            Plot(worker, "time", [Curve(worker, curve)], "", series.every_s, own[worker], most, small=True)
             for worker, curve in ((worker, series.in_flight[worker]) for worker in shown)
         )
     )
@@ -114,7 +118,7 @@ def _over_time(made: Document, result: Result, faults: Sequence[Fault]) -> None:
 
 def _script(made: Document, result: Result, source: bytes | None) -> None:
     made.heading("Why", "Who decided, and by which line of the script.")
-    made.table(tables.reasons(result))
+    made.table(tables.reasons(result), titled=False)
     lines = tables.lines(result, source)
     if not lines:
         return

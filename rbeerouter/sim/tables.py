@@ -94,12 +94,13 @@ def bad_ends(result: Result) -> str:
 
 
 def key_figures(result: Result) -> list[tuple[str, str, str]]:
-    """(what, value, remark), the most important first; only what is known."""
+    """(what, value, remark), the most important first; only what is known. Goodput needs targets to say anything."""
     every = result.all
 
     def part(number: int) -> str:
         return percent(number / every.requests) if every.requests else ""
 
+    goodput = percent(every.goodput) if every.requests and every.goodput != every.ok / every.requests else ""
     rows = [
         ("Average latency", seconds(every.e2e_s.mean), f"p95 {seconds(every.e2e_s.p95)}"),
         ("Time to first token", seconds(every.ttft_s.p50), f"median; p95 {seconds(every.ttft_s.p95)}"),
@@ -109,7 +110,7 @@ def key_figures(result: Result) -> list[tuple[str, str, str]]:
         ("Failed", count(every.failed), part(every.failed)),
         ("Left by the client", count(every.gone) if every.gone else "", part(every.gone)),
         ("Retried", count(every.retried), part(every.retried)),
-        ("Goodput", percent(every.goodput), "answered within the targets"),
+        ("Goodput", goodput, "answered within the targets"),
         ("Throughput", f"{figure(result.tokens_per_s)} tokens/s", f"{figure(result.requests_per_s)} requests/s"),
         ("Cost of tokens", figure(every.cost) if every.cost else "", "by the workers' prices"),
         ("Cost of machines", figure(result.machine_cost), "by the hour"),
@@ -287,16 +288,18 @@ def profiles(scenario: Scenario) -> Table:
     rows = []
     for worker in scenario.workers:
         spec, profile = worker.spec, worker.profile
+        step = profile.step_s + profile.sequence_s
+        alone = 1 / step if step else 0.0
         vram = f"{figure(spec.vram)} GiB" if spec.vram is not None else ""
         rows.append(
             (
-                spec.id, ", ".join(spec.models), vram, str(profile.slots), seconds(profile.step_s),
+                spec.id, ", ".join(spec.models), vram, str(profile.slots), f"{figure(alone)} tokens/s" if alone else "",
                 f"{figure(1 / profile.prefill_s)} tokens/s" if profile.prefill_s else "",
                 "yes" if profile.prefix_cache else "", profile.source,
             )
         )  # fmt: skip
-    head = ("worker", "models", "memory", "slots", "step", "prefill", "prefix cache", "source")
-    return table("profiles", "Workers' profiles", head, rows, wide=(0, 1, 7), spare=("step", "models"))
+    head = ("worker", "models", "memory", "slots", "decoding one", "prefill", "prefix cache", "source")
+    return table("profiles", "Workers' profiles", head, rows, wide=(0, 1, 7), spare=("decoding one", "models"))
 
 
 def faults(scenario: Scenario) -> Table:

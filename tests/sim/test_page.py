@@ -23,7 +23,7 @@ def test_every_worker_has_a_timeline_with_its_own_faults() -> None:
     assert shades["worker-gaming-pc"] == [[120, 180, "crash"]]
     assert shades["worker-old-server"] == [[300, 420, "slow"]]
     assert shades["worker-m2-macbook"] == []
-    assert shades["Arrivals"] == [[120, 180, "crash worker-gaming-pc"], [300, 420, "slow worker-old-server"]]
+    assert shades["Arrivals, requests a second"] == [[120, 180, "crash worker-gaming-pc"], [300, 420, "slow worker-old-server"]]
 
 
 def test_the_timelines_of_workers_have_one_scale() -> None:

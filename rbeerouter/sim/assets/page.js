@@ -80,7 +80,26 @@
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const printing = () => document.documentElement.classList.contains("printed");
 
-  const shade = (plot) => (u) => {
+  const area = (ctx, bbox, left, right) => {
+    ctx.fillStyle = css("--fault-area");
+    ctx.fillRect(left, bbox.top, right - left, bbox.height);
+    ctx.fillStyle = css("--fault");
+    ctx.fillRect(left, bbox.top, devicePixelRatio, bbox.height);
+  };
+  const words = (ctx, bbox, left, _, label, number) => {
+    ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
+    ctx.textBaseline = "top";
+    ctx.textAlign = "left";
+    const last = bbox.left + bbox.width - ctx.measureText(label).width;
+    const [x, y] = [Math.min(left + 5 * devicePixelRatio, last), bbox.top + (3 + 13 * (number % 3)) * devicePixelRatio];
+    ctx.lineJoin = "round";
+    ctx.lineWidth = 4 * devicePixelRatio;
+    ctx.strokeStyle = css("--back");
+    ctx.strokeText(label, x, y);
+    ctx.fillStyle = css("--fault");
+    ctx.fillText(label, x, y);
+  };
+  const shades = (plot, paint) => (u) => {
     const { ctx, bbox } = u;
     ctx.save();
     ctx.beginPath();
@@ -88,13 +107,7 @@
     ctx.clip();
     plot.shades.forEach(([start, end, label], number) => {
       const left = u.valToPos(start, "x", true);
-      ctx.fillStyle = css("--fault-area");
-      ctx.fillRect(left, bbox.top, u.valToPos(end, "x", true) - left, bbox.height);
-      ctx.fillStyle = css("--fault");
-      ctx.fillRect(left, bbox.top, devicePixelRatio, bbox.height);
-      ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
-      ctx.textBaseline = "top";
-      ctx.fillText(label, left + 4 * devicePixelRatio, bbox.top + (3 + 13 * (number % 3)) * devicePixelRatio);
+      paint(ctx, bbox, left, u.valToPos(end, "x", true), label, number);
     });
     ctx.restore();
   };
@@ -140,7 +153,7 @@
       label: curve.label, stroke: colour, width: points ? 0 : plot.small ? 1.25 : 2, dash: DASHES[number % 4],
       fill: plot.kind === "time" && plot.curves.length === 1 ? () => css("--area") : undefined,
       points: { show: points, size: 9, fill: colour }, spanGaps: plot.kind === "cdf",
-      paths: points ? () => null : undefined, value: (u, value) => told(value, plot.unit),
+      paths: points ? () => null : undefined,
     };
   });
 
@@ -148,6 +161,19 @@
     if (plot.unit === "share") return [0, 1.02];
     const top = plot.most ?? high ?? 0;
     return [0, top > 0 ? top * 1.08 : 1];
+  };
+
+  const under = (plot, u, place) => {
+    const values = plot.curves.map((curve, number) => {
+      const value = told(u.data[number + 1][place], plot.unit);
+      return plot.curves.length > 1 ? `${curve.label} ${value}` : value;
+    });
+    return `${xTold(plot, u.data[0][place])}: ${values.join(", ")}`;
+  };
+  const note = (holder, plot, u) => {
+    const place = u.cursor.idx;
+    const shown = place === null || place === undefined || u.cursor.left < 0 ? "" : under(plot, u, place);
+    holder.previousElementSibling.querySelector("output").textContent = shown;
   };
 
   const draw = (holder) => {
@@ -158,13 +184,14 @@
       padding: [8, 12, 0, 0],
       scales: { x: { time: false }, y: { range: range(plot) } },
       axes: axes(plot),
-      series: [{ label: plot.kind === "time" ? "time" : plot.xLabel.split(" (")[0], value: (u, x) => (x === null ? "–" : xTold(plot, x)) },
-        ...series(plot)],
+      series: [{}, ...series(plot)],
       cursor: { points: { size: 7 }, ...(plot.kind === "time" ? { sync: { key: "time" } } : {}) },
-      legend: { show: true },
+      legend: { show: plot.curves.length > 1, live: false },
       hooks: {
-        drawClear: [shade(plot)],
+        drawClear: [shades(plot, area)],
+        draw: [shades(plot, words)],
         setSeries: [(u) => pressed(u)],
+        setCursor: [(u) => note(holder, plot, u)],
       },
     };
     drawn.get(holder)?.destroy();
@@ -175,7 +202,7 @@
 
   // Keyboard: the legend's entries are switches, the arrows move the cursor and read out what is under it
 
-  const entries = (u) => [...u.root.querySelectorAll(".u-legend .u-series")].slice(1);
+  const entries = (u) => [...u.root.querySelectorAll(".u-legend .u-series")].slice(-(u.series.length - 1));
   const pressed = (u) => entries(u).forEach((row, number) => {
     row.querySelector("th").setAttribute("aria-pressed", String(u.series[number + 1].show));
   });
@@ -201,8 +228,7 @@
     const last = u.data[0].length - 1;
     const place = Math.min(Math.max((u.cursor.idx ?? (way > 0 ? -1 : last + 1)) + way * (event.shiftKey ? 10 : 1), 0), last);
     u.setCursor({ left: u.valToPos(u.data[0][place], "x"), top: u.over.clientHeight / 2 });
-    const values = plot.curves.map((curve, number) => `${curve.label} ${told(u.data[number + 1][place], plot.unit)}`);
-    readOut.textContent = `${plot.caption}, ${xTold(plot, u.data[0][place])}: ${values.join(", ")}`;
+    readOut.textContent = `${plot.caption}, ${under(plot, u, place)}`;
   };
 
   // The tables behind the plots, made when somebody opens them
@@ -220,7 +246,7 @@
     const first = shown[0];
     const columns = shown.flatMap((plot) => tabled(plot).slice(1).map((ys, number) => {
       const label = plot.curves[number].label;
-      return { name: plot.curves.length > 1 ? label : `${plot.caption}, ${label}`, unit: plot.unit, ys };
+      return { name: label, unit: plot.unit, ys };
     }));
     const table = document.createElement("table");
     const head = table.createTHead().insertRow();
