@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rbeerouter.sim import tables
+from rbeerouter.sim.document import Curve, Document, Plot
 from rbeerouter.sim.page import page
 from rbeerouter.sim.units import figure
 from tests.sim import results
@@ -164,6 +165,22 @@ def test_plots_follow_the_window(browser: Any, file: Path) -> None:
         page.tab.set_viewport_size({"width": 500, "height": 800})
         page.tab.wait_for_function("document.querySelector('.uplot').getBoundingClientRect().right <= 500")
         assert page.complaints == []
+
+
+def test_points_of_a_scatter_are_drawn_and_told_one_by_one(browser: Any, tmp_path: Path) -> None:
+    made = Document("Points")
+    curves = [Curve("best", [0.5], [1.0]), Curve("tried", [0.7, 0.9], [2.0, 1.0])]
+    made.plots(Plot("wait by cost", "scatter", curves, "s", x_label="cost", y_label="wait"))
+    file = tmp_path / "out.html"
+    file.write_text(made.text())
+    with opened(browser, file) as page:
+        page.tab.focus("[data-plot]")
+        told = []
+        for _ in range(3):
+            page.tab.keyboard.press("ArrowRight")
+            told.append(page.tab.text_content("#read-out"))
+        assert told == ["wait by cost, 1.00: best 500 ms", "wait by cost, 1.00: tried 900 ms", "wait by cost, 2.00: tried 700 ms"]
+        assert page.tab.query_selector(".uplot canvas").evaluate(COLOURED) >= 2 and page.complaints == []
 
 
 def test_hostile_names_stay_text(browser: Any, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 (() => {
   const plots = JSON.parse(document.getElementById("plots").textContent);
   const readOut = document.getElementById("read-out");
-  const drawn = new Map();
+  const drawn = new Map();   // holder: uPlot
+  const reading = new Map(); // holder: the place that the arrow keys have come to
   const DASHES = [[], [7, 4], [2, 3], [10, 3, 2, 3]];
+  const POINTS = [14, 12, 9, 6];
   const SPANS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400,
     172800, 604800, 1209600, 2419200];
 
@@ -63,8 +65,9 @@
   const tabled = (plot) => {
     if (plot.kind === "cdf") return overlaid(plot.curves);
     if (plot.kind === "scatter") {
-      const xs = [...new Set(plot.curves.flatMap((curve) => curve.xs))].sort((a, b) => a - b);
-      return [xs, ...plot.curves.map((curve) => xs.map((x) => curve.ys[curve.xs.indexOf(x)] ?? null))];
+      const points = plot.curves.flatMap((curve, number) => curve.xs.map((x, place) => ({ x, y: curve.ys[place], number })));
+      points.sort((a, b) => a.x - b.x);
+      return [points.map((point) => point.x), ...plot.curves.map((_, number) => points.map((point) => (point.number === number ? point.y : null)))];
     }
     const length = Math.max(...plot.curves.map((curve) => curve.ys.length));
     return [Array.from({ length }, (_, place) => place * plot.every), ...plot.curves.map((curve) => curve.ys)];
@@ -86,18 +89,17 @@
     ctx.fillStyle = css("--fault");
     ctx.fillRect(left, bbox.top, devicePixelRatio, bbox.height);
   };
-  const words = (ctx, bbox, left, _, label, number) => {
+  const write = (ctx, bbox, label, x, y, colour) => {
     ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
-    ctx.textBaseline = "top";
-    ctx.textAlign = "left";
-    const last = bbox.left + bbox.width - ctx.measureText(label).width;
-    const [x, y] = [Math.min(left + 5 * devicePixelRatio, last), bbox.top + (3 + 13 * (number % 3)) * devicePixelRatio];
-    ctx.lineJoin = "round";
-    ctx.lineWidth = 4 * devicePixelRatio;
+    Object.assign(ctx, { textBaseline: "top", textAlign: "left", lineJoin: "round", lineWidth: 4 * devicePixelRatio });
+    const left = Math.min(x, bbox.left + bbox.width - ctx.measureText(label).width);
     ctx.strokeStyle = css("--back");
-    ctx.strokeText(label, x, y);
-    ctx.fillStyle = css("--fault");
-    ctx.fillText(label, x, y);
+    ctx.strokeText(label, left, y);
+    ctx.fillStyle = colour;
+    ctx.fillText(label, left, y);
+  };
+  const words = (ctx, bbox, left, _, label, number) => {
+    write(ctx, bbox, label, left + 5 * devicePixelRatio, bbox.top + (3 + 13 * (number % 3)) * devicePixelRatio, css("--fault"));
   };
   const shades = (plot, paint) => (u) => {
     const { ctx, bbox } = u;
@@ -111,6 +113,13 @@
     });
     ctx.restore();
   };
+
+  // Points that stand alone have their names beside them.
+  const names = (plot) => (u) => plot.curves.forEach((curve, number) => {
+    if (plot.kind !== "scatter" || curve.xs.length !== 1 || !u.series[number + 1].show) return;
+    const [x, y] = [u.valToPos(curve.xs[0], "x", true), u.valToPos(curve.ys[0], "y", true)];
+    write(u.ctx, u.bbox, curve.label, x + 10 * devicePixelRatio, y - 5 * devicePixelRatio, css("--text"));
+  });
 
   // 1, 2 and 5 of each power of ten, or only 1 where there are many; given and returned as logarithms.
   const decades = (u, axis, low, high) => {
@@ -152,19 +161,26 @@
     return {
       label: curve.label, stroke: colour, width: points ? 0 : plot.small ? 1.25 : 2, dash: DASHES[number % 4],
       fill: plot.kind === "time" && plot.curves.length === 1 ? () => css("--area") : undefined,
-      points: { show: points, size: 9, fill: colour }, spanGaps: plot.kind === "cdf",
+      points: { show: points, size: POINTS[number % 4], fill: colour }, spanGaps: plot.kind === "cdf",
       paths: points ? () => null : undefined,
     };
   });
 
+  const padded = (u, low, high) => {
+    const pad = (high - low) * 0.06 || Math.abs(high) * 0.06 || 1;
+    return [low - pad, high + pad];
+  };
   const range = (plot) => (u, low, high) => {
+    if (plot.kind === "scatter") return padded(u, low ?? 0, high ?? 1);
     if (plot.unit === "share") return [0, 1.02];
     const top = plot.most ?? high ?? 0;
     return [0, top > 0 ? top * 1.08 : 1];
   };
 
   const under = (plot, u, place) => {
-    const values = plot.curves.map((curve, number) => {
+    const known = plot.kind === "scatter" ? (ys) => ys[place] !== null : () => true;
+    const values = plot.curves.flatMap((curve, number) => {
+      if (!known(u.data[number + 1])) return [];
       const value = told(u.data[number + 1][place], plot.unit);
       return plot.curves.length > 1 ? `${curve.label} ${value}` : value;
     });
@@ -182,14 +198,14 @@
     const options = {
       width: Math.max(room, 120), height: plot.small ? 110 : plot.kind === "time" ? 190 : 300,
       padding: [8, 12, 0, 0],
-      scales: { x: { time: false }, y: { range: range(plot) } },
+      scales: { x: { time: false, ...(plot.kind === "scatter" ? { range: padded } : {}) }, y: { range: range(plot) } },
       axes: axes(plot),
       series: [{}, ...series(plot)],
       cursor: { points: { size: 7 }, ...(plot.kind === "time" ? { sync: { key: "time" } } : {}) },
       legend: { show: plot.curves.length > 1, live: false },
       hooks: {
         drawClear: [shades(plot, area)],
-        draw: [shades(plot, words)],
+        draw: [shades(plot, words), names(plot)],
         setSeries: [(u) => pressed(u)],
         setCursor: [(u) => note(holder, plot, u)],
       },
@@ -226,7 +242,9 @@
     const u = drawn.get(holder);
     const plot = plots[holder.dataset.plot];
     const last = u.data[0].length - 1;
-    const place = Math.min(Math.max((u.cursor.idx ?? (way > 0 ? -1 : last + 1)) + way * (event.shiftKey ? 10 : 1), 0), last);
+    const from = reading.get(holder) ?? (way > 0 ? -1 : last + 1);
+    const place = Math.min(Math.max(from + way * (event.shiftKey ? 10 : 1), 0), last);
+    reading.set(holder, place);
     u.setCursor({ left: u.valToPos(u.data[0][place], "x"), top: u.over.clientHeight / 2 });
     readOut.textContent = `${plot.caption}, ${under(plot, u, place)}`;
   };
