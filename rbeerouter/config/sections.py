@@ -13,7 +13,9 @@ import msgspec
 from msgspec import Meta
 
 from rbeerouter.core.health import HealthRules
-from rbeerouter.core.models import NO_MODELS, Models
+from rbeerouter.core.models import NO_MODELS, OWN_LIMITS, Models
+from rbeerouter.core.queue import QueueRules
+from rbeerouter.core.retry import RetryRules
 from rbeerouter.core.types import WorkerSpec
 
 Positive = Annotated[float, Meta(gt=0, le=1e7)]
@@ -309,6 +311,29 @@ def health_rules(config: Config) -> HealthRules:
     names = {field.name for field in msgspec.structs.fields(HealthRules)}
     given = msgspec.structs.asdict(config.health) | msgspec.structs.asdict(config.probes)
     return HealthRules(**{name: value for name, value in given.items() if name in names})
+
+
+def retry_rules(limits: Limits) -> RetryRules:
+    """What [limits] says of trying another worker."""
+    return RetryRules(limits.attempts, limits.retry_share, limits.retry_floor)
+
+
+def queue_rules(limits: Limits, of_models: dict[str, Limits]) -> QueueRules:
+    """What [limits] says of waiting, and of how long a request may take; `of_models` as `limits_of_models` gives it."""
+    own = {name: (one.request_s, one.stream_s) for name, one in of_models.items()}
+    return QueueRules(
+        limits.queue_length, limits.queue_per_caller, limits.queue_s, limits.queue_most_s, limits.request_s,
+        limits.stream_s, own,
+    )  # fmt: skip
+
+
+def limits_of_models(limits: Limits, models: Models) -> dict[str, Limits]:
+    """{model: the limits with its own in their place}."""
+    found = {}
+    for model in models:
+        own = {name: value for name in OWN_LIMITS if (value := getattr(model, name)) is not None}
+        found[model.name] = msgspec.structs.replace(limits, **own)
+    return found
 
 
 def section_of(kind: Any) -> type[Section] | None:

@@ -28,10 +28,11 @@ def strategy_spelling(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-def utc_offset_s(timezone: str | None) -> int:
-    """What must be added to Unix seconds now for the local time of a zone; None is the machine's own."""
+def utc_offset_s(timezone: str | None, at: float | None = None) -> int:
+    """What must be added to Unix seconds (`at`, else now) for the local time of a zone; None is the machine's own."""
     zone = zoneinfo.ZoneInfo(timezone) if timezone is not None else None
-    offset = datetime.datetime.now(datetime.UTC).astimezone(zone).utcoffset()
+    moment = datetime.datetime.now(datetime.UTC) if at is None else datetime.datetime.fromtimestamp(at, datetime.UTC)
+    offset = moment.astimezone(zone).utcoffset()
     return int(offset.total_seconds()) if offset else 0
 
 

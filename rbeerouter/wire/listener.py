@@ -21,12 +21,10 @@ from collections.abc import Callable
 import httptools
 import msgspec
 
-from rbeerouter.config.sections import Limits, Server
+from rbeerouter.config.sections import Limits, Server, limits_of_models, queue_rules, retry_rules
 from rbeerouter.core.dispatch import Dispatcher, Job, refused_job
 from rbeerouter.core.errors import FAILURES, Failure, RouterError
-from rbeerouter.core.models import NO_MODELS, OWN_LIMITS, Model, Models, for_side
-from rbeerouter.core.queue import QueueRules
-from rbeerouter.core.retry import RetryRules
+from rbeerouter.core.models import NO_MODELS, Models, for_side
 from rbeerouter.core.types import Env
 from rbeerouter.dialects.surfaces import ADMINISTRATION, OPENAI_DIALECT, SURFACES, Dialect, Surface, dialect_of
 from rbeerouter.wire.exchange import Exchange
@@ -94,14 +92,11 @@ class Listener:
         """Takes new settings. Requests that have begun keep the limits they have passed."""
         self._settings, self.limits = server, limits
         self.models = models if models else None              # None is quicker to ask
-        self.limits_of = {model.name: _limits_of(model, limits) for model in models}
+        self.limits_of = limits_of_models(limits, models)
         self.request_shapes = Shapes(server.request_headers, ours=(b"content-type",), shown=self.shown_headers)
         self.response_shapes = Shapes(server.response_headers)
-        self.dispatcher.retries.rules = RetryRules(limits.attempts, limits.retry_share, limits.retry_floor)
-        self.dispatcher.queue.rules = QueueRules(
-            limits.queue_length, limits.queue_per_caller, limits.queue_s, limits.queue_most_s, limits.request_s,
-            limits.stream_s, {name: (own.request_s, own.stream_s) for name, own in self.limits_of.items()},
-        )  # fmt: skip
+        self.dispatcher.retries.rules = retry_rules(limits)
+        self.dispatcher.queue.rules = queue_rules(limits, self.limits_of)
 
     def show(self, headers: tuple[str, ...] = (), prompt_chars: int = 0) -> None:
         """What the script wants to see of each request besides the usual, which costs time: by default nothing.
@@ -162,11 +157,6 @@ class Listener:
         self.pools.expire(now)
         self.dispatcher.sweep(now)
         self.waiters.tick()
-
-
-def _limits_of(model: Model, limits: Limits) -> Limits:
-    own = {name: getattr(model, name) for name in OWN_LIMITS}
-    return msgspec.structs.replace(limits, **{name: value for name, value in own.items() if value is not None})
 
 
 class ClientConnection(asyncio.Protocol):
