@@ -81,6 +81,8 @@ TESTED_ELSEWHERE = {
     "rbeerouter.demo.fake_worker": "tests/support/test_fake_worker.py",
     "rbeerouter.demo.tour": "tests/demo",
     "rbeerouter.sim.types": "tests/sim/__init__.py",
+    "rbeerouter.sim.site": "tests/sim/test_world.py",
+    "rbeerouter.sim.outcome": "tests/sim/test_world.py",
 }
 """Modules that have no test file of their own name, and where they are tested as they are used."""
 
