@@ -83,6 +83,8 @@ TESTED_ELSEWHERE = {
     "rbeerouter.sim.types": "tests/sim/__init__.py",
     "rbeerouter.sim.site": "tests/sim/test_world.py",
     "rbeerouter.sim.outcome": "tests/sim/test_world.py",
+    "rbeerouter.sim.setting": "tests/sim/test_world.py",
+    "rbeerouter.sim.mishaps": "tests/sim/test_faults.py",
 }
 """Modules that have no test file of their own name, and where they are tested as they are used."""
 

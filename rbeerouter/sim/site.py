@@ -28,9 +28,10 @@ class Flight:
         send: what a pause or a connection that cannot be made keeps from being sent.
         stalls: its answer will stop in the middle. stopped_at: since when nothing comes any more; first_s: when its
             first content came, once there is no work that tells.
+        got: tokens of the answer that the client has of a worker that broke off, for which another one goes on.
     """
 
-    __slots__ = ("arrival", "first_s", "job", "number", "send", "site", "stalls", "stopped_at", "work")
+    __slots__ = ("arrival", "first_s", "got", "job", "number", "send", "site", "stalls", "stopped_at", "work")
 
     def __init__(self, job: Job, arrival: Arrival, number: int) -> None:
         self.job = job
@@ -42,6 +43,7 @@ class Flight:
         self.stalls = False
         self.stopped_at: float | None = None
         self.first_s: float | None = None
+        self.got = 0
 
 
 class Site:

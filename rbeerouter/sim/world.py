@@ -10,12 +10,10 @@ twice a second whether one can be over, as the listener does.
 
 from __future__ import annotations
 
-import gc
 import random
 import time
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
@@ -23,30 +21,26 @@ from typing import Any
 
 import msgspec
 
-from rbeerouter.config.sections import ConfigError, health_rules, limits_of_models, queue_rules, retry_rules
-from rbeerouter.config.values import strategy_spelling, utc_offset_s
+from rbeerouter.config.sections import health_rules, queue_rules, retry_rules
+from rbeerouter.config.values import utc_offset_s
 from rbeerouter.core.dispatch import WAITING, Dispatcher, Effect, Job, Send, Wait
 from rbeerouter.core.errors import FAILURES, LOST, RouterError
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.models import name_to_send
 from rbeerouter.core.types import READY, Env, Outcome
-from rbeerouter.routing.decide import Decider
-from rbeerouter.routing.script import Script, ScriptError, configured_abilities, configured_limits
-from rbeerouter.routing.split import make_split
-from rbeerouter.routing.strategies import STRATEGIES
 from rbeerouter.sim import outcome
 from rbeerouter.sim.engine import Work
-from rbeerouter.sim.faults import CRASH, CUT, SLOW, check_faults, hits
+from rbeerouter.sim.faults import hits
 from rbeerouter.sim.looks import Looks
+from rbeerouter.sim.mishaps import SWEEP_S, Mishaps
+from rbeerouter.sim.setting import check, make_decider, quiet_collector
 from rbeerouter.sim.site import NEVER, Flight, Site
 from rbeerouter.sim.sketch import Sketch
 from rbeerouter.sim.statistics import Statistics
 from rbeerouter.sim.timeline import Timeline
-from rbeerouter.sim.types import Arrival, Fault, Result, Scenario
+from rbeerouter.sim.types import Arrival, Result, Scenario
 from rbeerouter.wire import refusals
 
-SWEEP_S = 0.5
-"""How often `wire.listener` looks at what changes by time alone."""
 _SETTLE_S = 75.0
 """Before something happens after an idle time, so much of it is gone through, as figures of the last minute are made of
 it; the rest is left out."""
@@ -58,8 +52,6 @@ _TOLD_EVERY = 1024
 """Arrivals from one call of `progress` to the next."""
 _TIMED_EVERY = 64
 """Every so many decisions one is timed."""
-_NO_CPU_LIMIT_S = 3600.0
-"""Of a script's decision. What a machine has to do besides must not change a result; instructions are limited."""
 
 
 def run(
@@ -81,7 +73,7 @@ def run(
     """
     world = World(scenario, choices, on_line)
     started = time.perf_counter()
-    with _quiet_collector():
+    with quiet_collector():
         world.play(progress)
     return outcome.result(scenario, world, time.perf_counter() - started)
 
@@ -97,7 +89,7 @@ class World:
     def __init__(
         self, scenario: Scenario, choices: array | None = None, on_line: Callable[[Job], None] | None = None
     ) -> None:
-        _check(scenario)
+        check(scenario)
         config = scenario.config
         self._scenario = scenario
         self._clock = clock = [0.0, scenario.start_wall]
@@ -113,21 +105,20 @@ class World:
             Site(sim, worker, block_tokens, scenario.start_wall)
             for sim, worker in zip(scenario.workers, self.fleet.ordered, strict=True)
         ]
-        self.decider = _decider(scenario, self.fleet, env)
+        self.decider = make_decider(scenario, self.fleet, env)
         self.script = self.decider.script
         self.dispatcher = Dispatcher(self.fleet, self.decider, env)
-        self._limits, self._models = config.limits, config.models if config.models else None
-        self._limits_of = limits_of_models(config.limits, config.models)
+        self._connect_s, self._models = config.limits.connect_s, config.models if config.models else None
+        self._mishaps = Mishaps(self, config, scenario.seed)
         self.dispatcher.retries.rules = retry_rules(config.limits)
-        self.dispatcher.queue.rules = queue_rules(config.limits, self._limits_of)
+        self.dispatcher.queue.rules = queue_rules(config.limits, self._mishaps.limits_of)
         poison, health = self.dispatcher.poison, config.health
         poison.strikes, poison.hold_s, poison.most = health.poison_strikes, health.poison_s, health.poison_kept
         self._heap: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._number = count()
-        self._chance = random.Random(f"{scenario.seed} faults")
         self._looks = Looks(
-            self.fleet, self.sites, config.probes, random.Random(f"{scenario.seed} looks"), env.now, self._at,
-            self._catch_up,
+            self.fleet, self.sites, config.probes, random.Random(f"{scenario.seed} looks"), env.now, self.at,
+            self.catch_up,
         )  # fmt: skip
         self.timeline = Timeline([worker.id for worker in self.fleet.ordered])
         self.statistics = Statistics(self.fleet.ordered, config.models, scenario.targets, self.timeline)
@@ -138,9 +129,6 @@ class World:
         self.decision_us = Sketch()
         self.arrived = self.live = 0
         self._next_at = NEVER
-        self._check_at = NEVER
-        every = (config.limits, *self._limits_of.values())
-        self._least_s = min(min(one.first_content_s, one.gap_s, one.request_s, one.stream_s) for one in every)
 
     # The loop
 
@@ -149,9 +137,9 @@ class World:
         clock, heap, wall = self._clock, self._heap, self._scenario.start_wall
         stop_s = NEVER if self._scenario.stop_after_s is None else self._scenario.stop_after_s
         for fault in self._scenario.faults:
-            self._at(fault.at_s, self._begin, fault)
+            self.at(fault.at_s, self._mishaps.begin, fault)
         self._looks.look_at_all()
-        self._at(SWEEP_S, self._sweep, None)
+        self.at(SWEEP_S, self._sweep, None)
         for arrival in self._scenario.workload:
             at = arrival.at_s
             if at > stop_s:
@@ -179,14 +167,14 @@ class World:
     def now(self) -> float:
         return self._clock[0]
 
-    def _at(self, when: float, act: Callable[[Any], None], what: Any) -> None:
+    def at(self, when: float, act: Callable[[Any], None], what: Any) -> None:
         heappush(self._heap, (when, next(self._number), act, what))
 
     def _sweep(self, _: None) -> None:
         """What `wire.listener.Listener._sweep` does."""
         now = self._clock[0]
-        if now > self._check_at:
-            self._check(now)
+        if now > self._mishaps.check_at:
+            self._mishaps.check(now)
         self.dispatcher.sweep(now)
         if self.dispatcher.waiting:
             self._admit()
@@ -198,7 +186,7 @@ class World:
         rest_s = 0.0 if self.live else self._idle_s(now)
         if rest_s:
             self._looks.shift(rest_s)
-        self._at(now + SWEEP_S + rest_s, self._sweep, None)
+        self.at(now + SWEEP_S + rest_s, self._sweep, None)
 
     def _idle_s(self, now: float) -> float:
         """How much of the time to come can be left out, as nothing is going on and nothing is about to change."""
@@ -236,9 +224,9 @@ class World:
         self.live += 1
         self.arrived += 1
         if arrival.leaves_after_s is not None:
-            self._at(clock[0] + arrival.leaves_after_s, self._client_leaves, flight)
+            self.at(clock[0] + arrival.leaves_after_s, self._client_leaves, flight)
         if request.timeout_s is not None:
-            self._check_at = min(self._check_at, clock[0] + request.timeout_s)
+            self._mishaps.check_at = min(self._mishaps.check_at, clock[0] + request.timeout_s)
         dispatcher = self.dispatcher
         if dispatcher.poison.seen and dispatcher.poison.refused(request.id.encode(), clock[0]):
             what = RouterError("poison_request", "two workers have died over this request a short while ago")
@@ -259,14 +247,15 @@ class World:
             site.flights[flight] = None
             site.attempts += 1
             site.area -= now
-            if now + self._least_s < self._check_at:
-                self._check_at = now + self._least_s
+            mishaps = self._mishaps
+            if now + mishaps.least_s < mishaps.check_at:
+                mishaps.check_at = now + mishaps.least_s
             choices = self._choices
             if choices is not None and choices[flight.number] < 0:
                 choices[flight.number] = effect.worker.index
             if effect.pause_s:
                 flight.send = effect
-                self._at(now + effect.pause_s, self._attempt_now, (flight, effect))
+                self.at(now + effect.pause_s, self._attempt_now, (flight, effect))
             else:
                 self._attempt(flight, effect, site)
         elif type(effect) is Wait:
@@ -323,29 +312,29 @@ class World:
         trouble = site.trouble
         if trouble.cut:                                        # the connection is not made within the limit
             flight.send = send
-            self._at(self._clock[0] + self._limits.connect_s, self._not_connected, (flight, send))
+            self.at(self._clock[0] + self._connect_s, self._not_connected, (flight, send))
             return True
         if trouble.down:
-            self._attempt_ended(flight, Outcome(FAILURES["upstream_connect_failed"]))
+            self.attempt_ended(flight, Outcome(FAILURES["upstream_connect_failed"]))
             return True
-        if trouble.refusing and hits(trouble.refusing, self._chance):
+        if trouble.refusing and hits(trouble.refusing, self._mishaps.chance):
             self._answered(flight, 503, _FULL_BODY, _RETRY_AFTER_S)
             return True
-        flight.stalls = bool(trouble.stalling) and hits(trouble.stalling, self._chance)
+        flight.stalls = bool(trouble.stalling) and hits(trouble.stalling, self._mishaps.chance)
         return False
 
     def _not_connected(self, planned: tuple[Flight, Send]) -> None:
         flight, send = planned
         if flight.send is send and flight.site is not None:
             flight.send = None
-            self._attempt_ended(flight, Outcome(FAILURES["upstream_connect_failed"]))
+            self.attempt_ended(flight, Outcome(FAILURES["upstream_connect_failed"]))
 
     def _answered(self, flight: Flight, status: int, body: bytes, retry_after_s: float | None) -> None:
         """The worker gave an error of its own."""
         assert flight.site is not None, "an answer from nowhere"
         failure = refusals.verdict(flight.site.worker.engine, status, body)
         assert failure is not None, "an error that would be the client's"
-        self._attempt_ended(flight, Outcome(failure, status, retry_after_s=retry_after_s, answered=True))
+        self.attempt_ended(flight, Outcome(failure, status, retry_after_s=retry_after_s, answered=True))
 
     def _advance(self, site: Site) -> None:
         """An engine may have finished something."""
@@ -368,14 +357,16 @@ class World:
         flight.work = None
         job, arrival = flight.job, flight.arrival
         if flight.stalls:
-            self._stop(flight, work.first_s, now)
+            half = now if work.first_s is None else (work.first_s + now) / 2
+            self._mishaps.stop(flight, work.first_s, half)
             return
-        job.first_content = work.first_s if job.request.stream else now
+        if job.first_content is None:                          # else from the worker that this one went on for
+            job.first_content = work.first_s if job.request.stream else now
         job.status = 200
-        job.tokens_in, job.tokens_out = arrival.tokens_in, arrival.tokens_out
-        self._attempt_ended(flight, _SERVED)
+        job.tokens_in, job.tokens_out = arrival.tokens_in - flight.got, arrival.tokens_out + flight.got
+        self.attempt_ended(flight, _SERVED)
 
-    def _attempt_ended(self, flight: Flight, outcome: Outcome) -> None:
+    def attempt_ended(self, flight: Flight, outcome: Outcome) -> None:
         """As in wire.exchange, word by word."""
         dispatcher, job, site = self.dispatcher, flight.job, flight.site
         assert site is not None, "the end of an attempt that was not made"
@@ -396,7 +387,7 @@ class World:
     def _leave(self, flight: Flight, site: Site) -> None:
         site.area += self._clock[0]
         del site.flights[flight]
-        flight.site = flight.send = flight.stopped_at = None
+        flight.site = flight.send = flight.stopped_at = flight.first_s = None
         flight.stalls = False
 
     def _judged(self, job: Job, outcome: Outcome) -> Outcome:
@@ -427,15 +418,13 @@ class World:
     def _client_leaves(self, flight: Flight) -> None:
         job, dispatcher = flight.job, self.dispatcher
         if flight.site is not None:
-            self._catch_up(flight.site)
+            self.catch_up(flight.site)
         if job.finished is not None:
             return
         site = flight.site
         if site is not None:
-            first_s = self._first_s(flight)
-            if first_s is not None and job.request.stream:
-                job.first_content, job.status = first_s, 200
-            self._stop_work(flight, site)
+            self._mishaps.note_first(flight)
+            self.stop_work(flight, site)
             self._leave(flight, site)
         elif self._waiting.pop(job, None) is not None:
             self._waiting_area += self._clock[0]
@@ -444,176 +433,23 @@ class World:
             self._admit()
         self._perform(flight, effect)
 
-    def _first_s(self, flight: Flight) -> float | None:
-        """When the client got the first content, if it has. The engine must be at the present."""
-        work, now = flight.work, self._clock[0]
-        first_s = flight.first_s if work is None else work.first_s
-        return first_s if first_s is not None and first_s <= now else None
-
-    def _stop_work(self, flight: Flight, site: Site) -> None:
+    def stop_work(self, flight: Flight, site: Site) -> None:
         """The connection to the worker is closed: its engine stops."""
         work, flight.work = flight.work, None
         if work is None or work.engine is None:
             return
         site.engine.cancel(work, self._clock[0])
-        self._schedule(site)
+        self.schedule(site)
 
-    def _catch_up(self, site: Site) -> None:
+    def catch_up(self, site: Site) -> None:
         """Brings an engine to the present, so that what it tells is true."""
         now = self._clock[0]
         for work in site.engine.advance(now):
             self._finished(work, now)
-        self._schedule(site)
+        self.schedule(site)
 
-    def _schedule(self, site: Site) -> None:
+    def schedule(self, site: Site) -> None:
         due = site.engine.next_s
         if due < site.due:
             site.due = due
-            self._at(due, self._advance, site)
-
-    # What takes too long
-
-    def _check(self, now: float) -> None:
-        """Who is over a limit? As the listener asks each exchange."""
-        check_at = NEVER
-        late = []
-        for site in self.sites:
-            self._catch_up(site)
-            for flight in site.flights:
-                due, code = self._limit(flight, now)
-                if now > due:
-                    late.append((flight, code))
-                else:
-                    check_at = min(check_at, due)
-        self._check_at = check_at
-        for flight, code in late:
-            site = flight.site
-            if site is None:
-                continue
-            first_s, stream = self._first_s(flight), flight.job.request.stream
-            committed = stream and first_s is not None
-            if committed:
-                flight.job.first_content, flight.job.status = first_s, 200
-            self._stop_work(flight, site)
-            self._attempt_ended(flight, Outcome(FAILURES[code], committed=committed))
-
-    def _limit(self, flight: Flight, now: float) -> tuple[float, str]:
-        """(until when an attempt may go on as it does, what it is when that is over)."""
-        job = flight.job
-        limits = self._limits_of.get(job.request.model, self._limits)
-        deadline = self.dispatcher.deadline(job)
-        if not job.request.stream:                             # it has no head before it is whole
-            return deadline, "upstream_deadline"
-        due, code = deadline, "upstream_deadline"
-        if self._first_s(flight) is None:
-            due, code = job.sent + limits.first_content_s, "upstream_first_content_timeout"
-        elif flight.stopped_at is not None:
-            seen_at = -(-flight.stopped_at // SWEEP_S) * SWEEP_S
-            due, code = seen_at + limits.gap_s, "upstream_stalled"
-        return (due, code) if due < deadline and not now > deadline else (deadline, "upstream_deadline")
-
-    def _stop(self, flight: Flight, first_s: float | None, now: float) -> None:
-        """Nothing more comes of an answer; nobody is told. The client has had what came in the first half of it."""
-        flight.first_s = first_s
-        flight.stopped_at = now if first_s is None else (first_s + now) / 2
-        self._check_at = min(self._check_at, now)
-
-    # Faults
-
-    def _begin(self, fault: Fault) -> None:
-        site = next(site for site in self.sites if site.worker.id == fault.worker)
-        was_down, now = site.trouble.down, self._clock[0]
-        self._catch_up(site)
-        site.trouble.begin(fault)
-        after_s = site.sim.profile.cold_start_s if fault.kind == CRASH else 0.0
-        self._at(now + fault.for_s + after_s, self._end, (site, fault))
-        if fault.kind == SLOW:
-            site.engine.set_speed(site.trouble.times, now)
-            self._schedule(site)
-        elif fault.kind == CRASH and not was_down:
-            self._crash(site, now)
-        elif fault.kind == CUT:
-            for flight in site.flights:
-                if flight.work is not None:
-                    first_s = self._first_s(flight)
-                    self._stop_work(flight, site)
-                    flight.first_s, flight.stopped_at = first_s, now
-                    self._check_at = min(self._check_at, now)
-        elif site.trouble.stalling:
-            for flight in site.flights:
-                flight.stalls = flight.stalls or hits([fault.amount], self._chance)
-
-    def _end(self, ended: tuple[Site, Fault]) -> None:
-        site, fault = ended
-        site.trouble.end(fault)
-        if fault.kind == SLOW:
-            site.engine.set_speed(site.trouble.times, self._clock[0])
-            self._schedule(site)
-        elif fault.kind == CRASH and not site.trouble.down:
-            site.restarted(self._clock[1])
-
-    def _crash(self, site: Site, now: float) -> None:
-        """It is gone with all that it was working on. Who pauses before the attempt, or connects, has lost nothing."""
-        site.engine.crash(now)
-        site.due = NEVER
-        died = [flight for flight in site.flights if flight.work is not None or flight.stopped_at is not None]
-        for flight in died:
-            first_s = self._first_s(flight)
-            committed = flight.job.request.stream and first_s is not None
-            if committed:
-                flight.job.first_content, flight.job.status = first_s, 200
-            flight.work = None
-            self._attempt_ended(flight, Outcome(FAILURES["upstream_disconnected"], committed=committed))
-
-
-def _check(scenario: Scenario) -> None:
-    """Raises ConfigError for a scenario that cannot be."""
-    ids = [worker.spec.id for worker in scenario.workers]
-    if not ids:
-        raise ConfigError("no workers to simulate")
-    twice = next((name for name in ids if ids.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"worker {twice!r}: there are two with this id; expected each once")
-    if strategy_spelling(scenario.strategy) not in STRATEGIES:
-        raise ConfigError(f"strategy = {scenario.strategy!r}: expected one of {', '.join(STRATEGIES)}")
-    check_faults(scenario.faults, ids)
-
-
-def _decider(scenario: Scenario, fleet: Fleet, env: Env) -> Decider:
-    """As `server.scripts.Scripts.decider` makes it. Raises ScriptError, ConfigError."""
-    config, routing = scenario.config, scenario.config.routing
-    decider = Decider(
-        fleet, None, scenario.strategy, env, False, routing.script_faults, models=config.models,
-        split=make_split(routing.split, config.models),
-    )  # fmt: skip
-    if scenario.script is not None:
-        limits = msgspec.structs.replace(configured_limits(routing), cpu_s=_NO_CPU_LIMIT_S)
-        script = Script(scenario.script, scenario.script_name, env, limits, configured_abilities(routing))
-        fault = script.self_test(fleet, decider.choose_for_script)
-        if fault is not None:
-            raise ScriptError(f"{scenario.script_name}: the self-test request failed: {fault}")
-        decider.script = script
-    known = decider.script.params() if decider.script is not None else {}
-    for name, value in scenario.params.items():
-        if name not in known:
-            raise ConfigError(f"param {name}: the script has no such param; known: {', '.join(known) or 'none'}")
-        try:
-            decider.script.set_param(name, value)  # type: ignore[union-attr]
-        except ValueError as error:
-            raise ConfigError(f"param {name}: {error}") from None
-    return decider
-
-
-@contextmanager
-def _quiet_collector() -> Iterator[None]:
-    """Requests make no cycles, so the collector would look at everything for nothing."""
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if was_on:
-            gc.enable()
+            self.at(due, self._advance, site)

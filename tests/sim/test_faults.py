@@ -8,6 +8,7 @@ import pytest
 
 from rbeerouter.config.sections import ConfigError
 from rbeerouter.core.dispatch import Job
+from rbeerouter.core.models import Model, Models
 from rbeerouter.sim import world
 from rbeerouter.sim.faults import KINDS, check_faults, random_faults
 from rbeerouter.sim.types import Arrival, Fault, Result
@@ -146,3 +147,18 @@ def test_random_faults_are_as_many_as_asked_for_and_the_same_for_the_same_seed()
     assert [fault.at_s for fault in faults] == sorted(fault.at_s for fault in faults)
     check_faults(faults, ["a", "b"])
     assert random_faults(random.Random(5), ["a"], 0.0, 1000.0) == ()
+
+
+def test_a_stream_of_a_model_with_continuation_goes_on_elsewhere_and_is_whole() -> None:
+    models = Models([Model("m", continuation=True)])
+    jobs, result = played(
+        Fault("w0", "crash", 2.0, 100.0), *[arrival(0.5 + n / 10, f"r{n}", 300) for n in range(4)], workers=2,
+        given=config(models=models, health={"slow_start_s": 0}),
+    )  # fmt: skip
+    moved = [job for job in jobs.values() if job.tried == ["w0", "w1"]]
+    assert moved
+    for job in moved:
+        assert (job.failure, job.continued, job.tokens_in, job.tokens_out) == (None, True, 10, 300)
+        assert job.first_content < 2.0
+        assert job.finished == pytest.approx(job.arrived + 3.0, abs=0.4), "nothing is generated twice"
+    assert result.all.ok == 4
