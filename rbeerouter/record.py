@@ -25,14 +25,38 @@ import structlog
 from rbeerouter.config.sections import Routing
 from rbeerouter.core.dispatch import CANCELLED, DONE, NEW, Job
 from rbeerouter.core.models import NO_MODELS
-from rbeerouter.core.types import Attempt, Decision, Request, Worker
+from rbeerouter.core.seen import STATUSES, Roll, Seen, whole_ms
+from rbeerouter.core.types import READY, SEND, Attempt, Decision, Request, Worker
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS
+from rbeerouter.routing.decide import Decider
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 Metadata = dict[str, str | int | float | bool]
 _BATCH = 64
 """Jobs whose lines are made in one go: few enough to hold up the loop for some 0.2 ms at most."""
+
+
+class Decided(msgspec.Struct, omit_defaults=True, frozen=True):
+    """What was decided at first. `action` is one of core.types', "refused" where nobody could be had; then `reason` is
+    the code of the failure."""
+
+    action: str
+    reason: str
+    by: str | None = None
+    worker: str | None = None
+
+
+class Called(msgspec.Struct, omit_defaults=True, frozen=True):
+    """A call of the script's on_failure (`attempt` and `tried`) or on_complete (`outcome`), as core.seen.Call is."""
+
+    time: str
+    n: int
+    saw: list[list[Any]] | None = None
+    turn: int | None = None
+    attempt: dict[str, Any] | None = None
+    tried: tuple[str, ...] = ()
+    outcome: dict[str, Any] | None = None
 
 
 class Line(msgspec.Struct, omit_defaults=True, gc=False):
@@ -77,6 +101,12 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
     headers: dict[str, str] | None = None
     timeout_s: float | None = None
     deployment: str | None = None
+    n: int | None = None
+    saw: list[list[Any]] | None = None
+    turn: int | None = None
+    owed: tuple[str, float] | None = None
+    decided: Decided | None = None
+    calls: list[Called] | None = None
 
 
 class Inputs(msgspec.Struct, frozen=True):
@@ -105,12 +135,14 @@ class LogFile:
         self.dropped = 0                                      # because too much was waiting for the disk
         self.unwritten = 0                                    # because the disk refused them
         self.written = 0
+        self.begun = 0                                        # files, or the same one emptied: what was before is gone
         self._backlog_bytes = backlog_bytes
         self._lines: list[bytes] = []
         self._taken_bytes = self._handled_bytes = 0           # each is changed by one thread only
         self._lost_told = 0
         self._torn = False
         self._descriptor = -1
+        self._size = 0
         self._complained = False
         self._batches: queue.SimpleQueue[tuple[bytes, int] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_batches, name="routing.log", daemon=True)
@@ -161,12 +193,16 @@ class LogFile:
             try:
                 ours, there = os.fstat(self._descriptor), os.stat(self.path)
                 if (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino):
+                    self.begun += ours.st_size < self._size
+                    self._size = ours.st_size
                     return
             except OSError:
                 pass
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
         self._descriptor = open_log(self.path)
+        self.begun += 1
+        self._size = 0
 
     def _write(self, descriptor: int, text: bytes) -> None:
         lost = self.lost
@@ -220,6 +256,7 @@ class Recorder:
         self.script_errors = 0
         self.attempts: Counter[tuple[str, str]] = Counter()
         self.decision_s, self.ttft_s, self.total_s = Histogram(), Histogram(), Histogram()
+        self._log = log
         logger = structlog.wrap_logger(log, processors=[self._as_json], wrapper_class=structlog.BoundLogger)
         self._write = logger.bind().msg
 
@@ -235,6 +272,19 @@ class Recorder:
         if ended:
             lines = [self._line(job) for job in ended]
             self._write(lines)
+
+    def enroll(self, roll: Roll, decider: Decider) -> None:
+        """Writes the list of workers as a decision saw it, and who decides: what a replay begins with. To be told each
+        one at once (`Watch.tell`)."""
+        if not self.inputs.kept:
+            return
+        script = decider.script
+        row = {"time": timestamp(roll.wall), "event": "fleet", "n": roll.n, "run": roll.run, "seed": roll.base}
+        row |= {"strategy": decider.strategy.name, "utc_offset_s": decider.utc_offset_s()}
+        if script is not None:
+            row |= {"script": script.hash, "figures": script.figures, "params": script.overrides}
+        row |= {"workers": roll.workers} if roll.whole else {"order": roll.order, "workers": roll.workers}
+        self._log.msg(_encode(row))
 
     def keep(self, kept: int) -> None:
         """From here on so many lines stay in memory."""
@@ -316,6 +366,8 @@ class Recorder:
             line.tries, line.continued = job.attempts, job.continued
         if self.inputs.kept and job.state != NEW:
             self._add_inputs(line, request)
+            if job.seen is not None:
+                _add_seen(line, job, job.seen)
         return line
 
     def _user(self, user_id: str | None) -> str | None:
@@ -360,12 +412,6 @@ class Histogram:
 _second, _second_text = -1, ""
 
 
-def whole_ms(wall: float) -> int:
-    """Unix milliseconds, rounded down: the one place that says which millisecond a time belongs to. What it gives for
-    n / 1000 is n, as far as floats tell milliseconds apart."""
-    return int(wall * 1000 + 0.001)
-
-
 def timestamp(wall: float) -> str:
     """UTC in ISO 8601 with milliseconds; the part that changes once a second is made once a second."""
     global _second, _second_text
@@ -394,6 +440,63 @@ def _outcome(job: Job) -> str:
 
 def _ms(seconds: float) -> float:
     return int(seconds * 1e6) / 1000
+
+
+def _add_seen(line: Line, job: Job, seen: Seen) -> None:
+    """What the decision was made from beside the request, and what it was, where the line does not tell it anyhow."""
+    line.n, line.turn, line.owed = seen.n, seen.turn, seen.owed
+    line.saw = _saw(seen)
+    first = job.first
+    if first is not None and (first.action != SEND or job.decision is not first):
+        line.decided = decided(first)
+    if job.calls:
+        line.calls = [
+            Called(
+                timestamp(call.seen.wall), call.seen.n, _saw(call.seen), call.seen.turn, call.attempt, call.tried,
+                call.outcome,
+            )
+            for call in job.calls
+        ]  # fmt: skip
+
+
+def decided(decision: Decision) -> Decided:
+    """A decision as lines tell it."""
+    worker = decision.worker
+    return Decided(decision.action, decision.reason, decision.by, None if worker is None else worker.id)
+
+
+def _saw(seen: Seen) -> list[list[Any]] | None:
+    """[id, in_flight, occupied, status, standing, figures] of each worker that had changed; what is usual at the end is
+    left out: as many occupied as in flight, READY, nothing new."""
+    workers, rows = seen.workers, []
+    for packed in seen.packed:
+        in_flight, code = packed >> 2 & 0x3FFFFF, packed & 3
+        row: list[Any] = [workers[(packed >> 46) - 1].id, in_flight]
+        if code:
+            row += (packed >> 24 & 0x3FFFFF, STATUSES[code])
+        elif packed >> 24 & 0x3FFFFF != in_flight:
+            row.append(packed >> 24 & 0x3FFFFF)
+        rows.append(row)
+    if seen.standings or seen.figures:
+        _add_more(seen, rows)
+    return rows or None
+
+
+def _add_more(seen: Seen, rows: list[list[Any]]) -> None:
+    found = {row[0]: row for row in rows}
+    for place, more in ((4, seen.standings), (5, seen.figures)):
+        for index, value in more:
+            worker = seen.workers[index]
+            row = found.get(worker.id)
+            if row is None:                                    # only its report has become older
+                row = found[worker.id] = [worker.id, None]
+                rows.append(row)
+            if len(row) == 2:
+                row += (row[1], READY) if row[1] is not None else (None, None)
+            elif len(row) == 3:
+                row.append(READY)
+            row += [None] * (place - len(row))
+            row.append(value)
 
 
 def _short(metadata: Metadata, most_chars: int) -> tuple[Metadata, bool]:

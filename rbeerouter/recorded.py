@@ -16,9 +16,11 @@ from typing import IO, Any
 
 import msgspec
 
-from rbeerouter.core.types import ANTHROPIC, DATA, OLLAMA, OPENAI, Request
+from rbeerouter.core.mirror import Mirror
+from rbeerouter.core.seen import Roll, Seen, Snapshot, Standing, pack
+from rbeerouter.core.types import ANTHROPIC, DATA, OLLAMA, OPENAI, READY, SEND, Request
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS, SURFACES
-from rbeerouter.record import Line
+from rbeerouter.record import Called, Decided, Line
 
 _MOST_LINE_BYTES = 16 << 20
 """No line of ours is longer; a file without ends of lines must not fill the memory."""
@@ -105,6 +107,79 @@ def request_of(line: Line) -> Request:
         session_id=line.session, prompt_tokens=line.prompt_tokens, headers=line.headers or {},
         protocol=protocol_of(path), asked_model=line.asked_model, timeout_s=line.timeout_s, deployment=line.deployment,
     )  # fmt: skip
+
+
+def decided_of(line: Line) -> Decided:
+    """What was decided at first about a request that was decided about."""
+    if line.decided is not None:
+        return line.decided
+    if line.by is None:
+        return Decided("refused", line.error or "")
+    return Decided(SEND, line.reason or "", line.by, line.tries[0].worker_id if line.tries else line.worker)
+
+
+class Enrolled(msgspec.Struct):
+    """A list of workers in the log, with who decided.
+
+    script: the hash of the script; figures: those that it reads, which `saw` tells; params: those that were set.
+    """
+
+    roll: Roll
+    strategy: str
+    script: str | None
+    figures: tuple[str, ...]
+    params: dict[str, float]
+    utc_offset_s: int
+
+
+class _Enrolled(msgspec.Struct):
+    time: str
+    n: int
+    run: str
+    seed: int
+    workers: tuple[Snapshot, ...]
+    strategy: str
+    utc_offset_s: int = 0
+    order: tuple[str, ...] | None = None
+    script: str | None = None
+    figures: tuple[str, ...] = ()
+    params: dict[str, float] = {}
+
+
+def enrolled_of(event: dict[str, Any]) -> Enrolled:
+    """What an event "fleet" tells. Raises ValueError."""
+    row = msgspec.convert(event, _Enrolled)
+    order = tuple(one.id for one in row.workers) if row.order is None else row.order
+    roll = Roll(row.n, seconds(row.time), row.run, row.seed, row.order is None, order, row.workers)
+    return Enrolled(roll, row.strategy, row.script, row.figures, row.params, row.utc_offset_s)
+
+
+def seen_of(row: Line | Called, mirror: Mirror, roll: Roll | None = None) -> Seen:
+    """What a decision or a call saw. Workers that the mirror does not know are left out.
+
+    Args:
+        roll: the list of workers that belongs to this decision; the mirror must have taken it already.
+    """
+    workers, packed, standings, figures = mirror.workers, [], [], []
+    for worker_id, *rest in row.saw or ():
+        worker = workers.get(worker_id)
+        if worker is None:
+            continue
+        in_flight, occupied, status, standing, measured = [*rest, *_NOTHING[len(rest):]]
+        if in_flight is not None:
+            taken = in_flight if occupied is None else occupied
+            packed.append(pack(worker.index, in_flight, taken, status or READY))
+        if standing is not None:
+            standings.append((worker.index, msgspec.convert(standing, Standing)))
+        if measured is not None:
+            figures.append((worker.index, measured))
+    owed = row.owed if isinstance(row, Line) else None
+    return Seen(
+        row.n or 0, seconds(row.time), mirror.ordered, packed, tuple(standings), tuple(figures), roll, row.turn, owed
+    )
+
+
+_NOTHING = (None,) * 5
 
 
 def protocol_of(path: str) -> str:

@@ -58,7 +58,6 @@ HOMES = {
 }
 TESTED_ELSEWHERE = {
     "rbeerouter.__main__": "tests/cli/test_arguments.py",
-    "rbeerouter.cli.replay": "tests/cli/test_arguments.py",
     "rbeerouter.cli.diff": "tests/cli/test_arguments.py",
     "rbeerouter.cli.tune": "tests/cli/test_arguments.py",
     "rbeerouter.cli.bench": "tests/cli/test_arguments.py",

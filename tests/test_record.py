@@ -44,6 +44,8 @@ class Story:
         self.clock = Clock()
         self.fleet = fleet("w1", "w2", worker("w3", models=("tiny",)))
         down(self.fleet, "w2")
+        self.fleet.touched.clear()
+        self.fleet.altered.clear()
         loaded = None if source is None else script(source, explain=debug)
         made_env = env(self.clock)
         self.dispatcher = Dispatcher(
@@ -95,7 +97,7 @@ def test_a_request_that_was_served_is_told_whole() -> None:
         **COMMON, "outcome": "ok", "status": 200, "stream": True, "worker": "w3", "by": "script",
         "reason": "routing.lua:2",
         "sent_model": "tiny", "attempts": 1, "decision_us": 12.3, "queue_ms": 0.0, "ttft_ms": 125.0, "total_ms": 500.0,
-        "tokens_in": 11, "tokens_out": 7, "bytes_out": 1234,
+        "tokens_in": 11, "tokens_out": 7, "bytes_out": 1234, "n": 1,
     }  # fmt: skip
 
 
@@ -106,7 +108,7 @@ def test_a_request_in_its_shortest_form() -> None:
     assert story.line() == {
         **COMMON, "outcome": "ok", "status": 200, "worker": "w1", "by": "strategy", "reason": "least-request",
         "attempts": 1,
-        "decision_us": 0.0, "queue_ms": 0.0, "total_ms": 500.0,
+        "decision_us": 0.0, "queue_ms": 0.0, "total_ms": 500.0, "n": 1,
     }  # fmt: skip
 
 
@@ -126,6 +128,7 @@ def test_a_request_that_no_worker_could_take_is_told() -> None:
     story.begin()
     assert story.line() == {
         **COMMON, "model": "gpt-4", "outcome": "rejected", "status": 404, "error": "model_not_found", "total_ms": 0.0,
+        "n": 1,
     }  # fmt: skip
 
 
@@ -154,7 +157,8 @@ def test_a_failed_worker_and_its_replacement_are_both_told() -> None:
             {"worker_id": "w1", "result": "upstream_connect_failed", "duration_ms": 250.0},
             {"worker_id": "w2", "result": "ok", "duration_ms": 500.0},
         ],
-        "decision_us": 0.0, "queue_ms": 0.0, "total_ms": 750.0,
+        "decision_us": 0.0, "queue_ms": 0.0, "total_ms": 750.0, "n": 1,
+        "decided": {"action": "send", "reason": "least-request", "by": "strategy", "worker": "w1"},
     }  # fmt: skip
 
 
@@ -198,7 +202,7 @@ class Says(Decider):
 
     decision: Decision
 
-    def decide(self, request: Request) -> Decision:
+    def decide(self, request: Request, wall: float | None = None) -> Decision:
         return self.decision
 
 

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbeerouter.core.dispatch import Send
+from rbeerouter.core.seen import whole_ms
 from rbeerouter.core.types import Request
 from rbeerouter.dialects.surfaces import SURFACES
-from rbeerouter.record import Line, timestamp, whole_ms
+from rbeerouter.record import Line, timestamp
 from rbeerouter.recorded import LogError, Tally, in_order, protocol_of, read_all, read_log, request_of, seconds
 from tests.support.builders import request
 from tests.test_record import SERVED, Story

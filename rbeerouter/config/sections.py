@@ -99,6 +99,7 @@ class Routing(Section):
     state_value_bytes: Count = 16 << 10
     log_lines: CountFromZero = 20
     log_line_chars: Count = 1000
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = None
     log_inputs: bool = True
     log_users: str = "hashed"
     log_metadata_chars: CountFromZero = 1000

@@ -23,6 +23,7 @@ from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.poison import Poison
 from rbeerouter.core.queue import Queue
 from rbeerouter.core.retry import Retries
+from rbeerouter.core.seen import Call, Seen
 from rbeerouter.core.types import (
     BUSY,
     OFFLINE,
@@ -97,7 +98,8 @@ class Job(msgspec.Struct, eq=False):
 
     `queue_s` is how long it has waited for a worker; `queued` is when it began to, while it does. `refusals` are status
     and Retry-After in seconds of the workers that had no room for it. `sent_model` is the name in the body that
-    the last worker got, where it is not the client's. `continued`: another worker went on with its stream. `caller`
+    the last worker got, where it is not the client's. `continued`: another worker went on with its stream. `first`
+    is what was decided at first, `seen` what that was made from, and `calls` are those of the script's hooks. `caller`
     tells one client from another; it is a credential and must never be shown.
     """
 
@@ -125,6 +127,9 @@ class Job(msgspec.Struct, eq=False):
     sent_model: str | None = None
     continued: bool = False
     caller: bytes = b""
+    first: Decision | None = None
+    seen: Seen | None = None
+    calls: tuple[Call, ...] = ()
 
     def failed_on(self) -> frozenset[str]:
         """The ids of the workers that failed it. One that only had no room may serve it yet."""
@@ -170,16 +175,16 @@ class Dispatcher:
 
     def on_request(self, job: Job) -> Effect:
         """Decides, and counts the job on its worker in the same step."""
-        now = self.env.now
+        now, decider = self.env.now, self.decider
         started = now()
         self.retries.requests += 1
         try:
-            decision = self.decider.decide(job.request)
+            job.first = decision = decider.decide(job.request, job.wall)
         except RouterError as refusal:
-            job.decision_s = now() - started
+            job.decision_s, job.seen = now() - started, decider.seen
             return self._fail(job, refusal)
         ended = now()
-        job.decision_s = ended - started
+        job.decision_s, job.seen = ended - started, decider.seen
         return self._follow(job, decision, ended)
 
     def refuse(self, job: Job, refusal: RouterError) -> Fail:

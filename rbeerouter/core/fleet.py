@@ -17,7 +17,8 @@ from rbeerouter.core.errors import Failure
 from rbeerouter.core.health import Health, HealthRules
 from rbeerouter.core.types import BUSY, DRAINING, OFFLINE, READY, Learned, Machine, Report, Worker, WorkerSpec
 
-_versions = itertools.count()
+next_version = itertools.count().__next__
+"""A version that no fleet has had."""
 _NEVER = float("inf")
 _WAITING_LEAST = 3
 """So many must wait in an engine, and half as many as it works on, until it counts as full."""
@@ -35,9 +36,10 @@ class Fleet:
     """The workers by id, in configuration order.
 
     `version`, which no two fleets ever have in common, grows when the set of workers or anything but load, status and
-    figures changes; `touched` holds the workers whose load, status or figures changed since its reader (the script's
-    mirror of the fleet) last emptied it. `ramping` holds those in slow start. `looked_at` changes when the ages of
-    reports and the figures of the last minute were brought up to date.
+    figures changes; `touched` holds the workers whose load, status or figures changed since its reader last emptied it,
+    `altered` those of which more than that may have changed: how they stand. Both are for `seen.Watch`. `ramping` holds
+    those in slow start. `looked_at` changes when the ages of reports and the figures of the last minute were brought up
+    to date.
 
     Args:
         rng: spreads the ends of ejections; without it, all last exactly as long as the rules say.
@@ -47,8 +49,9 @@ class Fleet:
         self.rules = rules or HealthRules()
         self.workers: dict[str, Worker] = {}
         self.ordered: list[Worker] = []
-        self.version = next(_versions)
+        self.version = next_version()
         self.touched: set[Worker] = set()
+        self.altered: set[Worker] = set()
         self.ramping: set[Worker] = set()
         self._ejected: set[Worker] = set()
         self._cooling: set[Worker] = set()
@@ -72,12 +75,12 @@ class Fleet:
         for worker in before.values():
             if self.workers.get(worker.id) is not worker:
                 worker.index = -1
-                for group in (self.touched, self.ramping, self._ejected, self._cooling):
+                for group in (self.touched, self.altered, self.ramping, self._ejected, self._cooling):
                     group.discard(worker)
         self.ordered = list(self.workers.values())
         for index, worker in enumerate(self.ordered):
             worker.index = index
-        self.version = next(_versions)
+        self.version = next_version()
 
     # What probes show
 
@@ -122,7 +125,7 @@ class Fleet:
         worker.describe(worker.spec)
         new = (worker.speaks, worker.engine, worker.models, worker.loaded, worker.loras, worker.vram, worker.capacity)
         if seen != new:
-            self.version = next(_versions)
+            self.version = next_version()
 
     def _restarted(self, worker: Worker) -> None:
         worker.restarts += 1
@@ -140,7 +143,7 @@ class Fleet:
         if machine.vram is not None and machine.vram != worker.learned.vram:
             worker.learned = msgspec.structs.replace(worker.learned, vram=machine.vram)
             worker.describe(worker.spec)
-            self.version = next(_versions)
+            self.version = next_version()
         _add_machine(worker, now)
         self._refresh(worker, now)
 
@@ -257,7 +260,7 @@ class Fleet:
             self._full_weight(worker)
         else:
             worker.weight = _FIRST_WEIGHT + (1.0 - _FIRST_WEIGHT) * max(0.0, now - begun) / length_s
-        self._fit(worker)
+        self._alter(worker)
 
     def _full_weight(self, worker: Worker) -> None:
         worker.ramp_from, worker.weight = None, 1.0
@@ -278,7 +281,7 @@ class Fleet:
         if worker.standing in (READY, BUSY, DRAINING):
             worker.standing = DRAINING if draining else BUSY if worker.held else READY
             worker.half_open = worker.health.half_open and not draining
-            self._fit(worker)
+        self._alter(worker)
 
     # Time
 
@@ -302,7 +305,7 @@ class Fleet:
         for worker in self.ordered:
             shown = (worker.tokens_per_s, worker.error_rate)
             if measure.look(worker, now):
-                self.version = next(_versions)
+                self.version = next_version()
             if shown != (worker.tokens_per_s, worker.error_rate):
                 self.touched.add(worker)
             if worker.machine is not None and worker.machine.until < now:
@@ -322,7 +325,7 @@ class Fleet:
     # Reading
 
     def shadow(self) -> Fleet:
-        """The same workers for one more reader, which may empty `touched` and must change nothing else."""
+        """The same workers for one more reader, which may empty its `touched` and `altered` and change nothing else."""
         other = Fleet(self.rules)
         other.workers, other.ordered, other.version = self.workers, self.ordered, self.version
         other.ramping, other.looked_at = self.ramping, self.looked_at
@@ -341,7 +344,8 @@ class Fleet:
     def _refresh(self, worker: Worker, now: float) -> None:
         """Anything may have changed: is the worker usable?"""
         health, rules = worker.health, self.rules
-        worker.held = worker.cooling_until > now or (rules.yield_to_owner and worker.owner_active is True)
+        worker.cooling = worker.cooling_until > now
+        worker.held = worker.cooling or (rules.yield_to_owner and worker.owner_active is True)
         if not health.usable(now):
             worker.standing = OFFLINE
         elif worker.draining:
@@ -351,6 +355,12 @@ class Fleet:
         worker.half_open = health.half_open and worker.standing in (READY, BUSY)
         if worker.ramp_from is not None and not health.reachable:
             self._full_weight(worker)
+        self._alter(worker)
+
+    def _alter(self, worker: Worker) -> None:
+        """More of it has changed than how many requests are there."""
+        if worker.index >= 0:
+            self.altered.add(worker)
         self._fit(worker)
 
     def _fit(self, worker: Worker) -> None:

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from rbeerouter.core.chance import Chance
 from rbeerouter.core.errors import Failure, Refusal
 from rbeerouter.core.health import Health
 from rbeerouter.core.measure import Window
 
 if TYPE_CHECKING:
     from rbeerouter.core.dispatch import Job
+    from rbeerouter.core.seen import Seen
 
 READY = "ready"
 BUSY = "busy"
@@ -38,13 +40,15 @@ class Env(msgspec.Struct, frozen=True):
     """Time and chance, handed in so that the same core runs under a real, a simulated or a replayed clock.
 
     `now` is monotonic seconds (durations, deadlines), `wall` is Unix seconds (the script's `timestamp()`, log times),
-    `utc_offset_s` is what must be added to `wall` for local time, `rng` breaks ties and seeds the script's `rand()`.
+    `utc_offset_s` is what must be added to `wall` for local time, `rng` spreads what must not happen at once. `chance`
+    breaks ties and seeds the script's `rand()`; None: whoever decides makes one by `rng`.
     """
 
     now: Callable[[], float]
     wall: Callable[[], float]
     rng: random.Random
     utc_offset_s: Callable[[], int] = lambda: 0
+    chance: Chance | None = None
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -156,12 +160,12 @@ class Worker:
     - *what this daemon measured*: `latency_ms` of whole answers, `ttft_ms` until the first content, `inter_token_ms`,
       `tokens_per_s` and `error_rate` of the last minute; measure.py says how.
     - *standing*: READY when nothing but its load speaks against it; else the status that it has whatever its load.
-      `held`: it is BUSY for another reason than its load, and to be left alone.
+      `held`: it is BUSY for another reason than its load, and to be left alone; `cooling`: as it asked for that.
     - *generation* grows when its process is, or may be, another one: whatever it had cached is gone.
     """
 
     __slots__ = (
-        "backend", "block_size", "cached_tokens", "capacity", "cooling_until", "cost_per_hour", "deployment",
+        "backend", "block_size", "cached_tokens", "capacity", "cooling", "cooling_until", "cost_per_hour", "deployment",
         "draining", "engine", "error_rate", "failed", "foreign", "generated_tokens", "generation", "half_open",
         "health", "held", "id", "in_flight", "index", "inter_token_ms", "kv_blocks", "kv_usage", "latency_ms",
         "learned", "load", "load_age_s", "loaded", "loras", "machine", "metadata", "model_set", "models", "most",
@@ -175,7 +179,7 @@ class Worker:
         self.in_flight = self.foreign = self.shut = self.occupied = 0
         self.health = Health()
         self.status = self.standing = OFFLINE
-        self.held = self.half_open = self.draining = False
+        self.held = self.half_open = self.draining = self.cooling = False
         self.machine: Machine | None = None
         self.cooling_until = 0.0
         self.weight = 1.0
@@ -388,9 +392,15 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 
 
 class Decide(Protocol):
-    """What the dispatcher asks of `routing.decide`. The first two raise `RouterError` when no worker can be had."""
+    """What the dispatcher asks of `routing.decide`. The first two raise `RouterError` when no worker can be had.
 
-    def decide(self, request: Request) -> Decision: ...
+    seen: what the last decision saw; None before the first.
+    """
+
+    seen: Seen | None
+
+    def decide(self, request: Request, wall: float | None = None) -> Decision:
+        """wall: Unix seconds of its arrival; None: now."""
 
     def room_for(self, job: Job) -> Worker | None:
         """The strategy's choice among the workers that may serve a waiting job and have room now, or None."""

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rbeerouter.config.values import strategy_spelling
+from rbeerouter.core.chance import Chance
 from rbeerouter.core.errors import FULL, Failure, Refusal, RouterError, refusal
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.models import NO_MODELS, Models
+from rbeerouter.core.seen import Call, Listener, Seen, Watch
 from rbeerouter.core.types import (
     BUSY,
     DRAINING,
@@ -34,7 +36,7 @@ from rbeerouter.core.types import (
 from rbeerouter.routing.rules import Rules
 from rbeerouter.routing.script import Answer, Choice, Script
 from rbeerouter.routing.split import Split, same_side, weights
-from rbeerouter.routing.strategies import STRATEGIES, Strategy
+from rbeerouter.routing.strategies import STRATEGIES, RoundRobin, Strategy
 
 if TYPE_CHECKING:
     from rbeerouter.core.dispatch import Job
@@ -57,6 +59,9 @@ class Decider:
         split: shares requests between the sides; None shares nothing.
 
     Attributes:
+        seen: what the last decision saw; None before the first.
+        watch: looks at the fleet; goes from one decider to the next, as decisions are counted on.
+        listener: hears of each decision; None costs nothing.
         suspended: the script that was taken out of service, with what it did last; None as long as none was.
         on_suspended: called when that happens.
     """
@@ -74,7 +79,6 @@ class Decider:
         split: Split | None = None,
     ) -> None:
         self.fleet = fleet
-        self.script = script
         self.debug = debug
         self.last_good = last_good
         self.suspended: tuple[Script, str] | None = None
@@ -86,10 +90,60 @@ class Decider:
         self._most_faults = faults
         self._faults: dict[str, int] = {}
         self._strategies: dict[str, Strategy] = {}
+        self.chance = env.chance or Chance(env.rng.getrandbits(64))
+        self.watch = Watch(self.chance)
+        self.seen: Seen | None = None
+        self.listener: Listener | None = None
+        self._turning: RoundRobin | None = None
+        self._figures: tuple[str, ...] = ()
+        self._script: Script | None = None
         self.strategy = self._strategy(strategy)
+        self.script = script
 
-    def decide(self, request: Request) -> Decision:
-        """Chooses a worker.
+    @property
+    def script(self) -> Script | None:
+        return self._script
+
+    @script.setter
+    def script(self, script: Script | None) -> None:
+        """What it reads and draws is known from here on."""
+        self._script, self._figures = script, script.figures if script is not None else ()
+        if script is not None:
+            script.chance = self.chance
+            if script.asks:                                    # its turn must be known before it is asked
+                self._strategy(RoundRobin.name)
+        self.watch.tell_all()
+
+    def decide(self, request: Request, wall: float | None = None) -> Decision:
+        """Looks at the fleet and chooses a worker, as `choose` tells. Raises RouterError.
+
+        Args:
+            wall: Unix seconds of the request's arrival, None: now. The script is told of it in whole milliseconds.
+        """
+        seen = self._look(self._env.wall() if wall is None else wall)
+        if self.listener is None:
+            return self.choose(request, seen)
+        try:
+            decision = self.choose(request, seen)
+        except RouterError:
+            self.listener.decided(seen, request, None)
+            raise
+        self.listener.decided(seen, request, decision)
+        return decision
+
+    def _look(self, wall: float) -> Seen:
+        self.seen = seen = self.watch.look(self.fleet, wall, self._figures)
+        if self._turning is not None:
+            seen.turn = self._turning.turn
+        return seen
+
+    def stand_at(self, turn: int) -> None:
+        """Round-robin goes on from here, if there is one to be asked: for those who decide again."""
+        if self._turning is not None:
+            self._turning.turn = turn
+
+    def choose(self, request: Request, seen: Seen) -> Decision:
+        """Chooses a worker by what was seen.
 
         1. The script names a worker that is ready: it gets the request, under its own model's name if it does not serve
            the one that was asked for. Of a list, the first that is ready; the others come after it.
@@ -103,10 +157,10 @@ class Decider:
         Raises:
             RouterError: model_not_found, no_healthy_worker.
         """
-        script = self.script
+        script = self._script
         if script is None:
             return self._by_strategy(request, "strategy", self.strategy.name)
-        choice = script.route(request, self.fleet, self.choose_for_script)
+        choice = script.route(request, self.fleet, self.choose_for_script, seen)
         if choice.error is None:
             if self._faults:
                 self._faults.pop("route_request", None)
@@ -135,13 +189,10 @@ class Decider:
                 "worker_id": job.tried[-1], "error": failure.code, "duration_ms": job.attempts[-1].duration_ms,
                 "number": len(job.tried),
             }  # fmt: skip
-            choice = script.after_failure(request, attempt, job.tried, self.fleet, self.choose_for_script)
-            answer = choice.answer
-            if answer is not None and answer.action == "wait":
-                wrong = "on_failure returned queue(...); expected a worker, a list, nil, false or reject{...}"
-                choice = msgspec.structs.replace(choice, error=script.fault_at(choice.line, wrong))
-            error, log = choice.error, choice.log
-            self._count_fault(script, "on_failure", choice)
+            call = Call(self._look(self._env.wall()), attempt, tuple(job.tried))
+            self._note(job, call)
+            choice = self.asked_after_failure(script, request, call)
+            answer, error, log = choice.answer, choice.error, choice.log
             if error is None and (choice.worker is not None or answer is not None):
                 if answer is not None and answer.action == "give_up":
                     job.decision = _with(first, None, log)
@@ -160,10 +211,12 @@ class Decider:
 
     def twin(self, fleet: Fleet, script: Script | None) -> Decider:
         """One that decides as this one would next, with explanations, and changes nothing of it."""
-        twin = Decider(fleet, script, self.strategy.name, self._env, debug=True, models=self.models)
+        chance = copy.copy(self.chance)
+        env = msgspec.structs.replace(self._env, chance=chance)
+        twin = Decider(fleet, script, self.strategy.name, env, debug=True, models=self.models)
         twin.split = copy.deepcopy(self.split)
-        twin._strategies = copy.deepcopy(self._strategies)
-        twin.strategy = twin._strategy(self.strategy.name)
+        if twin._turning is not None and self._turning is not None:
+            twin._turning.turn = self._turning.turn
         return twin
 
     def serving(self, job: Job) -> list[Worker]:
@@ -180,6 +233,10 @@ class Decider:
         ready = self._with_room(serving)
         return self._pick(self.strategy, job.request, ready) if ready else None
 
+    def utc_offset_s(self) -> int:
+        """What scripts add to the time for local time."""
+        return self._env.utc_offset_s()
+
     def weights(self) -> dict[str, float]:
         """{worker id: the share of requests that it can expect from the strategy now}."""
         share = self.split.overall if self.split is not None else None
@@ -191,11 +248,36 @@ class Decider:
         script = self.script
         if script is None or not script.has_on_complete:
             return
-        choice = script.completed(job.request, outcome_fields(job), self.fleet)
-        self._count_fault(script, "on_complete", choice)
+        call = Call(self._look(self._env.wall()), outcome=outcome_fields(job))
+        self._note(job, call)
+        choice = self.told_completed(script, job.request, call)
         if choice.error is not None or choice.log:
             decision = job.decision or Decision(None, "strategy", self.strategy.name)   # nobody could be had
             job.decision = _with(decision, choice.error, choice.log)
+
+    def asked_after_failure(self, script: Script, request: Request, call: Call) -> Choice:
+        """What on_failure says, by what the call saw."""
+        assert call.attempt is not None
+        attempt = dict(call.attempt)                           # Lua's side changes what it is given
+        choice = script.after_failure(request, attempt, call.tried, self.fleet, self.choose_for_script, call.seen)
+        answer = choice.answer
+        if answer is not None and answer.action == "wait":
+            wrong = "on_failure returned queue(...); expected a worker, a list, nil, false or reject{...}"
+            choice = msgspec.structs.replace(choice, error=script.fault_at(choice.line, wrong))
+        self._count_fault(script, "on_failure", choice)
+        return choice
+
+    def told_completed(self, script: Script, request: Request, call: Call) -> Choice:
+        """Tells on_complete of an outcome."""
+        assert call.outcome is not None
+        choice = script.completed(request, dict(call.outcome), self.fleet, call.seen)
+        self._count_fault(script, "on_complete", choice)
+        return choice
+
+    def _note(self, job: Job, call: Call) -> None:
+        job.calls += (call,)
+        if self.listener is not None:
+            self.listener.called(call, job.request)
 
     def explain(self, script: Script | None, chosen: Worker | None) -> list[dict[str, Any]]:
         """What became of each worker in the decision just made, in fleet order.
@@ -355,7 +437,9 @@ class Decider:
         spelled = strategy_spelling(name)
         strategy = self._strategies.get(spelled)
         if strategy is None:
-            strategy = self._strategies[spelled] = STRATEGIES[spelled](self._env.rng)
+            strategy = self._strategies[spelled] = STRATEGIES[spelled](self.chance)
+            if isinstance(strategy, RoundRobin):
+                self._turning = strategy
         return strategy
 
     # Faults
@@ -404,10 +488,17 @@ class Decider:
                 raise self._nobody(request, wanted)
             return self._refused(request, wanted, by, reason, error, log)
         if self.split is not None and not self._rules.leave_one_side(self.fleet, request, wanted):
-            eligible = self.split.narrowed(wanted, eligible)
+            eligible = self._narrowed(self.split, wanted, eligible)
         worker = self._pick(self.strategy, request, eligible)
         explanation = self._strategy_explained(request, wanted, worker) if self.debug else None
         return Decision(worker, by, reason, sent, error, explanation, headers=headers, log=log, wanted=model)
+
+    def _narrowed(self, split: Split, model: str, eligible: list[Worker]) -> list[Worker]:
+        """Those of the side whose turn it is. Where the turns stood is part of what the decision saw."""
+        share = split.share(model)
+        if share is not None and self.seen is not None:
+            self.seen.owed = (model if model in split.of_models else "", share.owed)
+        return split.narrowed(model, eligible)
 
     def _serving(self, request: Request, model: str, tried: Collection[str] = ()) -> list[Worker]:
         """Those that serve the model and may have the request, in whatever state they are."""
@@ -440,8 +531,7 @@ class Decider:
         taking = [worker for worker in busy if worker.takes_more]
         if taking or not busy:
             return taking
-        now = self._env.now()
-        if any(not worker.held or worker.cooling_until > now for worker in busy):
+        if any(not worker.held or worker.cooling for worker in busy):
             return []
         return [worker for worker in busy if worker.load < 1]
 
@@ -459,7 +549,7 @@ class Decider:
         slow = [worker for worker in eligible if worker.weight < 1.0]
         if not slow or len(slow) == len(eligible):
             return eligible
-        random = self._env.rng.random
+        random = self.chance.random
         if by_load:
             room = sum(worker.capacity for worker in eligible)
             for worker in slow:

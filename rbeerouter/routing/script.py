@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -17,14 +17,17 @@ from typing import Any
 import msgspec
 
 from rbeerouter.config.sections import Routing
+from rbeerouter.core.chance import Chance
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import BUSY, DRAINING, OFFLINE, READY, Env, Request, Worker
+from rbeerouter.core.seen import FIGURES, Seen, Watch, whole_ms
+from rbeerouter.core.types import READY, Env, Request, Worker
 from rbeerouter.routing.language import LANGUAGE
 from rbeerouter.routing.problem import Problem, explain
 from rbeerouter.routing.returns import mark_returns
 from rbeerouter.routing.sandbox import DELIBERATE, SYNTAX, Abilities, Limits, Runtime, RuntimeLost, Sandbox
 from rbeerouter.routing.strategies import STRATEGIES
 from rbeerouter.routing.syntax import params as literal_params
+from rbeerouter.routing.syntax import without_comments
 
 MAX_SOURCE_BYTES = 32 * 1024
 """Compiling cannot be interrupted, and chained `or`s make it quadratic: 32 KiB compile in well under 100 ms."""
@@ -32,12 +35,8 @@ MAX_SOURCE_BYTES = 32 * 1024
 Choose = Callable[[str, Request, list[Worker]], Worker | None]
 """(strategy, request, workers) -> one of them or None: what `strategy("name")(request, workers)` in a script asks."""
 
-_STATUS_CODES = {READY: 0, BUSY: 1, OFFLINE: 2, DRAINING: 3}
-_FIGURES = (
-    "latency_ms", "ttft_ms", "waiting", "kv_usage", "vram_used", "running", "load_age_s", "tokens_per_s",
-    "inter_token_ms", "error_rate", "temperature_c", "watts", "owner_active",
-)  # fmt: skip
-"""Fields that change while a worker serves and are too many to cross with each decision: only if a script has them."""
+_CHANCE = (b"rand", b"sample", b"weighted")
+"""Words without which a script cannot draw a number."""
 _LISTS = ("models", "loras", "loaded")
 _ON_COMPLETE, _ON_FAILURE = 1, 2
 _NOT_RUN = b"do return end "
@@ -117,6 +116,9 @@ class Script:
 
     Attributes:
         notes: what it wrote with log() while it was loaded.
+        overrides: params that were given other values.
+        figures: those of seen.FIGURES that its text has. asks: it may ask a strategy.
+        chance, draws: what seeds it before each decision, if it draws numbers; whoever decides sets its own.
 
     Raises:
         ScriptError: it is too long, does not compile, fails while loading, or defines no route_request.
@@ -146,13 +148,16 @@ class Script:
         self._make_runtime = runtime
         self._places: dict[int, str] = {}
         self._problems: dict[str, str] = {}
-        self._overrides: dict[str, float] = {}
+        self.overrides: dict[str, float] = {}
         self._seen_version = -1
         self._wall_minute = -1.0
         self._utc_offset_s = 0
-        self._figures = any(field.encode() in source for field in _FIGURES)
-        self._ages = b"load_age_s" in source
-        self._looked_at = float("-inf")
+        code = without_comments(source)
+        self.figures = tuple(field for field in FIGURES if field.encode() in code)
+        self.asks = b"strategy" in code
+        self.draws = any(word in code for word in _CHANCE)
+        self.chance = env.chance or Chance(env.rng.getrandbits(64))
+        self._watch: Watch | None = None
         self._marked: bytes | None = None
         self.has_on_complete = self.has_on_failure = False
         self._runtime = self._build()
@@ -166,13 +171,13 @@ class Script:
             raise ScriptError(f"{self.name}: {error}") from None
 
     def _fill(self, runtime: Runtime) -> Runtime:
-        runtime.seed(self._env.rng.getrandbits(31))
-        for name, value in self._overrides.items():
+        runtime.seed(self.chance.loading())
+        for name, value in self.overrides.items():
             runtime.set_param(name, value)
         if self._marked is None:
             # Lua is asked first: text that it does not accept can keep the parser of the marks for seconds.
             compiles = runtime.load(_NOT_RUN + self.source, self.name)[0] != SYNTAX
-            self._marked = mark_returns(self.source) if compiles else self.source
+            self._marked = without_comments(mark_returns(self.source)) if compiles else self.source
         answer = runtime.load(self._marked, self.name)
         if answer[0] == SYNTAX and self._marked is not self.source:
             # An error in the file as it was written is told in its own words; the marks must never be to blame.
@@ -199,24 +204,36 @@ class Script:
 
     # Decisions
 
-    def route(self, request: Request, fleet: Fleet, choose: Choose | None = None) -> Choice:
-        """Asks route_request. Never raises: whatever goes wrong is in the choice."""
+    def route(
+        self, request: Request, fleet: Fleet, choose: Choose | None = None, seen: Seen | None = None
+    ) -> Choice:
+        """Asks route_request. Never raises: whatever goes wrong is in the choice.
+
+        Args:
+            seen: what whoever decides saw of the fleet; None: the script looks itself.
+        """
         runtime = self._runtime
         try:
             if runtime.swollen():
                 runtime = self._rebuild()
+            if seen is None:
+                seen = self._look(fleet)
             if fleet.version != self._seen_version:
                 self._mirror(fleet)
-            touched = fleet.touched
-            if self._figures:
-                self._measure(fleet)
-            while len(touched) > 2:
-                runtime.touch(_packed(touched.pop()))
-            first = _packed(touched.pop()) if touched else 0     # usually all there is: one sent, one finished
-            second = _packed(touched.pop()) if touched else 0
-            wall = self._env.wall()
+            if seen.figures:
+                self._measure(seen, fleet)
+            packed = seen.packed
+            count = len(packed)
+            if count > 2:
+                for one in packed[2:]:
+                    runtime.touch(one)
+            first = packed[0] if count else 0                  # usually two: one sent, one finished
+            second = packed[1] if count > 1 else 0
+            wall = seen.wall
             if not 0 <= wall - self._wall_minute < 60:
                 self._look_at_clock(wall)
+            if self.draws:
+                runtime.seed(self.chance.bits() >> 1)
             metadata, headers = request.metadata, request.headers
             answer = runtime.route(
                 first, second, wall, self._utc_offset_s, request.model, request.model_size, request.user_id,
@@ -232,21 +249,27 @@ class Script:
             return self._lost(error)
 
     def after_failure(
-        self, request: Request, attempt: dict[str, Any], tried: list[str], fleet: Fleet, choose: Choose | None = None
+        self,
+        request: Request,
+        attempt: dict[str, Any],
+        tried: Sequence[str],
+        fleet: Fleet,
+        choose: Choose | None = None,
+        seen: Seen | None = None,
     ) -> Choice:
         """Asks on_failure, as `route` does route_request. `attempt` has "" where a value is not known."""
         try:
-            self._bring_up_to_date(fleet)
-            answer = self._runtime.failed(attempt, tried, *self._now(), *flat(request))
+            now = self._bring_up_to_date(fleet, seen)
+            answer = self._runtime.failed(attempt, list(tried), *now, *flat(request))
             return self._read(answer, request, fleet, choose)
         except _LOST as error:
             return self._lost(error)
 
-    def completed(self, request: Request, outcome: dict[str, Any], fleet: Fleet) -> Choice:
+    def completed(self, request: Request, outcome: dict[str, Any], fleet: Fleet, seen: Seen | None = None) -> Choice:
         """Tells on_complete; the choice has only an error, if there was one, and the log."""
         try:
-            self._bring_up_to_date(fleet)
-            answer = self._runtime.completed(outcome, *self._now(), *flat(request))
+            now = self._bring_up_to_date(fleet, seen)
+            answer = self._runtime.completed(outcome, *now, *flat(request))
             if answer == 0:
                 return Choice(None, 0)
             if type(answer) is str:
@@ -288,32 +311,37 @@ class Script:
 
     # What the script knows
 
-    def _bring_up_to_date(self, fleet: Fleet) -> None:
+    def _look(self, fleet: Fleet) -> Seen:
+        """For those who ask the script itself, as nobody looks for them."""
+        if self._watch is None:
+            self._watch = Watch(self.chance)
+        return self._watch.look(fleet, self._env.wall(), self.figures)
+
+    def _bring_up_to_date(self, fleet: Fleet, seen: Seen | None) -> tuple[float, int]:
+        """Shows the script what was seen; returns its time and what must be added for local time."""
         if self._runtime.swollen():
             self._rebuild()
+        if seen is None:
+            seen = self._look(fleet)
         if fleet.version != self._seen_version:
             self._mirror(fleet)
-        if self._figures:
-            self._measure(fleet)
-        while fleet.touched:
-            self._runtime.touch(_packed(fleet.touched.pop()))
-
-    def _now(self) -> tuple[float, int]:
-        wall = self._env.wall()
-        if not 0 <= wall - self._wall_minute < 60:
-            self._look_at_clock(wall)
-        return wall, self._utc_offset_s
+        if seen.figures:
+            self._measure(seen, fleet)
+        for packed in seen.packed:
+            self._runtime.touch(packed)
+        if not 0 <= seen.wall - self._wall_minute < 60:
+            self._look_at_clock(seen.wall)
+        if self.draws:
+            self._runtime.seed(self.chance.bits() >> 1)
+        return seen.wall, self._utc_offset_s
 
     def _look_at_clock(self, wall: float) -> None:
         self._wall_minute = wall // 60 * 60
         self._utc_offset_s = self._env.utc_offset_s()
 
-    def _measure(self, fleet: Fleet) -> None:
-        changed: Collection[Worker] = fleet.touched
-        if self._ages and fleet.looked_at != self._looked_at:  # everybody's report has become older
-            self._looked_at, changed = fleet.looked_at, fleet.ordered
-        for worker in changed:
-            self._runtime.measured(worker.index + 1, *_figures_of(worker))
+    def _measure(self, seen: Seen, fleet: Fleet) -> None:
+        for index, _ in seen.figures:
+            self._runtime.measured(index + 1, *_figures_of(fleet.ordered[index]))
 
     def _mirror(self, fleet: Fleet, pretend_ready: bool = False) -> None:
         """Puts the whole fleet into Lua."""
@@ -327,7 +355,6 @@ class Script:
             put(index, fields, lists, metadata)
         self._runtime.finish_puts(len(fleet.ordered))
         self._seen_version = fleet.version
-        fleet.touched.clear()
 
     def _rebuild(self) -> Runtime:
         """A fresh runtime in place of one whose heap stays high; `state` is carried over."""
@@ -351,11 +378,11 @@ class Script:
     def adopt(self, other: Script) -> None:
         """Takes over what another script kept in `state`, and the params that were set. Whatever it saw of the fleet
         before is old: the other one took the changes."""
-        self._overrides |= other._overrides
+        self.overrides |= other.overrides
         self._seen_version = -1
         with contextlib.suppress(RuntimeLost):                 # a new one will be made for the next decision
             self._restore(other.state())
-            for name, value in other._overrides.items():
+            for name, value in other.overrides.items():
                 self._runtime.set_param(name, value)
 
     def params(self) -> dict[str, dict[str, float]]:
@@ -364,7 +391,7 @@ class Script:
         found |= self._asked("params")
         return {
             name: {
-                "value": min(max(self._overrides.get(name, default), low), high),
+                "value": min(max(self.overrides.get(name, default), low), high),
                 "default": default, "min": low, "max": high,
             }
             for name, (default, low, high) in sorted(found.items())
@@ -377,7 +404,7 @@ class Script:
             raise ValueError(f"{name} = {value!r}: expected a number from {known['min']} to {known['max']}")
         if isinstance(known["default"], int) and float(value).is_integer():
             value = int(value)                                 # "w" .. 2 and "w" .. 2.0 are not the same
-        self._overrides[name] = value
+        self.overrides[name] = value
         with contextlib.suppress(RuntimeLost):
             self._runtime.set_param(name, value)
 
@@ -422,15 +449,16 @@ class Script:
         return fault
 
     def _trials(self, request: Request, fleet: Fleet, choose: Choose | None) -> Any:
-        yield self.route(request, fleet, choose)
+        seen = Seen(0, whole_ms(self._env.wall()) / 1000, fleet.ordered, [])       # nothing but what was put
+        yield self.route(request, fleet, choose, seen)
         if not fleet.ordered:
             return
         worker_id = fleet.ordered[0].id
         if self.has_on_failure:
             attempt = {"worker_id": worker_id, "error": "upstream_connect_failed", "duration_ms": 1.0, "number": 1}
-            yield self.after_failure(request, attempt, [worker_id], fleet, choose)
+            yield self.after_failure(request, attempt, [worker_id], fleet, choose, seen)
         if self.has_on_complete:
-            yield self.completed(request, TRIAL_OUTCOME | {"worker_id": worker_id}, fleet)
+            yield self.completed(request, TRIAL_OUTCOME | {"worker_id": worker_id}, fleet, seen)
 
     def fault_at(self, line: int, problem: str) -> str:
         """A fault of the answer that the line gave, in one line."""
@@ -473,11 +501,6 @@ def read_source(path: Path) -> bytes:
         raise ScriptError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _packed(worker: Worker) -> int:
-    """A worker's changing state as host.touch in prelude.lua reads it."""
-    return (worker.index + 1) << 46 | worker.occupied << 24 | worker.in_flight << 2 | _STATUS_CODES[worker.status]
-
-
 def flat(request: Request) -> tuple[Any, ...]:
     """A request as request_of in prelude.lua takes it; `Script.route` has the same inline, for speed."""
     return (
@@ -487,7 +510,7 @@ def flat(request: Request) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-_figures_of = attrgetter(*_FIGURES)
+_figures_of = attrgetter(*FIGURES)
 
 
 def parted(fields: dict[str, Any]) -> tuple[dict[str, tuple[str, ...]], dict[str, Any]]:

@@ -20,7 +20,7 @@ class Share:
 
     What the local side is owed grows by the fraction with each request and falls by one with each that it gets: it has
     the turn when it is owed half a request or more, so neither side is ever a whole one ahead. A side that cannot take
-    its turn is owed it, up to `debt` requests.
+    its turn is owed it, up to `debt` requests. `owed` is what the local side is owed now.
     """
 
     def __init__(self, local_fraction: float, debt: float) -> None:
@@ -28,11 +28,11 @@ class Share:
         self.debt = debt
         self.taken: Counter[str] = Counter()
         self.fallbacks: Counter[str] = Counter()
-        self._owed = 0.0
+        self.owed = 0.0
 
     def turn(self, local: bool, remote: bool) -> str:
         """The side that gets the next request, of those that have somebody for it; at least one has."""
-        owed = self._owed + self.local_fraction
+        owed = self.owed + self.local_fraction
         due = LOCAL if owed >= 0.5 else REMOTE
         side = due if (local if due == LOCAL else remote) else (REMOTE if due == LOCAL else LOCAL)
         if side != due:
@@ -40,14 +40,14 @@ class Share:
         self.taken[side] += 1
         if side == LOCAL:
             owed -= 1.0
-        self._owed = max(-self.debt, min(self.debt, owed))
+        self.owed = max(-self.debt, min(self.debt, owed))
         return side
 
     def adopt(self, before: Share) -> None:
         """Goes on where another one stood, if it shared alike."""
         if before.local_fraction == self.local_fraction:
-            self.taken, self.fallbacks, self._owed = before.taken, before.fallbacks, before._owed
-            self._owed = max(-self.debt, min(self.debt, self._owed))
+            self.taken, self.fallbacks, self.owed = before.taken, before.fallbacks, before.owed
+            self.owed = max(-self.debt, min(self.debt, self.owed))
 
     def told(self) -> dict[str, Any]:
         """What GET /routing shows of it."""
@@ -74,9 +74,13 @@ class Split:
             model.name: Share(model.local_fraction, debt) for model in models if model.local_fraction is not None
         }
 
+    def share(self, model: str) -> Share | None:
+        """Whose turns count for a model; None where nothing is shared."""
+        return self.of_models.get(model, self.overall)
+
     def narrowed(self, model: str, eligible: list[Worker]) -> list[Worker]:
         """The eligible workers of the side that has the turn; all of them where nothing is shared."""
-        share = self.of_models.get(model, self.overall)
+        share = self.share(model)
         if share is None:
             return eligible
         local = [worker for worker in eligible if worker.deployment == LOCAL]

@@ -98,6 +98,7 @@ def _script_routes(daemon: Daemon) -> list[Route]:
             try:
                 given = _decode_params(await read_body(request))
                 set_params(daemon.decider.script, given)
+                daemon.decider.watch.tell_all()
                 daemon.log.info("params_set", params=given)
             except (msgspec.MsgspecError, RecursionError, ValueError, RouterError) as error:
                 return Json({"ok": False, "error": str(error)}, 422)

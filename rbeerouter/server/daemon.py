@@ -11,6 +11,7 @@ import gc
 import os
 import random
 import resource
+import secrets
 import signal
 import time
 from collections import Counter
@@ -26,6 +27,7 @@ from rbeerouter.config.sections import Config, ConfigError, health_rules, may_fi
 from rbeerouter.config.values import split_bind, utc_offset_s
 from rbeerouter.control.ollama_cards import OllamaCards
 from rbeerouter.control.probe import Prober
+from rbeerouter.core.chance import Chance
 from rbeerouter.core.dispatch import Dispatcher, Job
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import DRAINING, OFFLINE, Env, Worker
@@ -44,6 +46,8 @@ from rbeerouter.wire.upstream import Pools
 
 _FLUSH_S = 0.25
 _SECOND_SIGNAL_S = 5.0
+_TELL_ALL_S = 300.0
+"""A replay can begin anywhere after the first so many seconds; 16 workers take about 8 kB each time."""
 
 
 class Daemon:
@@ -60,7 +64,8 @@ class Daemon:
         self.config = self._started_with = config
         self._read_config = read_config
         self.env = Env(
-            time.monotonic, time.time, random.Random(), lambda: utc_offset_s(self.config.routing.timezone)
+            time.monotonic, time.time, random.Random(), lambda: utc_offset_s(self.config.routing.timezone),
+            Chance(secrets.randbits(64) if config.routing.seed is None else config.routing.seed),
         )  # fmt: skip
         self.scripts = Scripts(self.env)
         self.fleet = Fleet(health_rules(config), self.env.rng)
@@ -86,6 +91,7 @@ class Daemon:
         )  # fmt: skip
         self._watch_for_poison(config)
         self._begin_with_script()
+        self._begin_tape()
         self.reloads: Counter[str] = Counter(ok=0, rejected=0)
         self._told: dict[str, tuple[str, str | None]] = {}
         self.loaded_at = timestamp(time.time())
@@ -93,6 +99,21 @@ class Daemon:
         self._reload_waits = False
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
+
+    def _begin_tape(self) -> None:
+        """From now on the log tells what decisions are made from."""
+        self._tape_begun, self._told_all_at, self._told_offset_s = 0, self.env.now(), self.env.utc_offset_s()
+        self.decider.watch.run = secrets.token_hex(4)
+        self.decider.watch.tell(lambda roll: self.recorder.enroll(roll, self.decider))
+
+    def _keep_tape(self) -> None:
+        """Now and then the log tells all that it had told before: in each new file, so that it can be read alone, after
+        a while, so that a lost line costs no more than that, and when the clocks change."""
+        now, offset_s, begun = self.env.now(), self.env.utc_offset_s(), self.log_file.begun
+        if begun == self._tape_begun and offset_s == self._told_offset_s and now - self._told_all_at < _TELL_ALL_S:
+            return
+        self._tape_begun, self._told_all_at, self._told_offset_s = begun, now, offset_s
+        self.decider.watch.tell_all()
 
     async def run(self) -> None:
         """Serves until a signal says to stop."""
@@ -322,6 +343,7 @@ class Daemon:
             await asyncio.sleep(_FLUSH_S)
             try:
                 self._note_workers()
+                self._keep_tape()
                 self.recorder.catch_up()
             except Exception as error:                          # a line that cannot be made must not end all others
                 self.log.error("unexpected", message="a log line could not be made", error=repr(error))

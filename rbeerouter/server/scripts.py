@@ -164,6 +164,8 @@ class Scripts:
         do the turns of the split."""
         if new.split is not None and old.split is not None:
             new.split.adopt(old.split)
+        new.watch, new.listener = old.watch, old.listener
+        new.watch.tell_all()
         script = new.script
         suspended = old.suspended[0] if old.suspended else None
         before = old.script or suspended or self._resting

@@ -90,11 +90,11 @@ class Recorded(Script):
     def look_at(self, fleet: Fleet) -> None:
         """Takes in another fleet now, so that the next decision is not charged with it."""
         self._seen_version = -1
-        self._bring_up_to_date(fleet)
+        self._bring_up_to_date(fleet, None)
 
     def reseed(self, seed: int) -> None:
         """What rand() gives from now on."""
-        self._runtime.seed(seed)
+        self.chance.begin(seed)
 
 
 class Play(msgspec.Struct, frozen=True):

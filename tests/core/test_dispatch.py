@@ -71,10 +71,11 @@ class InOrder:
 
     def __init__(self, made: Fleet, model: str | None = None, refusal: RouterError | None = None) -> None:
         self.made, self.model, self.refusal = made, model, refusal
+        self.seen = None
         self.asked: list[tuple[list[str], str]] = []
         self.told: list[tuple[str, int]] = []
 
-    def decide(self, request: Request) -> Decision:
+    def decide(self, request: Request, wall: float | None = None) -> Decision:
         if self.refusal is not None:
             raise self.refusal
         return Decision(
@@ -154,7 +155,7 @@ def test_the_time_that_a_decision_took_is_kept() -> None:
     story = Story()
     decide = story.decider.decide
 
-    def slowly(asked: Request) -> Decision:
+    def slowly(asked: Request, _wall: float) -> Decision:
         story.clock.advance(0.25)
         return decide(asked)
 
@@ -581,7 +582,7 @@ class Obedient(Decider):
         super().__init__(*arguments)
         self.told: list[Job] = []
 
-    def decide(self, request: Request) -> Decision:
+    def decide(self, request: Request, wall: float | None = None) -> Decision:
         asked = request.metadata.get("action")
         named = self.fleet.workers.get(str(request.metadata.get("worker")))
         if asked == WAIT:
@@ -589,7 +590,7 @@ class Obedient(Decider):
             return Decision(named, "script", "waits", action=WAIT, patience=patience)
         if asked == REJECT:
             return Decision(None, "script", "rejects", action=REJECT, refusal=refusal(429, "not now", 3))
-        return super().decide(request)
+        return super().decide(request, wall)
 
     def another(self, job: Job, failure: Failure) -> Decision | None:
         if job.request.metadata.get("then") == REJECT:

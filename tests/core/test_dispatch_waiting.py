@@ -28,6 +28,7 @@ class Told:
         self.fleet = made
         self.says: Callable[[Request], Decision] = lambda request: self.wait()
         self.then: Decision | None = None
+        self.seen = None
         self.refusal: RouterError | None = None
         self.ended: list[Job] = []
 
@@ -35,7 +36,7 @@ class Told:
         named = None if name is None else self.fleet.workers[name]
         return Decision(named, "script", "routing.lua:3", action=WAIT, patience=Patience(timeout_s, priority), **more)
 
-    def decide(self, request: Request) -> Decision:
+    def decide(self, request: Request, wall: float | None = None) -> Decision:
         return self.says(request)
 
     def room_for(self, job: Job) -> Worker | None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rbeerouter.core.chance import Chance
 from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.health import HealthRules
@@ -443,7 +444,7 @@ def test_a_burst_between_two_reports_spreads_evenly_though_they_are_old_and_uneq
     made = fleet(*(worker(f"w{n}", models=("m",), max_concurrency=64) for n in range(4)))
     for name, running in (("w0", 8), ("w1", 2), ("w2", 5), ("w3", 3)):
         told(made, name, 0.0, running=running, waiting=0)
-    strategy = LeastRequest(Random(3))
+    strategy = LeastRequest(Chance(3))
     got: Counter[str] = Counter()
     for _ in range(64):
         chosen = strategy.choose(request(), made.ordered)

@@ -6,23 +6,26 @@ list would get every request of an idle fleet.
 
 from __future__ import annotations
 
-import random
-
+from rbeerouter.core.chance import Chance
 from rbeerouter.core.types import Request, Worker
 
 
 class RoundRobin:
-    """Each worker in turn, whatever its load. The turn is counted over all models together."""
+    """Each worker in turn, whatever its load. The turn is counted over all models together.
+
+    Attributes:
+        turn: the last one. The log tells it, and a replay sets it.
+    """
 
     name = "round-robin"
     by_load = False
 
-    def __init__(self, rng: random.Random) -> None:
-        self._turn = rng.randrange(1 << 16)
+    def __init__(self, chance: Chance) -> None:
+        self.turn = chance.loading() & 0xFFFF
 
     def choose(self, request: Request, workers: list[Worker]) -> Worker:
-        self._turn += 1
-        return workers[self._turn % len(workers)]
+        self.turn += 1
+        return workers[self.turn % len(workers)]
 
 
 class LeastRequest:
@@ -31,10 +34,10 @@ class LeastRequest:
     name = "least-request"
     by_load = True
 
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
+    def __init__(self, chance: Chance) -> None:
+        self._chance = chance
 
     def choose(self, request: Request, workers: list[Worker]) -> Worker:
         least = min(worker.load for worker in workers)
         tied = [worker for worker in workers if worker.load == least]
-        return tied[0] if len(tied) == 1 else self._rng.choice(tied)
+        return tied[0] if len(tied) == 1 else self._chance.choice(tied)

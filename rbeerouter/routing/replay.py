@@ -1,0 +1,150 @@
+"""Makes decisions again, from what they saw: with the script that made them, or with another one.
+
+Two use it. `sim.replay` reads what was seen from routing.log. A shadow script inside of the daemon takes it from
+memory, off the critical path, and needs no text of the log:
+
+    replayer = Replayer(load, "least-request")
+    decider.listener = Listener(decided, called)     # put (seen, request, decision) and (call, request) into a queue
+    decider.watch.tell_all()                         # the next decision tells the whole list of workers
+
+and later, in the same order, for what stands in the queue:
+
+    decision = replayer.decide(seen, request)        # raises RouterError where nobody could be had
+    replayer.call(call, request)                     # on_failure and on_complete, for scripts that keep state
+
+Whoever has to leave something out of the queue calls `tell_all` again and goes on with the next decision that has a
+roll; `state` of the script then lacks what was left out. A `Seen` is never changed here, it belongs to its job.
+
+Nothing here reads a clock: time, chance and the turns of strategy and split come out of what was seen.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from rbeerouter.core.chance import Chance
+from rbeerouter.core.errors import RouterError
+from rbeerouter.core.mirror import Mirror
+from rbeerouter.core.models import NO_MODELS, Models
+from rbeerouter.core.seen import Call, Roll, Seen
+from rbeerouter.core.types import Decision, Env, Request, Worker
+from rbeerouter.routing.decide import Decider
+from rbeerouter.routing.script import Script
+from rbeerouter.routing.split import Split
+
+Load = Callable[[Env], Script | None]
+"""Loads the script anew, with this time and chance; None: the strategy decides alone. May raise ScriptError."""
+
+
+class FollowedSplit(Split):
+    """A split whose turns stand where they stood.
+
+    Attributes:
+        owed: as `Seen` has it; None lets the turns go on by themselves.
+    """
+
+    owed: tuple[str, float] | None = None
+
+    def narrowed(self, model: str, eligible: list[Worker]) -> list[Worker]:
+        share = self.share(model)
+        if share is not None and self.owed is not None and self.owed[0] == (model if model in self.of_models else ""):
+            share.owed = self.owed[1]
+        return super().narrowed(model, eligible)
+
+
+class Replayer:
+    """One script (or none) that decides again.
+
+    Args:
+        load: called for each run of decisions, since chance begins anew with it.
+        split: makes the split, None where nothing is shared.
+        faults: as `Decider` has it.
+
+    Attributes:
+        run: the counting of decisions that is followed; None before the first roll.
+        mirror: the fleet as it was seen.
+        utc_offset_s: for local time.
+        decider: what decides now.
+    """
+
+    def __init__(
+        self,
+        load: Load,
+        strategy: str,
+        models: Models = NO_MODELS,
+        split: Callable[[], FollowedSplit | None] = lambda: None,
+        faults: int = 0,
+    ) -> None:
+        self._load, self._strategy, self._models, self._make_split, self._faults = load, strategy, models, split, faults
+        self._wall = 0.0
+        self.utc_offset_s = 0
+        self.run: str | None = None
+        self._base = 0
+        self.script: Script | None = None
+        self._begin("", 0)
+        self.run = None
+
+    def decide(self, seen: Seen, request: Request) -> Decision:
+        """What is decided of this request by what was seen. Raises RouterError as `Decider.decide` does."""
+        self._follow(seen)
+        return self.decider.choose(request, seen)
+
+    def call(self, call: Call, request: Request) -> None:
+        """Calls the script's hook again, if it has it. What it answers is not compared: it is about a worker that has
+        failed already."""
+        self._follow(call.seen)
+        script = self.decider.script
+        if script is None:
+            return
+        if call.attempt is not None and script.has_on_failure:
+            self.decider.asked_after_failure(script, request, call)
+        elif call.outcome is not None and script.has_on_complete:
+            self.decider.told_completed(script, request, call)
+
+    def enroll(self, roll: Roll) -> None:
+        """Takes a list of workers ahead of the decision that saw it first. A new run begins everything anew."""
+        if roll.run != self.run or roll.base != self._base:
+            self._begin(roll.run, roll.base)
+        self.mirror.enroll(roll)
+
+    def reinstate(self) -> None:
+        """Puts the script back that was taken out of service: whoever served put it back as well."""
+        if self.decider.script is None and self.script is not None:
+            self.decider.script = self.script
+
+    def close(self) -> None:
+        if self.script is not None:
+            self.script.close()
+
+    def _follow(self, seen: Seen) -> None:
+        if seen.roll is not None:
+            self.enroll(seen.roll)
+        self.mirror.follow(seen)
+        self._wall = seen.wall
+        decider = self.decider
+        decider.chance.n = seen.n
+        if seen.turn is not None:
+            decider.stand_at(seen.turn)
+        split = decider.split
+        if isinstance(split, FollowedSplit):
+            split.owed = seen.owed
+
+    def _begin(self, run: str, base: int) -> None:
+        self.run, self._base = run, base
+        env = Env(lambda: 0.0, lambda: self._wall, random.Random(0), lambda: self.utc_offset_s, Chance(base))
+        self.close()
+        self.script = self._load(env)
+        self.mirror = Mirror()
+        self.decider = Decider(
+            self.mirror, self.script, self._strategy, env, faults=self._faults, models=self._models,
+            split=self._make_split(),
+        )  # fmt: skip
+
+
+def outcome_of(replayer: Replayer, seen: Seen, request: Request) -> Decision | RouterError:
+    """A decision, or the error that there is none: for those who compare."""
+    try:
+        return replayer.decide(seen, request)
+    except RouterError as refusal:
+        return refusal
