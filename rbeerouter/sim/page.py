@@ -59,10 +59,16 @@ def _header(result: Result) -> str:
 
 def _figures(result: Result) -> str:
     cards = [
-        f"<div><dt>{escaped(what)}</dt><dd>{escaped(value)}</dd><dd class=\"remark\">{escaped(remark)}</dd></div>"
+        f"<div><dt>{escaped(what)}</dt><dd>{_value(value)}</dd><dd class=\"remark\">{escaped(remark)}</dd></div>"
         for what, value, remark in tables.key_figures(result)
     ]
     return f'<dl class="figures">{"".join(cards)}</dl>'
+
+
+def _value(value: str) -> str:
+    """With its unit smaller than the number."""
+    number, space, unit = value.partition(" ")
+    return f"{escaped(number)} <small>{escaped(unit)}</small>" if space else escaped(number)
 
 
 def _distribution(made: Document, result: Result) -> None:

@@ -135,6 +135,16 @@ def test_the_values_behind_a_plot_open_as_a_table(browser: Any, file: Path) -> N
     assert len(rows) == len(result.series.arrivals)
 
 
+def test_a_long_script_is_shown_from_where_it_decides(browser: Any, tmp_path: Path) -> None:
+    result = results.result()
+    result.reasons = {"script: routing.lua:206": 5}
+    file = tmp_path / "out.html"
+    file.write_text(page(result, source=b"-- a comment\n" * 200 + results.SOURCE))
+    with opened(browser, file) as shown:
+        box, row = (shown.tab.query_selector(which).bounding_box() for which in (".source", "#source .decided"))
+    assert box["y"] < row["y"] < box["y"] + box["height"] / 2
+
+
 def test_dark_mode_turns_background_and_plots(browser: Any, file: Path) -> None:
     looks = {}
     for scheme in ("light", "dark"):

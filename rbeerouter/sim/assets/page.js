@@ -292,6 +292,8 @@
     drawAll();
   };
   drawAll();
+  const decided = document.querySelector("#source .decided");
+  if (decided) decided.closest(".scroll").scrollTop = decided.offsetTop - 120;
   holders.forEach((holder) => holder.addEventListener("keydown", (event) => step(holder, event)));
   document.querySelectorAll("details.values").forEach((details) => details.addEventListener("toggle", () => fill(details)));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
