@@ -139,7 +139,7 @@ def test_a_long_script_is_shown_from_where_it_decides(browser: Any, tmp_path: Pa
     result = results.result()
     result.reasons = {"script: routing.lua:206": 5}
     file = tmp_path / "out.html"
-    file.write_text(page(result, source=b"-- a comment\n" * 200 + results.SOURCE))
+    file.write_text(page(result, source=b"-- a comment\n" * 200 + results.SOURCE + b"\n" * 200))
     with opened(browser, file) as shown:
         box, row = (shown.tab.query_selector(which).bounding_box() for which in (".source", "#source .decided"))
     assert box["y"] < row["y"] < box["y"] + box["height"] / 2
