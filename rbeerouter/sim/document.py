@@ -140,7 +140,7 @@ def table_markup(table: Table, bars: Sequence[float] | None = None, titled: bool
     rows = []
     for place, row in enumerate(table.rows):
         name, *cells = row
-        told = [f"<td{_kind(table, column)}>{escaped(cell)}</td>" for column, cell in enumerate(cells, 1)]
+        told = [f"<td{_kind(table, column, cell)}>{escaped(cell)}</td>" for column, cell in enumerate(cells, 1)]
         drawn = f"<td>{bar(bars[place])}</td>" if bars is not None else ""
         rows.append(f'<tr><th scope="row">{escaped(name)}</th>{drawn}{"".join(told)}</tr>')
     if bars is not None:
@@ -155,8 +155,9 @@ def table_markup(table: Table, bars: Sequence[float] | None = None, titled: bool
     )
 
 
-def _kind(table: Table, column: int) -> str:
-    return "" if column in table.wide else ' class="number"'
+def _kind(table: Table, column: int, cell: str = "") -> str:
+    kinds = [kind for kind in ("" if column in table.wide else "number", table.tones.get(cell, "")) if kind]
+    return f' class="{" ".join(kinds)}"' if kinds else ""
 
 
 def bar(share: float) -> str:

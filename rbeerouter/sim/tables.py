@@ -20,10 +20,14 @@ MOST_ROWS = 20
 """Users, reasons and errors beyond this many are summed up in a note: a trace has tens of thousands of users."""
 
 
+GOOD, BAD = "good", "bad"
+
+
 class Table(msgspec.Struct, frozen=True):
     """A table of words. The first column names the row; `wide` columns hold sentences, the others numbers.
 
     spare: columns that are left out, the first one first, where there is not room for all.
+    tones: {words of a cell: GOOD or BAD}, which a page colours.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Table(msgspec.Struct, frozen=True):
     note: str = ""
     wide: frozenset[int] = frozenset({0})
     spare: tuple[str, ...] = ()
+    tones: dict[str, str] = {}
 
     def without(self, column: str) -> Table:
         """The table without a column that is not the first."""

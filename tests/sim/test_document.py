@@ -11,6 +11,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from rbeerouter.sim.document import ASSETS, POINTS, Curve, Document, Plot, Shade, table_markup
@@ -96,6 +97,12 @@ def test_tables_have_heads_for_columns_and_rows() -> None:
     assert '<th scope="col">name</th>' in text and '<th scope="col" class="number">n</th>' in text
     assert '<th scope="row">a</th>' in text and '<td class="number">1</td>' in text
     assert '<rect width="50.0"' in text and ">a note<" in text
+
+
+def test_words_that_are_good_or_bad_news_have_a_tone() -> None:
+    given = table("t", "Title", ("name", "n", "so"), [("a", "1", "better"), ("b", "2", "other")], wide=(0, 2))
+    text = table_markup(msgspec.structs.replace(given, tones={"better": "good"}))
+    assert '<td class="good">better</td>' in text and "<td>other</td>" in text and '<td class="number">1</td>' in text
 
 
 def test_the_same_parts_give_the_same_file() -> None:

@@ -135,6 +135,19 @@ def test_the_values_behind_a_plot_open_as_a_table(browser: Any, file: Path) -> N
     assert len(rows) == len(result.series.arrivals)
 
 
+def test_plots_with_other_xs_have_tables_of_their_own(browser: Any, tmp_path: Path) -> None:
+    made = Document("Two")
+    shares = [Curve("a", [0.5, 1.0], [1.0, 2.0])], [Curve("a", [0.25, 1.0], [3.0, 4.0])]
+    made.plots(*(Plot(name, "cdf", curves, "share", x_label="latency") for name, curves in zip(("one", "two"), shares, strict=True)))
+    file = tmp_path / "out.html"
+    file.write_text(made.text())
+    with opened(browser, file) as page:
+        page.tab.click("details summary")
+        page.tab.wait_for_selector("details table")
+        cells = page.tab.eval_on_selector_all("details table", "all => all.map(one => [...one.querySelectorAll('caption, tbody tr')].map(row => row.textContent))")
+    assert cells == [["one", "1.00 s50.0%", "2.00 s100.0%"], ["two", "3.00 s25.0%", "4.00 s100.0%"]]
+
+
 def test_a_long_script_is_shown_from_where_it_decides(browser: Any, tmp_path: Path) -> None:
     result = results.result()
     result.reasons = {"script: routing.lua:206": 5}

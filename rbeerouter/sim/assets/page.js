@@ -261,12 +261,18 @@
   const fill = (details) => {
     if (!details.open || details.querySelector("table")) return;
     const shown = details.dataset.plots.split(" ").map((number) => plots[number]);
+    if (shown[0].kind === "time") listing(details, shown);
+    else shown.forEach((plot) => listing(details, [plot]));
+  };
+  // Of plots that have the same xs.
+  const listing = (details, shown) => {
     const first = shown[0];
     const columns = shown.flatMap((plot) => tabled(plot).slice(1).map((ys, number) => {
       const label = plot.curves[number].label;
       return { name: label, unit: plot.unit, ys };
     }));
     const table = document.createElement("table");
+    if (first.kind !== "time") table.createCaption().textContent = first.caption;
     const head = table.createTHead().insertRow();
     cell(head, "th", first.kind === "time" ? "time" : first.xLabel.split(" (")[0]);
     for (const column of columns) cell(head, "th", column.name);
