@@ -19,6 +19,19 @@ FLAGS = [
     "--disable-sync",
 ]  # fmt: skip
 
+COLOURED = """canvas => {
+  const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+  const colours = new Set();
+  for (let at = 0; at < pixels.length; at += 4) {
+    const [red, green, blue, alpha] = pixels.subarray(at, at + 4);
+    if (alpha > 200 && Math.max(red, green, blue) - Math.min(red, green, blue) > 60) {
+      colours.add([red, green, blue].map(part => part >> 5).join());
+    }
+  }
+  return colours.size;
+}"""
+"""How many colours, other than greys, a canvas shows."""
+
 
 @contextmanager
 def browser() -> Iterator[Any]:
