@@ -69,19 +69,21 @@ class Document:
         self.title = title
         self._body: list[str] = []
         self._plots: list[Plot] = []
+        self._headed = ""
 
     def add(self, markup: str) -> None:
         """Markup that is safe already."""
         self._body.append(markup)
 
     def heading(self, text: str, remark: str = "") -> None:
+        self._headed = text
         below = f'<p class="remark">{escaped(remark)}</p>' if remark else ""
         self.add(f"<h2>{escaped(text)}</h2>{below}")
 
-    def table(self, table: Table, bars: Sequence[float] | None = None, titled: bool = True) -> None:
-        """A table, if it has rows. bars: a share of 0 to 1 for each row. titled: its title is shown, not only said."""
+    def table(self, table: Table, bars: Sequence[float] | None = None) -> None:
+        """A table, if it has rows. bars: a share of 0 to 1 for each row. A title that the heading said is not shown."""
         if table.rows:
-            self.add(table_markup(table, bars, titled))
+            self.add(table_markup(table, bars, titled=table.title != self._headed))
 
     def plots(self, *plots: Plot) -> None:
         """Plots side by side, with one table of their values below."""

@@ -41,7 +41,7 @@ def page(
     compared = [tables.ledger(ledger)] if ledger is not None else []
     for table in (*compared, *tables.groups(result), *tables.errors(result)):
         made.heading(table.title)
-        made.table(table, titled=False)
+        made.table(table)
     _again(made, result, scenario, command)
     return made.text()
 
@@ -72,9 +72,9 @@ def _value(value: str) -> str:
 
 
 def _distribution(made: Document, result: Result) -> None:
-    made.heading("Who served the requests", "Of all requests that a worker ended up with.")
+    made.heading("Workers", "Who served the requests. Shares are of those that a worker ended up with.")
     most = max((worker.share for worker in result.workers), default=0.0) or 1.0
-    made.table(tables.workers(result), [worker.share / most for worker in result.workers], titled=False)
+    made.table(tables.workers(result), [worker.share / most for worker in result.workers])
     made.table(tables.machines(result))
 
 
@@ -89,7 +89,7 @@ def _latency(made: Document, result: Result) -> None:
         made.plots(
             Plot("Share of requests by latency", "cdf", curves, "share", x_unit="s", x_label="latency (logarithmic)")
         )
-    made.table(tables.latency(result.all), titled=False)
+    made.table(tables.latency(result.all))
 
 
 def _over_time(made: Document, result: Result, faults: Sequence[Fault]) -> None:
@@ -124,7 +124,7 @@ def _over_time(made: Document, result: Result, faults: Sequence[Fault]) -> None:
 
 def _script(made: Document, result: Result, source: bytes | None) -> None:
     made.heading("Why", "Who decided, and by which line of the script.")
-    made.table(tables.reasons(result), titled=False)
+    made.table(tables.reasons(result))
     lines = tables.lines(result, source)
     if not lines:
         return

@@ -63,9 +63,10 @@ def table(
     note: str = "",
     wide: Iterable[int] = (0,),
     spare: Sequence[str] = (),
+    tones: dict[str, str] | None = None,
 ) -> Table:
     """A table without its empty columns."""
-    made = Table(name, title, tuple(head), tuple(map(tuple, rows)), note, frozenset(wide), tuple(spare))
+    made = Table(name, title, tuple(head), tuple(map(tuple, rows)), note, frozenset(wide), tuple(spare), tones or {})
     for place in range(len(head) - 1, 0, -1):
         if not any(row[place] for row in made.rows):
             made = made.without(head[place])

@@ -11,7 +11,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from rbeerouter.sim.document import ASSETS, POINTS, Curve, Document, Plot, Shade, table_markup
@@ -100,9 +99,18 @@ def test_tables_have_heads_for_columns_and_rows() -> None:
 
 
 def test_words_that_are_good_or_bad_news_have_a_tone() -> None:
-    given = table("t", "Title", ("name", "n", "so"), [("a", "1", "better"), ("b", "2", "other")], wide=(0, 2))
-    text = table_markup(msgspec.structs.replace(given, tones={"better": "good"}))
+    given = table("t", "Title", ("name", "n", "so"), [("a", "1", "better"), ("b", "2", "other")], wide=(0, 2), tones={"better": "good"})
+    text = table_markup(given)
     assert '<td class="good">better</td>' in text and "<td>other</td>" in text and '<td class="number">1</td>' in text
+
+
+def test_a_title_that_the_heading_said_is_only_read_out() -> None:
+    made = Document("A title")
+    for heading in ("Words", "Other words"):
+        made.heading(heading)
+        made.table(table("t", "Words", ("name", "n"), [("a", "1")]))
+    hidden, shown = re.findall(r"<caption.*?</caption>", made.text())
+    assert (hidden, shown) == ('<caption class="unseen">Words</caption>', "<caption>Words</caption>")
 
 
 def test_the_same_parts_give_the_same_file() -> None:

@@ -1,0 +1,1 @@
+"""Makes the pictures of the documentation. scripts/docs-pictures runs it."""
