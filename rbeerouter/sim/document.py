@@ -158,8 +158,10 @@ def table_markup(table: Table, bars: Sequence[float] | None = None, titled: bool
 
 
 def _kind(table: Table, column: int, cell: str = "") -> str:
-    kinds = [kind for kind in ("" if column in table.wide else "number", table.tones.get(cell, "")) if kind]
-    return f' class="{" ".join(kinds)}"' if kinds else ""
+    if not column:
+        return ""
+    kind = "words" if column in table.wide else "number"
+    return f' class="{kind} {table.tones[cell]}"' if cell in table.tones else f' class="{kind}"'
 
 
 def bar(share: float) -> str:

@@ -101,7 +101,7 @@ def test_tables_have_heads_for_columns_and_rows() -> None:
 def test_words_that_are_good_or_bad_news_have_a_tone() -> None:
     given = table("t", "Title", ("name", "n", "so"), [("a", "1", "better"), ("b", "2", "other")], wide=(0, 2), tones={"better": "good"})
     text = table_markup(given)
-    assert '<td class="good">better</td>' in text and "<td>other</td>" in text and '<td class="number">1</td>' in text
+    assert '<td class="words good">better</td>' in text and '<td class="words">other</td>' in text and '<td class="number">1</td>' in text
 
 
 def test_a_title_that_the_heading_said_is_only_read_out() -> None:

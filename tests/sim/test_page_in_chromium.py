@@ -215,10 +215,13 @@ def test_hostile_names_stay_text(browser: Any, tmp_path: Path) -> None:
         assert hostile in shown.tab.text_content("#source") and hostile in shown.tab.title()
 
 
-def test_it_prints_in_light_colours_and_in_full(browser: Any, file: Path, tmp_path: Path) -> None:
-    with opened(browser, file, color_scheme="dark") as page:
+def test_it_prints_in_light_colours_and_in_full(browser: Any, file: Path) -> None:
+    with opened(browser, file, color_scheme="dark", viewport={"width": 720, "height": 1000}) as page:
         page.tab.evaluate("dispatchEvent(new Event('beforeprint'))")
         assert page.tab.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--back')") == "#ffffff"
+        page.tab.emulate_media(media="print")
+        assert page.tab.evaluate("document.documentElement.scrollWidth") == 720
+        page.tab.emulate_media(media="screen")
         page.tab.evaluate("dispatchEvent(new Event('afterprint'))")
         assert page.tab.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--back')") != "#ffffff"
         assert page.tab.pdf(format="A4").startswith(b"%PDF") and page.complaints == []
