@@ -61,6 +61,7 @@ TESTED_ELSEWHERE = {
     "rbeerouter.cli.diff": "tests/cli/test_arguments.py",
     "rbeerouter.cli.tune": "tests/cli/test_arguments.py",
     "rbeerouter.cli.bench": "tests/cli/test_arguments.py",
+    "rbeerouter.cli.shadow": "tests/server/test_shadow.py",
     "rbeerouter.cli.versions": "tests/server/test_versions.py",
     "rbeerouter.tasks": "tests/wire/test_exchange.py",
     "rbeerouter.config.checks": "tests/test_config.py",

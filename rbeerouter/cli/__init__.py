@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rbeerouter import __version__
-from rbeerouter.cli import bench, calibrate, diff, replay, simulate, tune, versions
+from rbeerouter.cli import bench, calibrate, diff, replay, shadow, simulate, tune, versions
 from rbeerouter.cli.arguments import config_option, count, number, pairs, script_and_config
 from rbeerouter.config.sections import ConfigError
 from rbeerouter.routing.script import ScriptError
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _agent_options(commands.add_parser("agent", help="on a GPU machine: register its engines with a router"))
 
     versions.options(commands)
+    shadow.options(commands)
 
     demo = commands.add_parser("demo", help="start fake workers and a daemon, send requests, show where they went")
     demo.add_argument("--stay", action="store_true", help="keep running afterwards, to try things by hand")

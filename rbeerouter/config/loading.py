@@ -70,6 +70,7 @@ def load(
     log = HOME.expanduser() / "logs" / "routing.log"
     if file.routing.log:
         log = absolute(folder, file.routing.log, f"{where}: routing.log")
+    shadow = absolute(folder, file.routing.shadow, f"{where}: routing.shadow") if file.routing.shadow else None
     control = msgspec.structs.replace(
         file.control, bind=_absolute_bind(file.control.bind, folder, where), token=hidden(file.control.token)
     )
@@ -78,7 +79,7 @@ def load(
         source=source, server=file.server, control=control, routing=file.routing, limits=file.limits,
         probes=file.probes, health=file.health, workers=specs, script=chosen, log=log,
         models=_registry(file, specs, where), discovery=_finished_discovery(file.discovery, where, folder),
-        state_folder=_state_folder(file, where, folder),
+        state_folder=_state_folder(file, where, folder), shadow=shadow,
         registration=msgspec.structs.replace(file.registration, token=hidden(file.registration.token)),
     )  # fmt: skip
 

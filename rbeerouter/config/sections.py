@@ -105,6 +105,9 @@ class Routing(Section):
     log_metadata_chars: CountFromZero = 1000
     decisions_kept: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
     versions_kept: Annotated[int, Meta(ge=2, le=1000)] = 20
+    shadow: str | None = None
+    shadow_share: Annotated[float, Meta(ge=0.001, le=1)] = 0.1
+    shadow_buffer: Annotated[int, Meta(ge=1, le=100_000)] = 1000
     split: Split | None = None
 
 
@@ -297,6 +300,7 @@ class Config(msgspec.Struct, frozen=True):
     discovery: Discovery = Discovery()
     registration: Registration = Registration()
     state_folder: Path = Path()
+    shadow: Path | None = None
 
 
 def may_find_workers(settings: File | Config) -> bool:

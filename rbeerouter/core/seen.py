@@ -254,13 +254,18 @@ def _description(worker: Worker) -> tuple[Any, ...]:
     return (worker, *_described(worker))
 
 
-class Listener(msgspec.Struct):
+class Listener(msgspec.Struct, frozen=True):
     """Who wants to hear what is decided as it is decided: the shadow script's queue, for one. None of it may take long:
     it stands in the way of a request.
 
     decided: gets (what was seen, the request, the decision or None where nobody could be had).
     called: gets (the call, the request) of each call of on_failure and on_complete.
+    figures: those that must be seen besides the ones that the script reads.
+    on_failure, on_complete: such calls are wanted though the script has no such function.
     """
 
     decided: Callable[[Seen, Request, Any], None]
     called: Callable[[Call, Request], None]
+    figures: tuple[str, ...] = ()
+    on_failure: bool = False
+    on_complete: bool = False

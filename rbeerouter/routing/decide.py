@@ -18,7 +18,7 @@ from rbeerouter.core.chance import Chance
 from rbeerouter.core.errors import FULL, Failure, Refusal, RouterError, refusal
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.models import NO_MODELS, Models
-from rbeerouter.core.seen import Call, Listener, Seen, Watch
+from rbeerouter.core.seen import Call, Listener, Seen, Watch, whole_ms
 from rbeerouter.core.types import (
     BUSY,
     DRAINING,
@@ -61,7 +61,7 @@ class Decider:
     Attributes:
         seen: what the last decision saw; None before the first.
         watch: looks at the fleet; goes from one decider to the next, as decisions are counted on.
-        listener: hears of each decision; None costs nothing.
+        listener: hears of each decision (`listen`); None costs nothing.
         suspended: the script that was taken out of service, with what it did last; None as long as none was.
         on_suspended: called when that happens.
     """
@@ -107,12 +107,25 @@ class Decider:
     @script.setter
     def script(self, script: Script | None) -> None:
         """What it reads and draws is known from here on."""
-        self._script, self._figures = script, script.figures if script is not None else ()
+        self._script = script
+        self._choose_figures()
         if script is not None:
             script.chance = self.chance
             if script.asks:                                    # its turn must be known before it is asked
                 self._strategy(RoundRobin.name)
         self.watch.tell_all()
+
+    def listen(self, listener: Listener | None) -> None:
+        """From now on somebody hears of each decision, and with the next one of all workers; None: nobody."""
+        self.listener = listener
+        self._choose_figures()
+        if listener is not None:
+            self.watch.tell_all()
+
+    def _choose_figures(self) -> None:
+        read = self._script.figures if self._script is not None else ()
+        wanted = self.listener.figures if self.listener is not None else ()
+        self._figures = (*read, *(name for name in wanted if name not in read))
 
     def decide(self, request: Request, wall: float | None = None) -> Decision:
         """Looks at the fleet and chooses a worker, as `choose` tells. Raises RouterError.
@@ -184,12 +197,11 @@ class Decider:
         error: str | None = None
         log: tuple[str, ...] = ()
         script = self.script
-        if script is not None and script.has_on_failure:
-            attempt = {
-                "worker_id": job.tried[-1], "error": failure.code, "duration_ms": job.attempts[-1].duration_ms,
-                "number": len(job.tried),
-            }  # fmt: skip
-            call = Call(self._look(self._env.wall()), attempt, tuple(job.tried))
+        if script is None or not script.has_on_failure:
+            if self.listener is not None and self.listener.on_failure:
+                self.listener.called(Call(self._nothing_new(), _attempt_of(job, failure), tuple(job.tried)), request)
+        else:
+            call = Call(self._look(self._env.wall()), _attempt_of(job, failure), tuple(job.tried))
             self._note(job, call)
             choice = self.asked_after_failure(script, request, call)
             answer, error, log = choice.answer, choice.error, choice.log
@@ -247,6 +259,8 @@ class Decider:
         """Tells the script's on_complete how a job ended. Its faults are noted on the job's decision."""
         script = self.script
         if script is None or not script.has_on_complete:
+            if self.listener is not None and self.listener.on_complete:
+                self.listener.called(Call(self._nothing_new(), outcome=outcome_fields(job)), job.request)
             return
         call = Call(self._look(self._env.wall()), outcome=outcome_fields(job))
         self._note(job, call)
@@ -273,6 +287,10 @@ class Decider:
         choice = script.completed(request, dict(call.outcome), self.fleet, call.seen)
         self._count_fault(script, "on_complete", choice)
         return choice
+
+    def _nothing_new(self) -> Seen:
+        """For a call that the script itself does not get: what has changed is left for its next decision."""
+        return Seen(self.chance.n, whole_ms(self._env.wall()) / 1000, self.fleet.ordered, [])
 
     def _note(self, job: Job, call: Call) -> None:
         job.calls += (call,)
@@ -605,6 +623,14 @@ def _in_order(step: dict[str, Any]) -> dict[str, Any]:
     """A step as people read it; Lua knows no order of keys."""
     ordered = {key: step[key] for key in ("by", "line", "place", "taken") if key in step}
     return ordered | ({"read": dict(sorted(step["read"].items()))} if step.get("read") else {})
+
+
+def _attempt_of(job: Job, failure: Failure) -> dict[str, Any]:
+    """The attempt that failed, as on_failure reads it."""
+    return {
+        "worker_id": job.tried[-1], "error": failure.code, "duration_ms": job.attempts[-1].duration_ms,
+        "number": len(job.tried),
+    }  # fmt: skip
 
 
 def outcome_fields(job: Job) -> dict[str, Any]:

@@ -18,9 +18,11 @@ from rbeerouter.server.answers import WHO_HEADER
 _TIMEOUT_S = 30
 RELOAD = "/api/v1/reload"
 ROLLBACK = "/api/v1/rollback"
+PROMOTE = "/api/v1/promote"
+SHADOW = "/api/v1/shadow"
 VERSIONS = "/api/v1/versions"
 WORKERS = "/api/v1/workers"
-_PATIENT = (RELOAD, ROLLBACK)
+_PATIENT = (RELOAD, ROLLBACK, PROMOTE)
 """These may run tests, for as long as [routing] gate_s says."""
 
 
@@ -85,6 +87,42 @@ def versions_text(answer: dict[str, Any]) -> str:
         *([f"the list would not outlive a restart: {answer['problem']}"] if answer["problem"] else []),
     ]
     return "\n".join([in_columns(rows), *notes])
+
+
+_RESULTS = {
+    "agree": "agree", "other_worker": "another worker", "other_model": "another model", "waits": "waits instead",
+    "rejects": "rejects instead", "sends": "sends instead", "fault": "fails",
+}  # fmt: skip
+_MOST_PAIRS = 10
+
+
+def shadow_text(answer: dict[str, Any]) -> str:
+    """What the shadow would have done, as a person reads it."""
+    if "state" not in answer:
+        return str(answer.get("error"))
+    state, file = answer["state"], answer["file"]
+    if state == "off":
+        return "there is no shadow; set [routing] shadow"
+    lines = [f"{file} ({answer['hash']}) beside {answer['live'] or 'the strategy'} since {answer['since']}: {state}"]
+    if answer["error"]:
+        lines.append(answer["error"])
+    requests = answer["requests"]
+    if not requests:
+        return "\n".join([*lines, f"no request compared yet, {answer['skipped']} skipped"])
+    cost = f"{answer['us_per_request']:g} us for each, {answer['share']:.2%} of the time"
+    lines.append(f"{requests} requests compared, {answer['skipped']} skipped; {cost}")
+    counted = {_RESULTS.get(name, name): count for name, count in answer["results"].items() if count}
+    lines += ["", in_columns([(name, str(count), f"{count / requests:.1%}") for name, count in counted.items()])]
+    if answer["pairs"]:
+        rows = [("where it differs: live", "shadow", "", "requests")]
+        rows += [
+            (pair["live"], pair["shadow"], _RESULTS.get(pair["result"], pair["result"]), str(pair["requests"]))
+            for pair in answer["pairs"][:_MOST_PAIRS]
+        ]
+        lines += ["", in_columns(rows)]
+    shares = [("worker", "live", "shadow")]
+    shares += [(name, f"{row['live']:.1%}", f"{row['shadow']:.1%}") for name, row in answer["workers"].items()]
+    return "\n".join([*lines, "", in_columns(shares)])
 
 
 def in_columns(rows: list[tuple[str, ...]]) -> str:

@@ -40,6 +40,7 @@ from rbeerouter.server import app
 from rbeerouter.server.control_plane import ControlPlane
 from rbeerouter.server.discovery import Discovery
 from rbeerouter.server.scripts import Proposal, Scripts
+from rbeerouter.server.shadow import Shadowing
 from rbeerouter.server.staff import Change, Staff
 from rbeerouter.wire.listener import Listener
 from rbeerouter.wire.upstream import Pools
@@ -84,6 +85,7 @@ class Daemon:
         self.prober.allow = config.registration.allow
         self.staff = Staff(self.fleet, pools, self.prober, self.discovery.drains)
         self.staff.apply_drains()
+        self.shadowing = Shadowing(self)
         self.app = app.build(self)
         self.listener = Listener(
             config.server, config.limits, Dispatcher(self.fleet, self.decider, self.env), pools, self.env,
@@ -145,6 +147,7 @@ class Daemon:
         ]  # fmt: skip
         self.discovery.start()
         self._note_version("start", "start")
+        self.shadowing.apply()
         self._announce(host, port)
         _quiet_collector()
         await self._stop.wait()
@@ -154,6 +157,7 @@ class Daemon:
         await control.close()
         await self.prober.close()
         self.listener.close()
+        self.shadowing.close()
         self.scripts.close()
         self.discovery.close()
         self.recorder.catch_up()
@@ -173,12 +177,17 @@ class Daemon:
             tasks.start("reload", self.reload("SIGHUP"))
 
     async def reload(
-        self, asked_by: str, who: str | None = None, propose: Callable[[], Proposal] | None = None
+        self,
+        asked_by: str,
+        who: str | None = None,
+        how: str = "reload",
+        propose: Callable[[], Proposal] | None = None,
     ) -> dict[str, Any]:
         """Loads, compiles and tries the new configuration and script, then swaps both in; or changes nothing.
 
         Args:
             asked_by: "SIGHUP" or "control plane". who: the person behind it, where one says so.
+            how: "reload", or what proposes: "rollback" or "promote".
             propose: makes a text that is put over the script's file if it may be loaded, and raises ScriptError where
                 there is none; called when no other reload is under way.
 
@@ -188,17 +197,18 @@ class Daemon:
         async with self._reloading:
             if asked_by == "SIGHUP":
                 self._reload_waits = False
-            return await self._reload(asked_by, who or asked_by, propose)
+            return await self._reload(asked_by, who or asked_by, how, propose)
 
-    async def _reload(self, asked_by: str, who: str, propose: Callable[[], Proposal] | None) -> dict[str, Any]:
-        decider, how = None, "reload"
+    async def _reload(
+        self, asked_by: str, who: str, how: str, propose: Callable[[], Proposal] | None
+    ) -> dict[str, Any]:
+        decider = None
         try:
             config, proposal = self._read_config(), propose() if propose is not None else None
             if proposal is None:
                 source, examined = await self.scripts.examined(config, self.decider)
             else:
-                how, source = proposal.how, proposal.text
-                examined = await self.scripts.vetted(config, proposal)
+                source, examined = proposal.text, await self.scripts.vetted(config, proposal)
             trial = Fleet(health_rules(config))
             specs = self.discovery.trial(config)
             trial.configure(specs)
@@ -276,6 +286,7 @@ class Daemon:
         self.recorder.models, self.recorder.inputs = config.models, told_inputs(config.routing)
         self.config, self.loaded_at = config, timestamp(time.time())
         self.discovery.apply(config)
+        self.shadowing.apply()
         self._begin_with_script()
 
     def _watch_for_poison(self, config: Config) -> None:
@@ -290,17 +301,25 @@ class Daemon:
         now = f"script {decider.script.hash}" if decider.script else f"strategy {decider.strategy.name}"
         self.log.error("script_suspended", script=suspended.hash, error=error, now=now)
         self._begin_with_script()
+        asyncio.get_running_loop().call_soon(self.shadowing.apply)     # this is in the middle of a decision
 
     def _begin_with_script(self) -> None:
-        """Tells what the script logged as it was loaded; and from now on requests carry headers and prompt, if the
-        script looks at them."""
-        script, routing = self.decider.script, self.config.routing
+        """Tells what the script logged as it was loaded."""
+        script = self.decider.script
         self.decider.on_suspended = self._script_suspended
         if script is not None and script.notes:
             self.log.info("script_log", lines=script.notes)
+        self.show()
+
+    def show(self) -> None:
+        """From now on requests carry headers and prompt, if the script or its shadow looks at them."""
+        routing = self.config.routing
+        scripts = [script for script in (self.decider.script, self.shadowing.decides) if script is not None]
+        headers = any(script.reads_headers for script in scripts)
+        prompt = routing.expose_prompt and any(script.reads_prompt for script in scripts)
         self.listener.show(
-            tuple(name.lower() for name in routing.request_headers) if script and script.reads_headers else (),
-            routing.prompt_chars if script and script.reads_prompt and routing.expose_prompt else 0,
+            tuple(name.lower() for name in routing.request_headers) if headers else (),
+            routing.prompt_chars if prompt else 0,
         )
 
     # What the control plane asks

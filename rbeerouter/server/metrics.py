@@ -13,6 +13,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from rbeerouter.core.types import OFFLINE, Worker
+from rbeerouter.routing.shadow import RESULTS
+from rbeerouter.server.shadow import OFF, ON
 
 if TYPE_CHECKING:
     from rbeerouter.server.daemon import Daemon
@@ -58,6 +60,7 @@ class DaemonCollector(Collector):
         self._daemon.recorder.catch_up()
         yield from self._requests()
         yield from self._split()
+        yield from self._shadow()
         yield from self._workers()
         yield from self._process()
 
@@ -103,6 +106,30 @@ class DaemonCollector(Collector):
             given.add_metric([side], fallbacks)
         yield taken
         yield given
+
+    def _shadow(self) -> _Families:
+        shadowing = self._daemon.shadowing
+        tally = shadowing.tally
+        requests = CounterMetricFamily(
+            "rbeerouter_shadow_requests", "Requests that the shadow script decided as well", labels=["result"]
+        )
+        for result in RESULTS if shadowing.state != OFF else ():
+            requests.add_metric([result], tally.results[result])
+        yield requests
+        differences = CounterMetricFamily(
+            "rbeerouter_shadow_differences", "Requests on which it differs, by the lines that decided",
+            labels=["live", "shadow", "result"],
+        )  # fmt: skip
+        for labels, count in tally.pairs.items():
+            differences.add_metric(labels, count)
+        yield differences
+        yield CounterMetricFamily(
+            "rbeerouter_shadow_skipped", "Requests that it had no time for", value=tally.skipped
+        )
+        yield CounterMetricFamily("rbeerouter_shadow_seconds", "Time of the loop that it took", value=tally.spent_s)
+        yield GaugeMetricFamily(
+            "rbeerouter_shadow_up", "1 while a shadow script decides", value=int(shadowing.state == ON)
+        )
 
     def _workers(self) -> _Families:
         now, workers = self._daemon.env.now(), self._daemon.fleet.ordered

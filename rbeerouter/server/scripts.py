@@ -15,9 +15,12 @@ import msgspec
 
 from rbeerouter.config.sections import Config
 from rbeerouter.control import script_file
+from rbeerouter.core.chance import Chance
 from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.mirror import Mirror
 from rbeerouter.core.types import Env, WorkerSpec
 from rbeerouter.routing.decide import Decider
+from rbeerouter.routing.replay import FollowedSplit
 from rbeerouter.routing.sandbox import Abilities, Limits, Runtime, Sandbox
 from rbeerouter.routing.script import Script, ScriptError, configured_abilities, configured_limits, read_source
 from rbeerouter.routing.split import make_split
@@ -34,12 +37,11 @@ _MOST_LOOKS = 5
 class Proposal(msgspec.Struct, frozen=True):
     """A text that is to be put over the configured script and loaded, if it may be.
 
-    how: "rollback" or "promote". force: also over a file that was edited meanwhile, and though the gate refuses it.
+    force: also over a file that was edited meanwhile, and though the gate refuses it.
     suites: tests that it must pass besides those of the configured script.
     """
 
     text: bytes
-    how: str
     force: bool = False
     suites: tuple[Path, ...] = ()
 
@@ -137,18 +139,41 @@ class Scripts:
             split=make_split(routing.split, config.models),
         )  # fmt: skip
         if source is not None and config.script is not None:
-            script = self._load(config, source, config.script.name, routing.debug)
-            fault = script.self_test(fleet if fleet.ordered else _somebody(), decider.choose_for_script)
-            if fault is not None:
-                script.close()
-                raise ScriptError(f"{config.script}: the self-test request failed: {fault}")
-            decider.script = script
+            decider.script = self._tried(config, config.script, source, decider, fleet, self._env)
         return decider
 
-    def _load(self, config: Config, source: bytes, name: str, explained: bool) -> Script:
+    def shadow(self, config: Config, live: Decider, mirror: Mirror, source: bytes, script: Script | None) -> Decider:
+        """One that decides by the shadow script on a fleet of its own. It draws the numbers that the live one draws,
+        and the turns of strategy and split stand for it where they stood for the live one.
+
+        Args:
+            script: the loaded one, where it is loaded already.
+
+        Raises:
+            ScriptError: the script is broken.
+        """
+        routing, path = config.routing, config.shadow
+        assert path is not None
+        env = msgspec.structs.replace(self._env, chance=Chance(live.chance.base))
+        decider = Decider(
+            mirror, None, routing.strategy, env, False, routing.script_faults, models=config.models,
+            split=FollowedSplit(routing.split, config.models) if live.split is not None else None,
+        )  # fmt: skip
+        decider.script = script or self._tried(config, path, source, decider, live.fleet, env)
+        return decider
+    def _tried(self, config: Config, path: Path, source: bytes, decider: Decider, fleet: Fleet, env: Env) -> Script:
+        """A script, loaded and tried on a made-up request. Raises ScriptError when it is broken."""
+        script = self._load(config, source, path.name, decider.debug, env)
+        fault = script.self_test(fleet if fleet.ordered else _somebody(), decider.choose_for_script)
+        if fault is not None:
+            script.close()
+            raise ScriptError(f"{path}: the self-test request failed: {fault}")
+        return script
+
+    def _load(self, config: Config, source: bytes, name: str, explained: bool, env: Env) -> Script:
         routing = config.routing
         abilities = configured_abilities(routing, explained)
-        return Script(source, name, self._env, configured_limits(routing), abilities, self._runtime(config))
+        return Script(source, name, env, configured_limits(routing), abilities, self._runtime(config))
 
     def _runtime(self, config: Config) -> Callable[[Limits, Abilities], Runtime]:
         if config.routing.isolation != "process":
@@ -185,7 +210,7 @@ class Scripts:
         copy = None
         try:
             if script is not None:
-                copy = self._load(config, script.source, script.name, explained=True)
+                copy = self._load(config, script.source, script.name, True, self._env)
                 copy.adopt(script)
             return explain(request, decider.twin(fleet.shadow(), copy))
         finally:

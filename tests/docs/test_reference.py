@@ -24,15 +24,17 @@ from rbeerouter.core.health import HealthRules
 from rbeerouter.core.models import NO_MODELS
 from rbeerouter.core.poison import Poison
 from rbeerouter.core.retry import Retries
-from rbeerouter.core.types import Report
+from rbeerouter.core.types import Decision, Report
 from rbeerouter.dialects import openai
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS, SURFACES
 from rbeerouter.record import Line, Recorder
 from rbeerouter.routing.decide import STRATEGIES, Decider
 from rbeerouter.routing.script import Script, read_source
+from rbeerouter.routing.shadow import RESULTS
 from rbeerouter.server import app, metrics
 from rbeerouter.server.daemon import _SECOND_SIGNAL_S
 from rbeerouter.server.scripts import Scripts
+from rbeerouter.server.shadow import Shadowing
 from rbeerouter.wire.relay import PUBLIC_PATHS
 from rbeerouter.workbench.check import check
 from rbeerouter.workbench.finding import ERROR
@@ -193,6 +195,8 @@ class Control:
                 dispatcher=SimpleNamespace(waiting={}, retries=Retries(), poison=Poison()),
             ),
         )  # fmt: skip
+        self.daemon.shadowing = Shadowing(self.daemon)
+        self.daemon.config.shadow = Path("/etc/rbeerouter/new.lua")
         self.app = app.build(cast(Any, self.daemon))
 
     def get(self, path: str) -> Any:
@@ -257,6 +261,18 @@ def test_the_answers_that_are_shown_have_the_form_of_the_true_ones(path: str, fl
     (shown,) = example(f"GET {path}")
     tell_all(fleet)
     assert form(shown) == form(Control(fleet).get(path))
+
+
+def test_the_shadow_that_is_shown_has_the_form_of_a_true_one(fleet: Fleet) -> None:
+    (shown,) = example("GET /api/v1/shadow")
+    control, one = Control(fleet), Decision(fleet.ordered[0], "script", "routing.lua:4")
+    shadowing = control.daemon.shadowing
+    shadowing.source = CONTROLLED
+    shadowing.tally.add(asked(), 1.0, one, msgspec.structs.replace(one, worker=fleet.ordered[1]))
+    assert form(shown | {"workers": {}}) == form(control.get("/api/v1/shadow") | {"workers": {}})
+    assert set(shown["results"]) == set(RESULTS) == {
+        name for name in read("docs/shadow.md").table("What is counted") if name != "result"
+    }  # fmt: skip
 
 
 def test_the_verdicts_that_are_shown_name_what_is_active(fleet: Fleet) -> None:
