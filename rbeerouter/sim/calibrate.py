@@ -3,8 +3,8 @@
 Called by `rbeerouter routing calibrate`. For each worker a first guess by least squares, which reads off the log how
 many sequences were decoded beside each request; then the log's own requests go through the simulated engine again and
 again, and a search moves the parameters until the simulated times are those of the log. Fitted is the first part of the
-time; the error is told on the rest, which the search has not seen. It decides nothing about where requests go: the log
-says that.
+time; the error is told on the rest, which the search has not seen; then it goes on a little with all of the log. It
+decides nothing about where requests go: the log says that.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ _GRAIN_S = 0.001
 _TRIES = ((150, 0.3), (100, -0.3), (80, 0.15))
 """Of the search, and how far it reaches at first in natural logarithms. It begins anew, in another direction, because a
 simplex can get stuck."""
+_AT_LAST = (100, 0.15)
+"""The same for the whole log, after the error is known: what was held back is not thrown away."""
 _ENOUGH = 1e-4
 _ROUGH_TRIES, _ROUGH_REQUESTS = 40, 300
 _NO_WORSE = 0.02
@@ -128,12 +130,13 @@ def calibrate(worker: str, record: Record, known: Known, tick: Tick = lambda: No
         fitted.notes.append("too few requests to hold a part back: nothing tells how well it predicts others")
     start = _assumed(fitted, parts[0], known, tick)
     profile = _searched(parts[0], start, tick)
-    fitted.profile = msgspec.structs.replace(profile, source=f"fitted to {record.counting} requests of routing.log")
     times = simulated(seen, profile)
     fitted.fit = errors(parts[0], times[: len(parts[0])])
+    fitted.notes += _doubts(seen, times)
     if enough:
         fitted.held_back = errors(parts[1], times[before:])
-    fitted.notes += _doubts(seen, times)
+        profile = _search(seen, profile, *_AT_LAST, tick)
+    fitted.profile = msgspec.structs.replace(profile, source=f"fitted to {record.counting} requests of routing.log")
     return fitted
 
 
@@ -218,10 +221,12 @@ def _assumed(fitted: Fitted, seen: Sequence[Seen], known: Known, tick: Tick) -> 
     longest = max(one.tokens_in for one in seen)
     if known.batch_tokens is None and longest > _SMALLEST_BATCH:
         fitted.notes.append(f"batch_tokens is not in the log: assumed {profile.batch_tokens} (--batch-tokens)")
-    most = most_at_once(seen)
     if known.slots is not None:
         return _guessed(seen, profile, known.slots)
+    most = max(1, most_at_once(seen))
     rough = seen[-_ROUGH_REQUESTS:]
+    if _counting(rough) < FEWEST:
+        rough = seen
     tried = []
     for slots in [*(1 << power for power in range((most - 1).bit_length())), most]:
         start = _guessed(rough, profile, slots)
@@ -305,5 +310,6 @@ def _doubts(seen: Sequence[Seen], times: Times) -> list[str]:
     third = len(pairs) // 3
     early, late = (quantile((theirs / ours for ours, theirs in part), 0.5) for part in (pairs[:third], pairs[-third:]))
     if abs(late / early - 1) > _DRIFT:
-        notes.append(f"it became {late / early - 1:+.0%} slower in the course of the log, which no profile explains")
+        became = f"{late / early - 1:.0%} slower" if late > early else f"{early / late - 1:.0%} faster"
+        notes.append(f"it became {became} in the course of the log, which no profile explains")
     return notes

@@ -89,7 +89,7 @@ def _record(worker: _Worker) -> Record:
 
 def _seen(sent_s: float, sent: float, line: Line, tokens: tuple[int, int]) -> Seen:
     before_s = sent - seconds(line.time)
-    end_s = (line.total_ms or 0.0) / 1000 - before_s
+    end_s = max(0.0, (line.total_ms or 0.0) / 1000 - before_s)
     first_s = (line.ttft_ms or 0.0) / 1000 - before_s if line.stream else None
     clean = line.outcome == "ok" and line.attempts == 1 and not line.continued and _tokens(line) is not None
     return Seen(sent_s, first_s, end_s, *tokens, clean and end_s > 0 and (first_s is None or first_s > 0))

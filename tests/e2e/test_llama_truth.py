@@ -14,9 +14,9 @@ from tests.support.llama import EngineMissing, need
 from tests.support.truth import Truth, measure, write_model
 
 TOLERANCE = 0.2
-MOST_NOISE = 0.1
-"""Two equal loads in one run must not differ by more, nor the pace of the two that are learned from: with half of the
-tolerance lost to the machine, what is beyond the other half is the model's fault."""
+MOST_NOISE = 0.12
+"""Two equal loads in one run must not differ by more, nor the pace of the two that are learned from. Then their middle
+is half of that away from either, and what goes beyond the tolerance is the model's fault."""
 MOST_TRIES = 3
 
 

@@ -90,6 +90,13 @@ def test_load_that_does_not_count_is_there_all_the_same() -> None:
     within(found, SLOW, step_s=0.1, prefill_s=0.1)
 
 
+def test_requests_too_short_to_overlap_and_a_log_that_ends_with_mere_load_are_taken_as_they_are() -> None:
+    short = [Seen(float(at), 0.001, 0.001, 5, 1, at < 200) for at in range(600)]
+    found = fit(short)
+    assert found.profile is not None
+    assert found.profile.slots == 1
+
+
 def test_too_few_requests_are_refused_with_the_number() -> None:
     found = fit(seen_of(SLOW, FEWEST - 1, 2.0))
     assert (found.profile, found.fit) == (None, None)
@@ -139,13 +146,13 @@ def test_work_that_did_not_come_through_the_router_is_noticed() -> None:
     assert "took more than twice as long" in " ".join(fit(slowed, Known(slots=4)).notes)
 
 
-def test_a_worker_that_becomes_slower_is_noticed() -> None:
-    seen = seen_of(SLOW, 200, 1.0)
-    tired = [
-        msgspec.structs.replace(one, first_s=(one.first_s or 0) * (1 + at / 200), end_s=one.end_s * (1 + at / 200))
-        for at, one in enumerate(seen)
-    ]
-    assert "slower in the course of the log" in " ".join(fit(tired, Known(slots=4)).notes)
+@pytest.mark.parametrize(("begin", "end", "said"), [(1.0, 2.0, "slower"), (2.0, 1.0, "faster")])
+def test_a_worker_whose_pace_changes_is_noticed(begin: float, end: float, said: str) -> None:
+    changing = []
+    for at, one in enumerate(seen_of(SLOW, 200, 1.0)):
+        times = begin + (end - begin) * at / 200
+        changing.append(msgspec.structs.replace(one, first_s=(one.first_s or 0) * times, end_s=one.end_s * times))
+    assert f"% {said} in the course of the log" in " ".join(fit(changing, Known(slots=4)).notes)
 
 
 def test_simulated_times_count_from_the_sending_and_have_the_overhead() -> None:

@@ -181,15 +181,11 @@ def llama_server(model_path: Path | str, **options: Any) -> Iterator[str]:
 @contextlib.contextmanager
 def llama_process(
     model_path: Path | str, alias: str = "tiny", slots: int = 2, api_key: str | None = None, embeddings: bool = False,
-    port: int = 0, wrapped_in: Sequence[str] = (),
+    port: int = 0,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:  # fmt: skip
-    """Run the server in a process of its own and give its base URL and the process, which ends with the block.
-
-    Args:
-        wrapped_in: a command that executes the one that is put behind it.
-    """
+    """Run the server in a process of its own and give its base URL and the process, which ends with the block."""
     need("xllamacpp")
-    command = [*wrapped_in, sys.executable, "-m", "tests.support.llama", str(Path(model_path).resolve()), "--stop-with-stdin"]
+    command = [sys.executable, "-m", "tests.support.llama", str(Path(model_path).resolve()), "--stop-with-stdin"]
     command += ["--alias", alias, "--slots", str(slots), "--port", str(port)]
     if api_key is not None:
         command += ["--api-key", api_key]
