@@ -24,10 +24,10 @@ written: one to three calls of `_turn` for each request, plain attributes, a hea
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from heapq import heapify, heappop, heappush
 from itertools import islice
+from math import inf, sqrt
 from typing import Any
 
 from rbeerouter.sim.model_memory import NOTHING, ModelMemory
@@ -49,13 +49,14 @@ class Work:
     when it was admitted. tag: whatever the owner wants to find again.
 
     Inside: `size` prompt tokens, `total` tokens to generate, `kept` of them when it does not decode, `base` the step at
-    which it had none; `prompt` tokens to compute before it decodes, of which `left` are to be done and `take` in each
-    step of the run; `blocks` pinned in the prefix cache; `number` of its admission; `held`: its model may not go.
+    which it had none; `left` tokens to compute before it decodes (all but the cached ones of `size` and `kept`), `take`
+    of them in each step of the run; `blocks` pinned in the prefix cache; `number` of its admission; `held`: its model
+    may not go.
     """
 
     __slots__ = (
         "arrival", "base", "blocks", "cached_tokens", "engine", "finished_s", "first_s", "held", "kept", "left",
-        "model", "number", "prompt", "size", "state", "tag", "take", "times", "total",
+        "model", "number", "size", "state", "tag", "take", "times", "total",
     )  # fmt: skip
 
     def __init__(self, arrival: Arrival, model: str, tag: Any = None) -> None:
@@ -64,10 +65,9 @@ class Work:
         self.tag = tag
         self.first_s: float | None = None
         self.finished_s: float | None = None
-        self.engine: Engine | None = None
-        self.prompt = self.size = arrival.tokens_in or 1
+        self.size = arrival.tokens_in or 1
         self.total = arrival.tokens_out
-        self.cached_tokens = self.kept = self.number = self.blocks = self.base = self.left = self.take = 0
+        self.cached_tokens = self.kept = self.number = self.blocks = 0
         self.times = 1.0
         self.held = False
         self.state = WAITING
@@ -75,7 +75,7 @@ class Work:
     @property
     def done_tokens(self) -> int:
         """Tokens generated until the engine was last told the time."""
-        if self.state == DECODING and self.engine is not None:
+        if self.state == DECODING:
             return self.engine.step - self.base
         return self.kept
 
@@ -92,8 +92,8 @@ class Engine:
         "_batch_tokens", "_block", "_busy_s", "_busy_since", "_cache", "_cold_start_s", "_context", "_context_s",
         "_count", "_decoding", "_end", "_finished", "_footprints", "_generated", "_growth", "_hold", "_kv", "_lanes",
         "_leaving", "_length", "_memory", "_now", "_number", "_pending", "_prefill_s", "_profile", "_prompts",
-        "_sequence_s", "_slots", "_start", "_step", "_step_s", "_taking", "_tokens", "_unit", "_waiting", "_weight",
-        "cached_tokens", "next_s", "prompt_tokens", "running",
+        "_sequence_s", "_slots", "_special", "_start", "_step", "_step_s", "_taking", "_tokens", "_unit", "_waiting",
+        "_weight", "cached_tokens", "next_s", "prompt_tokens", "running",
     )  # fmt: skip
 
     def __init__(self, worker: SimWorker, block_tokens: int) -> None:
@@ -113,6 +113,7 @@ class Engine:
         if profile.memory_gib is not None:
             self._memory = ModelMemory(profile, worker.footprints, worker.spec.models, worker.loaded)
         self._lanes: dict[str, int] | None = {} if worker.footprints or self._memory is not None else None
+        self._special = self._memory is not None or self._kv is not None
         self._pending: list[Work] = []
         self._waiting: deque[Work] = deque()
         self._prompts: deque[Work] = deque()
@@ -122,7 +123,7 @@ class Engine:
         self._step = self._number = self._tokens = self._generated = self._count = self._taking = 0
         self._weight = self._context = self._length = self._growth = self._start = self._now = 0.0
         self._busy_s = self._hold = 0.0
-        self._end = self.next_s = self._busy_since = math.inf
+        self._end = self.next_s = self._busy_since = inf
         self.running = self.prompt_tokens = self.cached_tokens = 0
         self._pace(1.0)
 
@@ -138,15 +139,16 @@ class Engine:
             work.times = self._footprints.get(work.model, NOTHING).times
         waiting = self._waiting
         waiting.append(work)
+        least = (self._step_s + self._sequence_s + self._context_s * work.size) * work.times
         if not self._count:
             self._compose(now)
         elif len(waiting) == 1 and (self.running < self._slots or self._memory is not None):
             self._cut(now)
+            if not self._taking:
+                least = self._length
         else:
             return
-        soonest = now + (work.total - 1) * self._step_s * work.times
-        if soonest < self._end:
-            soonest = self._end
+        soonest = self._end + (work.total - 1) * least
         if soonest < self.next_s:
             self.next_s = soonest
 
@@ -175,6 +177,7 @@ class Engine:
             work.kept = work.done_tokens
             work.state = LEAVING
             self._leaving.append(work)
+            self._special = True
         else:
             return
         self._cut(now)
@@ -192,7 +195,7 @@ class Engine:
         for work in (*running, *lost):
             work.state = ENDED
         self._busy_s = self.busy_s
-        self._busy_since = math.inf
+        self._busy_since = inf
         for queue in (self._prompts, self._decoding, self._pending, self._waiting, self._leaving):
             queue.clear()
         for gone in (self._cache, self._memory, self._lanes):
@@ -200,9 +203,10 @@ class Engine:
                 gone.clear()
         self.running = self._tokens = self._count = self._taking = 0
         self._weight = self._context = 0.0
-        self._end = math.inf
+        self._end = inf
         self._hold = now + self._cold_start_s
-        self.next_s = now if self._finished else math.inf
+        self._special = True
+        self.next_s = now if self._finished else inf
         return lost
 
     def set_speed(self, times: float, now: float) -> None:
@@ -219,6 +223,7 @@ class Engine:
         if longer <= 0.0:
             return
         self._hold = until_s
+        self._special = True
         if self._count:
             self._settle(self._steps_by(now))
             self._start += longer
@@ -240,8 +245,9 @@ class Engine:
     @property
     def kv_usage(self) -> float:
         """The share of the KV cache that running sequences hold, as vLLM tells it; blocks that may go are not in it."""
-        tokens = self._tokens + len(self._decoding) * self._steps_by(self._now)
-        return min(1.0, tokens / self._profile.kv_tokens)
+        if self._kv is None:
+            return 0.0
+        return min(1.0, (self._tokens + len(self._decoding) * self._steps_by(self._now)) / self._kv)
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -274,19 +280,27 @@ class Engine:
 
     def _boundary(self, steps: int) -> float:
         """When the first `steps` steps of the run are over."""
-        return self._start + steps * self._length + self._growth * (steps * (steps - 1) / 2)
+        return self._start + steps * (self._length + self._growth * ((steps - 1) * 0.5))
 
     def _steps_by(self, now: float) -> int:
         """How many steps of the run are over at that time: the largest number whose boundary is not later."""
         passed = now - self._start
         if passed <= 0.0 or not self._count:
             return 0
-        linear = self._length - self._growth / 2
-        below = linear + math.sqrt(linear * linear + 2 * self._growth * passed)
-        steps = min(int(2 * passed / below), self._count) if below > 0.0 else self._count
+        growth = self._growth
+        linear = self._length - growth * 0.5
+        below = linear + sqrt(linear * linear + 2.0 * growth * passed) if growth else linear + linear
+        if below <= 0.0:
+            return self._count
+        exact = 2.0 * passed / below
+        steps = int(exact)
+        if steps >= self._count:
+            return self._count if self._boundary(self._count) <= now else self._count - 1
+        if 1e-6 < exact - steps < 1.0 - 1e-6:
+            return steps
         while steps and self._boundary(steps) > now:
             steps -= 1
-        while steps < self._count and self._boundary(steps + 1) <= now:
+        while self._boundary(steps + 1) <= now:
             steps += 1
         return steps
 
@@ -296,7 +310,7 @@ class Engine:
             steps = self._steps_by(now) + 1
             if steps < self._count:
                 self._count = steps
-                self._end = self._boundary(steps)
+                self._end = self._start + steps * (self._length + self._growth * ((steps - 1) * 0.5))
 
     def _catch_up(self, now: float) -> None:
         """Goes through all that ends until now. Who is done by then is given out by `advance`, which is due now."""
@@ -318,9 +332,10 @@ class Engine:
     def _account(self, steps: int) -> None:
         grown = len(self._decoding) * steps
         self._step += steps
-        self._tokens += grown
         self._generated += grown
         self._context += self._weight * steps
+        if self._kv is not None:
+            self._tokens += grown
 
     # one run after the other
 
@@ -329,18 +344,22 @@ class Engine:
         end = self._end
         count = self._count
         decoding = self._decoding
-        self._step = step = self._step + count
         if decoding:
-            grown = len(decoding) * count
-            self._tokens += grown
-            self._generated += grown
-            self._context += self._weight * count
+            self._account(count)
             if self._cache is not None:
                 self._cache.shrink(max(0, self._kv - self._tokens) // self._block)
+            step = self._step
             while decoding and decoding[0][0] <= step:
                 work = heappop(decoding)[2]
-                self._leave_batch(work, work.total)
+                self._weight -= work.times
+                self._context -= work.times * (work.size + work.total)
+                if self._lanes is not None:
+                    self._lanes[work.model] -= 1
                 self._end_work(work, work.total, end)
+            if not decoding:
+                self._weight = self._context = 0.0
+        else:
+            self._step += count
         if self._taking:
             self._turn_prompts(end, count)
         self._compose(end)
@@ -372,30 +391,21 @@ class Engine:
             if self._lanes is not None:
                 self._lanes[work.model] = self._lanes.get(work.model, 0) + 1
 
-    def _leave_batch(self, work: Work, done: int) -> None:
-        """A sequence with `done` tokens decodes no more."""
-        if self._decoding:
-            self._weight -= work.times
-            self._context -= work.times * (work.size + done)
-        else:
-            self._weight = self._context = 0.0
-        if self._lanes is not None:
-            self._lanes[work.model] -= 1
-
     def _end_work(self, work: Work, done: int, now: float) -> None:
         """A sequence ends with `done` tokens; it is told of, unless its client has left."""
-        self._give_back(work, done, work.size)
+        self.running -= 1
+        if self._kv is not None:
+            self._free(work, done, work.size)
         if self._memory is not None:
             self._let_model_go(work, now)
         if work.state != LEAVING:
-            work.kept = min(done, work.total)
+            work.kept = work.total
             work.finished_s = now
             self._finished.append(work)
         work.state = ENDED
 
-    def _give_back(self, work: Work, done: int, computed: int) -> None:
-        """The slot and the KV cache of a sequence with `done` tokens, the one being made included."""
-        self.running -= 1
+    def _free(self, work: Work, done: int, computed: int) -> None:
+        """The KV cache of a sequence with `done` tokens, the one being made included."""
         self._tokens -= work.size + done - 1
         if work.blocks:
             freed = self._cache.unpin(work.arrival.blocks, work.blocks, computed // self._block)
@@ -409,15 +419,23 @@ class Engine:
 
     def _withdraw(self, work: Work) -> None:
         """Takes a running sequence out of the batch, between two runs."""
+        self.running -= 1
         if work.left:
             self._prompts.remove(work)
-            self._give_back(work, work.kept + 1, work.prompt - work.left)
+            done, computed = work.kept + 1, work.size + work.kept - work.left
         else:
-            done = work.kept = self._step - work.base
+            done, computed = self._step - work.base, work.size
+            work.kept = done
             self._decoding.remove((work.base + work.total, work.number, work))
             heapify(self._decoding)
-            self._leave_batch(work, done)
-            self._give_back(work, done, work.size)
+            self._weight -= work.times
+            self._context -= work.times * (work.size + done)
+            if not self._decoding:
+                self._weight = self._context = 0.0
+            if self._lanes is not None:
+                self._lanes[work.model] -= 1
+        if self._kv is not None:
+            self._free(work, done, computed)
 
     def _drop_leaving(self, now: float) -> None:
         for work in self._leaving:
@@ -435,7 +453,6 @@ class Engine:
             running = [entry[2] for entry in self._decoding]
             newest = max((*running, *self._prompts), key=lambda work: work.number)
             self._withdraw(newest)
-            newest.prompt = newest.size + newest.kept
             newest.state = WAITING
             self._waiting.appendleft(newest)
         self._shrink()
@@ -445,46 +462,51 @@ class Engine:
         if self._cache is not None:
             self._cache.shrink(max(0, self._kv - self._tokens - len(self._decoding)) // self._block)
 
-    def _compose(self, now: float) -> None:
-        """Begins the next run at a step boundary, or rests."""
+    def _prepare(self, now: float) -> None:
+        """What seldom is to be done before a run: cancelled sequences go, models have been loaded, memory is short."""
         if self._leaving:
             self._drop_leaving(now)
-        if now < self._hold and not self.running:
-            self._rest(now)
-            return
         if self._memory is not None and self._memory.ready_s <= now:
             self._memory.settle()
             self._waiting.extendleft(reversed(self._pending))
             self._pending.clear()
         if self._kv is not None:
             self._preempt()
+        self._special = self._memory is not None or self._kv is not None or now < self._hold
+
+    def _compose(self, now: float) -> None:
+        """Begins the next run at a step boundary, or rests."""
+        if self._special:
+            self._prepare(now)
+            if now < self._hold and not self.running:
+                self._rest(now)
+                return
         decoding = self._decoding
-        chunk = count = 0
         self._taking = 0
-        if self._waiting or self._prompts:
-            chunk = self._fill(now, len(decoding))
-            if self._busy_since == math.inf and self.running:
-                self._busy_since = now
+        chunk = self._fill(now, len(decoding)) if self._waiting or self._prompts else 0
         if decoding:
             count = decoding[0][0] - self._step
             if self._kv is not None and self.running > 1:
                 count = min(count, (self._kv - self._tokens) // len(decoding))
-        elif not chunk:
+        elif chunk:
+            count = _MANY
+        else:
             self._rest(now)
             return
         if chunk:
             first = self._prompts[0]
-            same = (first.left - 1) // first.take if self._taking == 1 else 0
-            count = max(1, min(count, same) if decoding else same)
+            same = (first.left - 1) // first.take if self._taking == 1 else 1
+            if same < count:
+                count = same or 1
         if self._lanes is None:
             length = self._step_s + self._prefill_s * chunk
         else:
             length = self._lanes_length()
+        self._growth = growth = self._context_s * self._weight
         self._length = length = length + self._sequence_s * self._weight + self._context_s * self._context
-        self._growth = self._context_s * self._weight
         self._count = count
         self._start = now
-        self._end = now + count * length + self._growth * (count * (count - 1) / 2)
+        self._end = now + count * (length + growth * ((count - 1) * 0.5))
         if self._memory is not None and self._memory.ready_s < self._end:
             self._cut(self._memory.ready_s)
 
@@ -499,12 +521,12 @@ class Engine:
 
     def _rest(self, now: float) -> None:
         """Nothing can run. If something will be able to later, an empty run leads there."""
-        if self._busy_since < math.inf:
+        if self._busy_since < inf:
             self._busy_s += now - self._busy_since
-            self._busy_since = math.inf
+            self._busy_since = inf
         self._count = self._taking = 0
         self._start = now
-        self._end = math.inf
+        self._end = inf
         if now < self._hold:
             if self._waiting or self._pending:
                 self._end = self._hold
@@ -514,13 +536,14 @@ class Engine:
     def _fill(self, now: float, decoding: int) -> int:
         """Gives the prompts their parts of a step, and admits whom there is room for; the tokens of all parts."""
         budget = room = self._batch_tokens - decoding
+        taking = 0
         prompts = self._prompts
         for work in prompts:
             if budget <= 0:
                 break
             work.take = take = work.left if work.left < budget else budget
             budget -= take
-            self._taking += 1
+            taking += 1
         waiting = self._waiting
         while waiting:
             work = waiting[0]
@@ -531,24 +554,27 @@ class Engine:
             if budget <= 0 or self.running >= self._slots:
                 break
             if self._kv is None:
-                self._tokens += work.prompt
-                work.left = work.prompt
-            elif not self._reserve(work, decoding):
+                left = work.left = work.size
+            elif self._reserve(work, decoding):
+                left = work.left
+            else:
                 break
-            waiting.popleft()
-            self._admit(work)
-            prompts.append(work)
-            work.take = take = work.left if work.left < budget else budget
+            prompts.append(waiting.popleft())
+            self._admit(work, now)
+            work.take = take = left if left < budget else budget
             budget -= take
-            self._taking += 1
-        return room - budget if self._taking else 0
+            taking += 1
+        self._taking = taking
+        return room - budget if taking else 0
 
-    def _admit(self, work: Work) -> None:
+    def _admit(self, work: Work, now: float) -> None:
         if not work.number:
             self.prompt_tokens += work.size
             self.cached_tokens += work.cached_tokens
         self._number = work.number = self._number + 1
         work.state = PREFILL
+        if not self.running and self._busy_since == inf:
+            self._busy_since = now
         self.running += 1
         if self._memory is not None and not work.held:
             self._memory.take(work.model)
@@ -567,24 +593,24 @@ class Engine:
     def _reserve(self, work: Work, decoding: int) -> bool:
         """Takes KV cache for the whole prompt, if it fits, or if nobody else is there; finds what is cached of it."""
         cache = self._cache
+        prompt = work.size + work.kept
         if cache is None:
-            need = work.prompt
-            if self.running and self._tokens + decoding + need > self._kv:
+            if self.running and self._tokens + decoding + prompt > self._kv:
                 return False
-            work.left = need
-            self._tokens += need
+            work.left = prompt
+            self._tokens += prompt
             return True
         blocks = work.arrival.blocks
         count = min(len(blocks), work.size // self._block)
         hits, pinned = cache.look(blocks, count)
-        need = work.prompt - pinned * self._block
+        need = prompt - pinned * self._block
         if self.running and self._tokens + decoding + need > self._kv:
             return False
         cache.pin(blocks, count)
         work.blocks = count
-        found = min(hits * self._block, work.prompt - 1)
+        found = min(hits * self._block, prompt - 1)
         found -= found % self._unit
-        work.left = work.prompt - found
+        work.left = prompt - found
         if not work.number:
             work.cached_tokens = found
         self._tokens += need
