@@ -80,6 +80,7 @@ TESTED_ELSEWHERE = {
     "rbeerouter.workbench.finding": "tests/workbench/test_check.py",
     "rbeerouter.demo.fake_worker": "tests/support/test_fake_worker.py",
     "rbeerouter.demo.tour": "tests/demo",
+    "rbeerouter.sim.presets": "tests/sim/test_hardware.py",
     "rbeerouter.sim.types": "tests/sim/__init__.py",
     "rbeerouter.sim.site": "tests/sim/test_world.py",
     "rbeerouter.sim.outcome": "tests/sim/test_world.py",
