@@ -67,7 +67,8 @@ class Work:
         self.finished_s: float | None = None
         self.size = arrival.tokens_in or 1
         self.total = arrival.tokens_out
-        self.cached_tokens = self.kept = self.number = self.blocks = 0
+        self.cached_tokens = self.kept = self.number = 0
+        self.blocks: tuple[int, ...] = ()
         self.times = 1.0
         self.held = False
         self.state = WAITING
@@ -113,7 +114,7 @@ class Engine:
         if profile.memory_gib is not None:
             self._memory = ModelMemory(profile, worker.footprints, worker.spec.models, worker.loaded)
         self._lanes: dict[str, int] | None = {} if worker.footprints or self._memory is not None else None
-        self._special = self._memory is not None or self._kv is not None
+        self._special = self._memory is not None
         self._pending: list[Work] = []
         self._waiting: deque[Work] = deque()
         self._prompts: deque[Work] = deque()
@@ -346,8 +347,8 @@ class Engine:
         decoding = self._decoding
         if decoding:
             self._account(count)
-            if self._cache is not None:
-                self._cache.shrink(max(0, self._kv - self._tokens) // self._block)
+            if self._cache is not None and self._cache.idle:
+                self._cache.shrink((self._kv - self._tokens) // self._block)
             step = self._step
             while decoding and decoding[0][0] <= step:
                 work = heappop(decoding)[2]
@@ -408,9 +409,9 @@ class Engine:
         """The KV cache of a sequence with `done` tokens, the one being made included."""
         self._tokens -= work.size + done - 1
         if work.blocks:
-            freed = self._cache.unpin(work.arrival.blocks, work.blocks, computed // self._block)
-            self._tokens += (work.blocks - freed) * self._block
-            work.blocks = 0
+            freed = self._cache.unpin(work.blocks, computed // self._block)
+            self._tokens += (len(work.blocks) - freed) * self._block
+            work.blocks = ()
 
     def _let_model_go(self, work: Work, now: float) -> None:
         if work.held:
@@ -447,32 +448,26 @@ class Engine:
                 work.state = ENDED
         self._leaving.clear()
 
-    def _preempt(self) -> None:
-        """The newest running sequences go back to the head of the queue until the next tokens of the others fit."""
+    def _make_room(self) -> None:
+        """The newest running sequences go back to the head of the queue until the next tokens of the others fit, and
+        cached blocks that nobody uses go as far as their room is needed."""
         while self.running > 1 and self._tokens + len(self._decoding) > self._kv:
-            running = [entry[2] for entry in self._decoding]
-            newest = max((*running, *self._prompts), key=lambda work: work.number)
+            newest = max((*(entry[2] for entry in self._decoding), *self._prompts), key=lambda work: work.number)
             self._withdraw(newest)
             newest.state = WAITING
             self._waiting.appendleft(newest)
-        self._shrink()
-
-    def _shrink(self) -> None:
-        """Cached blocks that nobody uses make room for the running sequences and their next tokens."""
         if self._cache is not None:
-            self._cache.shrink(max(0, self._kv - self._tokens - len(self._decoding)) // self._block)
+            self._cache.shrink((self._kv - self._tokens - len(self._decoding)) // self._block)
 
     def _prepare(self, now: float) -> None:
-        """What seldom is to be done before a run: cancelled sequences go, models have been loaded, memory is short."""
+        """What seldom is to be done before a run: cancelled sequences go, and a model may have been loaded."""
         if self._leaving:
             self._drop_leaving(now)
         if self._memory is not None and self._memory.ready_s <= now:
             self._memory.settle()
             self._waiting.extendleft(reversed(self._pending))
             self._pending.clear()
-        if self._kv is not None:
-            self._preempt()
-        self._special = self._memory is not None or self._kv is not None or now < self._hold
+        self._special = self._memory is not None or now < self._hold
 
     def _compose(self, now: float) -> None:
         """Begins the next run at a step boundary, or rests."""
@@ -482,12 +477,15 @@ class Engine:
                 self._rest(now)
                 return
         decoding = self._decoding
+        kv = self._kv
+        if kv is not None and (self._cache is not None or self._tokens + len(decoding) > kv):
+            self._make_room()
         self._taking = 0
         chunk = self._fill(now, len(decoding)) if self._waiting or self._prompts else 0
         if decoding:
             count = decoding[0][0] - self._step
-            if self._kv is not None and self.running > 1:
-                count = min(count, (self._kv - self._tokens) // len(decoding))
+            if kv is not None and self._tokens + count * len(decoding) > kv and self.running > 1:
+                count = (kv - self._tokens) // len(decoding)
         elif chunk:
             count = _MANY
         else:
@@ -601,18 +599,20 @@ class Engine:
             self._tokens += prompt
             return True
         blocks = work.arrival.blocks
-        count = min(len(blocks), work.size // self._block)
-        hits, pinned = cache.look(blocks, count)
+        if blocks:
+            blocks = blocks[: work.size // self._block]
+        hits, pinned = cache.look(blocks) if blocks else (0, 0)
         need = prompt - pinned * self._block
         if self.running and self._tokens + decoding + need > self._kv:
             return False
-        cache.pin(blocks, count)
-        work.blocks = count
+        if blocks:
+            cache.pin(blocks)
+        work.blocks = blocks
         found = min(hits * self._block, prompt - 1)
         found -= found % self._unit
         work.left = prompt - found
         if not work.number:
             work.cached_tokens = found
         self._tokens += need
-        self._shrink()
+        cache.shrink((self._kv - self._tokens - decoding) // self._block)
         return True

@@ -8,34 +8,36 @@ name stands for all tokens up to its end, so a prompt hits as many blocks as it 
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 
 class PrefixCache:
     """Blocks by name, with the number of running sequences that use each. `idle` holds those that nobody uses, the one
-    to go first at its beginning: a dict keeps the order in which they were put in."""
+    to go first at its beginning."""
 
     __slots__ = ("idle", "users")
 
     def __init__(self) -> None:
         self.users: dict[int, int] = {}
-        self.idle: dict[int, None] = {}
+        self.idle: OrderedDict[int, None] = OrderedDict()  # a dict would look for its first key among deleted ones
 
-    def look(self, blocks: tuple[int, ...], count: int) -> tuple[int, int]:
-        """(how many of the first `count` blocks are there without a gap, how many of those are pinned)."""
-        users = self.users
+    def look(self, blocks: tuple[int, ...]) -> tuple[int, int]:
+        """(how many blocks are there without a gap, how many of those are pinned)."""
+        get = self.users.get
         hits = pinned = 0
-        for at in range(count):
-            used = users.get(blocks[at])
+        for block in blocks:
+            used = get(block)
             if used is None:
                 break
             hits += 1
-            pinned += used > 0
+            if used:
+                pinned += 1
         return hits, pinned
 
-    def pin(self, blocks: tuple[int, ...], count: int) -> None:
-        """A sequence uses the first `count` blocks from now on; those that were not there are now."""
+    def pin(self, blocks: tuple[int, ...]) -> None:
+        """A sequence uses the blocks from now on; those that were not there are now."""
         users, idle = self.users, self.idle
-        for at in range(count):
-            block = blocks[at]
+        for block in blocks:
             used = users.get(block)
             if used is None:
                 users[block] = 1
@@ -44,13 +46,14 @@ class PrefixCache:
                 if not used:
                     del idle[block]
 
-    def unpin(self, blocks: tuple[int, ...], count: int, computed: int) -> int:
+    def unpin(self, blocks: tuple[int, ...], computed: int) -> int:
         """The sequence is gone: how many blocks nobody uses any more. Of these, only the first `computed` hold
         anything; the others are forgotten."""
         users, idle = self.users, self.idle
         freed = 0
-        for at in range(count - 1, -1, -1):
-            block = blocks[at]
+        at = len(blocks)
+        for block in reversed(blocks):
+            at -= 1
             used = users[block] - 1
             if used:
                 users[block] = used
@@ -65,9 +68,11 @@ class PrefixCache:
 
     def shrink(self, most: int) -> None:
         """Drops blocks that nobody uses, the longest unused first, until no more than `most` of them are left."""
-        users, idle = self.users, self.idle
-        for block in [block for block, _ in zip(idle, range(len(idle) - most), strict=False)]:
-            del idle[block], users[block]
+        idle = self.idle
+        most = max(0, most)
+        while len(idle) > most:
+            block, _ = idle.popitem(last=False)
+            del self.users[block]
 
     def clear(self) -> None:
         self.users.clear()
