@@ -25,6 +25,7 @@ written: one to three calls of `_turn` for each request, plain attributes, a hea
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sized
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from math import inf, sqrt
@@ -91,8 +92,8 @@ class Engine:
 
     __slots__ = (
         "_batch_tokens", "_block", "_busy_s", "_busy_since", "_cache", "_cold_start_s", "_context", "_context_s",
-        "_count", "_decoding", "_end", "_finished", "_footprints", "_generated", "_growth", "_hold", "_kv", "_lanes",
-        "_leaving", "_length", "_memory", "_now", "_number", "_pending", "_prefill_s", "_profile", "_prompts",
+        "_count", "_decoding", "_end", "_finished", "_footprints", "_generated", "_growth", "_hold", "_idle", "_kv",
+        "_lanes", "_leaving", "_length", "_memory", "_now", "_number", "_pending", "_prefill_s", "_profile", "_prompts",
         "_sequence_s", "_slots", "_special", "_start", "_step", "_step_s", "_taking", "_tokens", "_unit", "_waiting",
         "_weight", "cached_tokens", "next_s", "prompt_tokens", "running",
     )  # fmt: skip
@@ -107,8 +108,10 @@ class Engine:
         self._unit = max(1, profile.block_tokens)
         self._kv: int | None = profile.kv_tokens if profile.kv_tokens < UNLIMITED_TOKENS else None
         self._cache = PrefixCache() if profile.prefix_cache else None
+        self._idle: Sized = ()
         if self._cache is not None:
             self._kv = profile.kv_tokens
+            self._idle = self._cache.idle
         self._footprints = worker.footprints
         self._memory: ModelMemory | None = None
         if profile.memory_gib is not None:
@@ -347,7 +350,7 @@ class Engine:
         decoding = self._decoding
         if decoding:
             self._account(count)
-            if self._cache is not None and self._cache.idle:
+            if self._idle:
                 self._cache.shrink((self._kv - self._tokens) // self._block)
             step = self._step
             while decoding and decoding[0][0] <= step:
@@ -478,7 +481,7 @@ class Engine:
                 return
         decoding = self._decoding
         kv = self._kv
-        if kv is not None and (self._cache is not None or self._tokens + len(decoding) > kv):
+        if kv is not None and self._tokens + len(decoding) + len(self._idle) * self._block > kv:
             self._make_room()
         self._taking = 0
         chunk = self._fill(now, len(decoding)) if self._waiting or self._prompts else 0
@@ -614,5 +617,6 @@ class Engine:
         if not work.number:
             work.cached_tokens = found
         self._tokens += need
-        cache.shrink((self._kv - self._tokens - decoding) // self._block)
+        if self._idle:
+            cache.shrink((self._kv - self._tokens - decoding) // self._block)
         return True

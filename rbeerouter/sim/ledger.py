@@ -15,8 +15,9 @@ import msgspec
 from rbeerouter.config.sections import Config, ConfigError
 from rbeerouter.core.models import Models
 from rbeerouter.core.types import REMOTE, WorkerSpec
+from rbeerouter.sim.hardware import CLOUD_PROFILE
 from rbeerouter.sim.metrics import metrics
-from rbeerouter.sim.types import Arrival, Profile, Result, Scenario, SimWorker, Workload
+from rbeerouter.sim.types import Arrival, Result, Scenario, SimWorker, Workload
 
 MOST_REQUESTS = 20_000
 """So many requests tell enough, and a ledger should take seconds."""
@@ -29,11 +30,6 @@ YOURS = "yours"
 
 Run = Callable[[Scenario], Result]
 """What simulates: `world.run`."""
-
-_CLOUD = Profile(
-    step_s=0.012, prefill_s=0.00002, slots=100_000, batch_tokens=1 << 20, overhead_s=0.25,
-    source="a service on the internet as it is made up here: 80 tokens/s, never full, 0.25 s away",
-)  # fmt: skip
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -146,9 +142,9 @@ def cloud_worker(scenario: Scenario, price: tuple[float, float]) -> SimWorker:
     models = dict.fromkeys(model for worker in scenario.workers for model in worker.spec.models)
     spec = WorkerSpec(
         id="made-up-service", url="https://service.invalid", engine="openai", models=tuple(models),
-        max_concurrency=_CLOUD.slots, deployment=REMOTE, price_in=price[0], price_out=price[1],
+        max_concurrency=CLOUD_PROFILE.slots, deployment=REMOTE, price_in=price[0], price_out=price[1],
     )  # fmt: skip
-    return SimWorker(spec, _CLOUD)
+    return SimWorker(spec, CLOUD_PROFILE)
 
 
 def _without_split(scenario: Scenario) -> Config:

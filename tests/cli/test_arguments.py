@@ -187,12 +187,12 @@ def test_a_file_name_that_is_not_utf_8_keeps_nobody_from_stopping_it(tmp_path: P
     control_port = free_port()
     path = config(tmp_path, control={"bind": f"127.0.0.1:{control_port}"})
     process = start(tmp_path, "--config", path, "--script", str(script))
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 60.0
     while process.poll() is None and is_free(control_port) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     try:
-        assert process.wait(2) in (0, 2)
+        assert process.wait(30) in (0, 2)
     finally:
         process.kill()
         process.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
@@ -22,8 +23,9 @@ from rbeerouter.sim.hardware import (
     profile_for,
     single_stream,
 )
-from rbeerouter.sim.presets import KINDS, PRESETS
-from rbeerouter.sim.types import Footprint, SimWorker
+from rbeerouter.sim.presets import CLOUD, KINDS, PRESETS
+from rbeerouter.sim.types import Footprint, Profile, SimWorker
+from tests.docs.pages import read
 from tests.sim.test_engine import arrival, drive
 
 
@@ -208,3 +210,18 @@ def test_the_cache_of_a_token_grows_with_the_model() -> None:
 
 def test_every_kind_of_machine_has_its_efficiencies() -> None:
     assert {preset.kind for preset in PRESETS.values()} == {*KINDS, "cloud"}
+
+
+def test_the_page_has_every_machine_and_every_parameter() -> None:
+    page = read("docs/simulated-workers.md").text
+    for preset in PRESETS.values():
+        if preset is not CLOUD:
+            numbers = f"{preset.bandwidth_gb_s:g} | {preset.tflops:g} | {preset.memory_gib:g}"
+            assert f"| `{preset.name}` | {numbers} | {preset.watts_idle:g} / {preset.watts_busy:g} |" in page
+    assert [name for name in Profile.__struct_fields__ if name != "source" and f"`{name}`" not in page] == []
+    for kind, column in (("gddr", 1), ("hbm", 2), ("metal", 3), ("cpu", 4)):
+        shares = re.findall(r"^\| of (.*) \|$", page, re.MULTILINE)
+        cells = [row.split(" | ")[column] for row in shares]
+        told = [float(re.match(r"\d+", cell)[0]) / 100 for cell in cells]
+        numbers = KINDS[kind]
+        assert told == [numbers.efficiency, numbers.attention, numbers.mfu, numbers.share]
