@@ -49,6 +49,22 @@ TOLD: dict[str, frozenset[str]] = {
 `dialects.engines` find on the pages of a newer version."""
 
 
+_READERS: dict[str, Callable[[Site], Any]] = {
+    "running": lambda site: site.engine.running,
+    "waiting": lambda site: site.engine.waiting,
+    "kv_usage": lambda site: site.engine.kv_usage,
+    "prompt_tokens": lambda site: float(site.engine.prompt_tokens - site.told_before[0]),
+    "cached_tokens": lambda site: float(site.engine.cached_tokens - site.told_before[1]),
+    "generated_tokens": lambda site: float(site.engine.generated_tokens - site.told_before[2]),
+    "started_at": lambda site: site.started_at,
+    "kv_blocks": lambda site: site.sim.profile.kv_tokens // site.sim.profile.block_tokens,
+    "block_size": lambda site: site.sim.profile.block_tokens,
+    "loaded": lambda site: tuple(site.engine.loaded),
+}
+"""{field: from a worker to what it tells on its pages of load}"""
+_LIES = ("running", "waiting", "kv_usage")
+
+
 class _Watch:
     """What is remembered of a worker from look to look, as `control.probe._Watch` has it."""
 
@@ -58,6 +74,7 @@ class _Watch:
         self.engine = spec.engine if spec.engine != AUTO else of_url(spec.url) or UNRECOGNISED
         self.spec = ENGINES[self.engine]
         self.told = TOLD[self.engine]
+        self.readers = [(name, read) for name, read in _READERS.items() if name in self.told]
         self.has_load = any(page.load for page in self.spec.pages)
         self.busy = self.reachable = False
         self.failed = self.troubles = self.restarts = 0
@@ -207,22 +224,10 @@ class Looks:
         return state
 
     def _load(self, watch: _Watch) -> dict[str, Any]:
-        site, told = watch.site, watch.told
-        engine, profile, lies = site.engine, site.sim.profile, bool(site.trouble.lying)
-        prompt, cached, generated = site.told_before
-        known = {
-            "running": 0 if lies else engine.running,
-            "waiting": 0 if lies else engine.waiting,
-            "kv_usage": 0.0 if lies else engine.kv_usage,
-            "prompt_tokens": float(engine.prompt_tokens - prompt),
-            "cached_tokens": float(engine.cached_tokens - cached),
-            "generated_tokens": float(engine.generated_tokens - generated),
-            "started_at": site.started_at,
-            "kv_blocks": profile.kv_tokens // profile.block_tokens,
-            "block_size": profile.block_tokens,
-            "loaded": tuple(engine.loaded),
-        }
-        load = {name: value for name, value in known.items() if name in told}
+        site = watch.site
+        load = {name: read(site) for name, read in watch.readers}
+        if site.trouble.lying:
+            load |= {name: 0 for name in _LIES if name in load}
         load["in_flight"] = site.worker.in_flight
         return load
 

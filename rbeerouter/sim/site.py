@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from rbeerouter.core.dispatch import Job
 from rbeerouter.core.types import Worker
 from rbeerouter.sim.engine import Engine, Work
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 NEVER = float("inf")
 
 
-class Flight:
+class Flight(msgspec.Struct, eq=False, gc=False):
     """One request's story, as `wire.exchange.Exchange` is: what there is to it besides its job.
 
     Attributes:
@@ -31,19 +33,16 @@ class Flight:
         got: tokens of the answer that the client has of a worker that broke off, for which another one goes on.
     """
 
-    __slots__ = ("arrival", "first_s", "got", "job", "number", "send", "site", "stalls", "stopped_at", "work")
-
-    def __init__(self, job: Job, arrival: Arrival, number: int) -> None:
-        self.job = job
-        self.arrival = arrival
-        self.number = number
-        self.site: Site | None = None
-        self.work: Work | None = None
-        self.send: Send | None = None
-        self.stalls = False
-        self.stopped_at: float | None = None
-        self.first_s: float | None = None
-        self.got = 0
+    job: Job
+    arrival: Arrival
+    number: int
+    site: Site | None = None
+    work: Work | None = None
+    send: Send | None = None
+    stalls: bool = False
+    stopped_at: float | None = None
+    first_s: float | None = None
+    got: int = 0
 
 
 class Site:
@@ -52,15 +51,15 @@ class Site:
     Attributes:
         due: when the engine has to be asked next, as far as the loop's heap knows.
         flights: those whose attempt is here, in order.
-        served: names of models that it has, empty where it takes any.
+        served: names of models that it has, empty where it takes any. renames: does it know models by other names?
         area: request-seconds of attempts that were here, less the times at which those began that still are: with the
             number of these times the time, it makes request-seconds until then.
         started_at: Unix time of its start, as it tells. told_before: counters at its start, which it tells from 0 on.
     """
 
     __slots__ = (
-        "area", "attempts", "due", "engine", "flights", "overhead_s", "served", "sim", "started_at", "told_before",
-        "trouble", "worker",
+        "area", "attempts", "due", "engine", "flights", "overhead_s", "renames", "served", "sim", "started_at",
+        "told_before", "trouble", "worker",
     )  # fmt: skip
 
     def __init__(self, sim: SimWorker, worker: Worker, block_tokens: int, started_at: float) -> None:
@@ -72,6 +71,7 @@ class Site:
         self.due = NEVER
         self.flights: dict[Flight, None] = {}
         self.served = worker.model_set | frozenset(sim.spec.model_names.values())
+        self.renames = bool(sim.spec.model_names)
         self.area = 0.0
         self.attempts = 0
         self.started_at = started_at

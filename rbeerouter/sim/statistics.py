@@ -6,8 +6,8 @@ by column, as sums and counts over a batch are done in C: a request costs some m
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, _count_elements  # type: ignore[attr-defined]
+from collections.abc import Callable, Iterable
 from math import log
 from typing import Any
 
@@ -22,7 +22,8 @@ OTHERS = "others"
 """The name of all for whom there is no more room."""
 MOST_SHOWN = 50
 """Users that a result tells of one by one."""
-_BATCH = 2048
+BATCH = 2048
+"""After so many requests, those that have ended are to be counted."""
 _MOST_USERS = 200
 """Users that are followed one by one, those who come first: who is among the `MOST_SHOWN` is known only at the end."""
 _MOST_GROUPS = 100
@@ -52,7 +53,7 @@ class Tally:
     def take(self, rows: list[_Row]) -> None:
         columns = tuple(zip(*rows, strict=True))
         self.requests += len(rows)
-        self.outcomes.update(columns[0])
+        _count_elements(self.outcomes, columns[0])
         self.retried += sum(columns[1])
         self.tokens_in += sum(columns[2])
         self.tokens_out += sum(columns[3])
@@ -94,6 +95,7 @@ class Statistics:
         by_worker: {id of the worker that had a request last: its tally}.
         failures: {worker id: attempts that it failed}.
         reasons, errors, script_errors: as in `Result`; past some number of different texts, `OTHERS`.
+        ended: takes a job that has ended; to be called once for each.
     """
 
     def __init__(self, workers: Iterable[Worker], models: Models, targets: Targets, timeline: Timeline) -> None:
@@ -112,16 +114,12 @@ class Statistics:
         self._timeline = timeline
         self._tokens: Counter[str] = Counter()
         self._jobs: list[Job] = []
-
-    def ended(self, job: Job) -> None:
-        """Takes a job that has ended. Called once for each."""
-        self._jobs.append(job)
-        if len(self._jobs) >= _BATCH:
-            self.catch_up()
+        self.ended: Callable[[Job], None] = self._jobs.append
 
     def catch_up(self) -> None:
-        """Counts the jobs taken so far."""
-        jobs, self._jobs = self._jobs, []
+        """Counts the jobs that have ended, which are kept until then."""
+        jobs = self._jobs.copy()
+        self._jobs.clear()
         if not jobs:
             return
         rows = [self._row(job) for job in jobs]

@@ -36,7 +36,7 @@ from rbeerouter.sim.mishaps import SWEEP_S, Mishaps
 from rbeerouter.sim.setting import check, make_decider, quiet_collector
 from rbeerouter.sim.site import NEVER, Flight, Site
 from rbeerouter.sim.sketch import Sketch
-from rbeerouter.sim.statistics import Statistics
+from rbeerouter.sim.statistics import BATCH, Statistics
 from rbeerouter.sim.timeline import Timeline
 from rbeerouter.sim.types import Arrival, Result, Scenario
 from rbeerouter.wire import refusals
@@ -48,8 +48,6 @@ _RETRY_AFTER_S = 1.0
 _FULL_BODY = b'{"error":{"message":"the server is overloaded","type":"overloaded_error","code":503}}'
 _MISSING_BODY = b'{"error":{"message":"the model does not exist","type":"invalid_request_error","code":404}}'
 _SERVED = Outcome(None, 200, True, delivered=True)
-_TOLD_EVERY = 1024
-"""Arrivals from one call of `progress` to the next."""
 _TIMED_EVERY = 64
 """Every so many decisions one is timed."""
 
@@ -122,6 +120,7 @@ class World:
         )  # fmt: skip
         self.timeline = Timeline([worker.id for worker in self.fleet.ordered])
         self.statistics = Statistics(self.fleet.ordered, config.models, scenario.targets, self.timeline)
+        self._ended = self.statistics.ended
         self._choices, self._on_line = choices, on_line
         self._waiting: dict[Job, Flight] = {}
         self._waiting_area = 0.0
@@ -151,8 +150,10 @@ class World:
                 act(what)
             clock[0], clock[1] = at, wall + at
             self._arrive(arrival)
-            if progress is not None and not self.arrived % _TOLD_EVERY:
-                progress(self.arrived, at)
+            if not self.arrived % BATCH:
+                self.statistics.catch_up()
+                if progress is not None:
+                    progress(self.arrived, at)
         self._next_at = NEVER
         while self.live:
             when, _, act, what = heappop(heap)
@@ -262,10 +263,14 @@ class World:
             self._waiting[flight.job] = flight
             self._waiting_area -= self._clock[0]
         else:
-            self.live -= 1
-            self.statistics.ended(flight.job)
-            if self._on_line is not None:
-                self._on_line(flight.job)
+            self._close(flight.job)
+
+    def _close(self, job: Job) -> None:
+        """The last step of every request, whatever happened."""
+        self.live -= 1
+        self._ended(job)
+        if self._on_line is not None:
+            self._on_line(job)
 
     def _attempt_now(self, planned: tuple[Flight, Send]) -> None:
         """A pause before an attempt is over, unless the attempt is."""
@@ -278,7 +283,7 @@ class World:
         """Sends the request to the worker that was chosen."""
         job, model = flight.job, send.model
         request, worker = job.request, send.worker
-        if worker.spec.model_names or request.asked_model is not None:
+        if site.renames or request.asked_model is not None:
             model = name_to_send(request, worker, model)
         job.sent_model = model
         if model is None:
@@ -364,7 +369,17 @@ class World:
             job.first_content = work.first_s if job.request.stream else now
         job.status = 200
         job.tokens_in, job.tokens_out = arrival.tokens_in - flight.got, arrival.tokens_out + flight.got
-        self.attempt_ended(flight, _SERVED)
+        dispatcher, site = self.dispatcher, flight.site
+        if site is None or dispatcher.poison.seen:
+            self.attempt_ended(flight, _SERVED)
+            return
+        site.area += now                                       # what attempt_ended does, for nearly all requests
+        del site.flights[flight]
+        flight.site = None
+        dispatcher.on_outcome(job, _SERVED)
+        if dispatcher.waiting:
+            self._admit()
+        self._close(job)
 
     def attempt_ended(self, flight: Flight, outcome: Outcome) -> None:
         """As in wire.exchange, word by word."""

@@ -20,6 +20,7 @@ from .processes import Failed
 from .report import left_out_text, make_rows, method_text, table_text, write_json
 from .routers import DEFAULT_PEERS_FOLDER, ROUTERS
 from .run import Settings, run_bench
+from .simulate import QUICK_REQUESTS, REQUESTS, run_simulation, simulation_text
 from .workers import missing_nginx
 
 DESCRIPTION = """\
@@ -34,7 +35,8 @@ examples:
   scripts/bench --repeat 3 --json out.json the numbers to keep
   scripts/bench --routers rbeerouter,nginx-lua --cases stream
   scripts/bench --peers litellm            with LiteLLM (large) as well
-  scripts/bench --probes --repeat 3        what probes and scrapes of 64 workers cost"""
+  scripts/bench --probes --repeat 3        what probes and scrapes of 64 workers cost
+  scripts/bench --simulate                 how fast the policy lab simulates a million requests"""
 
 
 # Those that vllm-router and sglang-router have in common.
@@ -51,6 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.install_peers:
             return install_peers(options.peers_dir, asked & optional)
+        if options.simulate is not None:
+            requests = min(options.simulate, QUICK_REQUESTS) if options.quick else options.simulate
+            print(simulation_text(run_simulation(requests, options.pin)))
+            return 0
         if reason := missing_nginx() or (None if wrk_path() else "wrk is not installed"):
             print(f"bench: {reason}: scripts/bench --install-peers", file=sys.stderr)
             return 2
@@ -126,6 +132,8 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         help=f"of vllm-router, sglang-router (default: {POLICIES[0]})",
     )
     add("--probes", action="store_true", help="only what probes and scrapes of 64 workers cost this daemon")
+    what = f"only the policy lab: simulate N requests (default: {REQUESTS}; {QUICK_REQUESTS} at most with --quick)"
+    add("--simulate", type=_positive, nargs="?", const=REQUESTS, metavar="N", help=what)
     add("--json", type=Path, metavar="FILE", help="write everything measured to FILE as well")
 
 

@@ -26,3 +26,10 @@ def test_a_router_that_it_does_not_know_is_refused_with_the_names_of_those_it_kn
     assert done.returncode == 2
     assert "rbeerouterr" in done.stderr
     assert "nginx-lua" in done.stderr
+
+
+def test_the_lab_is_measured_without_any_router() -> None:
+    done = bench("--simulate", "500", "--quick", "--no-pin")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("500 requests over 16 workers with a Lua script")
+    assert "core and script alone take" in done.stdout
