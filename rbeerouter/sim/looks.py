@@ -234,7 +234,8 @@ class Looks:
 
 def _restarted(before: dict[str, Any], now: dict[str, Any]) -> bool:
     """Does it tell of another start, or count from the beginning again?"""
-    counters = [name for name in ("generated_tokens", "prompt_tokens") if name in now and name in before]
-    if any(now[name] < before[name] for name in counters):
-        return True
-    return "started_at" in now and "started_at" in before and abs(now["started_at"] - before["started_at"]) > 1.0
+    for name in ("generated_tokens", "prompt_tokens"):
+        if name in now and now[name] < before.get(name, 0.0):
+            return True
+    started_at = now.get("started_at")
+    return started_at is not None and abs(started_at - before.get("started_at", started_at)) > 1.0

@@ -31,7 +31,7 @@ class Mishaps:
     """Faults and time limits.
 
     Attributes:
-        check_at: until then nobody can be over a limit. least_s: the shortest of all limits.
+        check_at: until then nobody can be over a limit.
         chance: which requests a fault hits.
     """
 
@@ -41,9 +41,9 @@ class Mishaps:
         self.limits_of = limits_of_models(config.limits, config.models)
         self._models = config.models
         self.chance = random.Random(f"{seed} faults")
-        self.check_at = NEVER
         every = (config.limits, *self.limits_of.values())
-        self.least_s = min(min(one.first_content_s, one.gap_s, one.request_s, one.stream_s) for one in every)
+        self._least_s = min(min(one.first_content_s, one.gap_s, one.request_s, one.stream_s) for one in every)
+        self.check_at = self._least_s
 
     def limits(self, flight: Flight) -> Limits:
         return self.limits_of.get(flight.job.request.model, self._limits)
@@ -52,7 +52,8 @@ class Mishaps:
 
     def check(self, now: float) -> None:
         """Who is over a limit? As the listener asks each exchange."""
-        world, late, check_at = self._world, [], NEVER
+        world, late = self._world, []
+        check_at = now + self._least_s                         # nobody who comes later can be over a limit before
         for site in world.sites:
             world.catch_up(site)
             for flight in site.flights:

@@ -232,13 +232,14 @@ class World:
         if dispatcher.poison.seen and dispatcher.poison.refused(request.id.encode(), clock[0]):
             what = RouterError("poison_request", "two workers have died over this request a short while ago")
             self._perform(flight, dispatcher.refuse(job, what))
-        elif self.arrived % _TIMED_EVERY:
-            self._perform(flight, dispatcher.on_request(job))
+            return
+        if self.arrived % _TIMED_EVERY:
+            effect = dispatcher.on_request(job)
         else:
             started = time.perf_counter()
             effect = dispatcher.on_request(job)
             self.decision_us.add((time.perf_counter() - started) * 1e6)
-            self._perform(flight, effect)
+        self._perform(flight, effect)
 
     def _perform(self, flight: Flight, effect: Effect) -> None:
         """Does what the dispatcher decided."""
@@ -248,9 +249,6 @@ class World:
             site.flights[flight] = None
             site.attempts += 1
             site.area -= now
-            mishaps = self._mishaps
-            if now + mishaps.least_s < mishaps.check_at:
-                mishaps.check_at = now + mishaps.least_s
             choices = self._choices
             if choices is not None and choices[flight.number] < 0:
                 choices[flight.number] = effect.worker.index

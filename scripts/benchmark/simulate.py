@@ -18,8 +18,8 @@ from typing import Any
 from .processes import Failed
 
 REQUESTS, QUICK_REQUESTS = 1_000_000, 50_000
-WORKERS, SLOTS = 16, 16
-RATE = 34.0
+WORKERS, SLOTS = 16, 64
+RATE = 80.0
 """Requests a second: the workers are about two thirds full."""
 SCRIPT = b"""
 function route_request(request, workers)
@@ -98,7 +98,7 @@ def _workers() -> tuple[Any, ...]:
     from rbeerouter.core.types import WorkerSpec
     from rbeerouter.sim.types import Profile, SimWorker
 
-    profile = Profile(step_s=0.02, sequence_s=0.0005, prefill_s=0.0002, slots=SLOTS, overhead_s=0.003)
+    profile = Profile(step_s=0.02, sequence_s=0.0005, prefill_s=0.0001, slots=SLOTS, overhead_s=0.003)
     return tuple(
         SimWorker(
             WorkerSpec(f"w{number}", f"http://w{number}:8000", "vllm", models=("m",), max_concurrency=SLOTS), profile
