@@ -152,10 +152,7 @@ class Assertion:
     def _known(self, name: str) -> None:
         if name in self._more or metric_of(self._bare(name)) is not None:
             return
-        head, dot, tail = name.rpartition(".")
-        near = difflib.get_close_matches(tail, [*METRICS, *self._more], 3, 0.6)
-        hint = f"; did you mean {' or '.join(head + dot + match for match in near)}?" if near else ";"
-        raise self._wrong(f"no result has {name!r}{hint} `--assert {HELP}` lists what there is")
+        raise self._wrong(unknown(name, self._more))
 
     def _bare(self, name: str) -> str:
         for prefix in self._prefixes:
@@ -206,6 +203,14 @@ class Assertion:
         if value is None:
             raise _NotKnown(f"{name} has no value: nothing in this result has such a number")
         return float(value)
+
+
+def unknown(name: str, more: Collection[str] = ()) -> str:
+    """What to say of a name that no result has; `more` are others that could have been meant."""
+    head, dot, tail = name.rpartition(".")
+    near = difflib.get_close_matches(tail, [*METRICS, *more], 3, 0.6)
+    hint = f"; did you mean {' or '.join(head + dot + match for match in near)}?" if near else ";"
+    return f"no result has {name!r}{hint} `--assert {HELP}` lists what there is"
 
 
 class _NotKnown(Exception):

@@ -1,0 +1,50 @@
+"""Tests of the lines to paste: they differ in the numbers and in nothing else, and Lua reads them so."""
+
+from __future__ import annotations
+
+import pytest
+
+from rbeerouter.routing.syntax import params
+from rbeerouter.sim.paste import pasted, shown
+
+SCRIPT = b"""-- policy
+local limit = param("limit", 4, 1, 16)      -- requests
+local a, b = param("a", 0.5, 0, 1), param('b', -2, -5, 5)
+local other = param( "c" ,
+  1e2,
+  0, 1000)
+local name = "d"
+local hidden = param(name, 1, 0, 2)
+function route_request(request, workers)
+  return param("limit", 4, 1, 16) > 3 and nil or workers:first()
+end
+"""
+
+
+def test_each_line_that_changes_is_given_with_its_number() -> None:
+    assert pasted(SCRIPT, {"limit": 9, "a": 0.5, "b": 3, "c": 250.0, "d": 2}) == [
+        (2, 'local limit = param("limit", 9, 1, 16)      -- requests'),
+        (3, "local a, b = param(\"a\", 0.5, 0, 1), param('b', 3, -5, 5)"),
+        (5, "  250.0,"),
+        (10, '  return param("limit", 9, 1, 16) > 3 and nil or workers:first()'),
+    ]
+
+
+def test_two_params_of_a_line_change_together() -> None:
+    assert pasted(SCRIPT, {"a": 0.25, "b": -1}) == [(3, "local a, b = param(\"a\", 0.25, 0, 1), param('b', -1, -5, 5)")]
+
+
+def test_what_stays_as_it_is_needs_no_line() -> None:
+    assert pasted(SCRIPT, {"limit": 4, "a": 0.5}) == []
+    assert pasted(b"return", {"limit": 4}) == []
+
+
+@pytest.mark.parametrize("value", [0.1, 3, 3.0, -7, 1e-9, 123456.789, 2.0**40])
+def test_a_number_is_read_as_it_was_meant(value: float) -> None:
+    (found,) = params(f'param("x", {shown(value)}, -1e99, 1e99)'.encode())
+    assert found.default == value and type(found.default) is type(value)
+
+
+def test_letters_of_more_bytes_before_a_param_do_no_harm() -> None:
+    source = 'local größe = param("größe", 1, 0, 9)'.encode()
+    assert pasted(source, {"größe": 5}) == [(1, 'local größe = param("größe", 5, 0, 9)')]
