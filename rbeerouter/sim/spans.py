@@ -75,7 +75,7 @@ def spans_of(params: dict[str, dict[str, float]], given: dict[str, str]) -> list
         span = Span(name, known["min"], known["max"], known["value"], whole)
         found.append(_narrowed(span, given[name]) if name in given else span)
     if len(found) > MOST_PARAMS:
-        raise ConfigError(f"{len(found)} params are too many to sweep; name up to {MOST_PARAMS} by --param NAME=LOW..HIGH")
+        raise ConfigError(f"{len(found)} params are too many to sweep; name up to {MOST_PARAMS}: --param NAME=A..B")
     return found
 
 

@@ -53,7 +53,7 @@ class Tried(msgspec.Struct):
 class Tuned(msgspec.Struct, frozen=True):
     """What came of a sweep. now, knee: places in `tried`; knee, the recommended point, is None when nothing can be.
 
-    ends: {objective: the point of the front where it is best}.
+    ends: {objective: the point of the front where it is best}. result: of how things are, with the first seed.
     """
 
     objectives: tuple[Objective, ...]
@@ -64,6 +64,10 @@ class Tuned(msgspec.Struct, frozen=True):
     knee: int | None
     ends: dict[str, int]
     result: Result
+
+    def told(self) -> dict[str, object]:
+        """What --json prints: all but the whole result."""
+        return {name: getattr(self, name) for name in self.__struct_fields__ if name != "result"}
 
 
 def read_objectives(smallest: str, largest: str = "") -> tuple[Objective, ...]:

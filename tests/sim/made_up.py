@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,27 @@ class Steady(msgspec.Struct, frozen=True):
                 prompt_tokens=self.tokens_in,
             )  # fmt: skip
             yield Arrival(number * self.every_s, request, self.tokens_in, self.tokens_out)
+
+
+class Chancy(msgspec.Struct, frozen=True):
+    """Requests at random times and of random lengths; every third is of the same user."""
+
+    count: int
+    seed: int
+    every_s: float = 0.5
+    name: str = "chancy"
+    block_tokens: int = 16
+
+    def __iter__(self) -> Iterator[Arrival]:
+        rng, at_s = random.Random(self.seed), 0.0
+        for number in range(self.count):
+            at_s += rng.expovariate(1 / self.every_s)
+            tokens_in, tokens_out = 1 + int(rng.expovariate(1 / 300)), 1 + int(rng.expovariate(1 / 40))
+            request = Request(
+                f"r-{number}", "/v1/chat/completions", "m", None, f"user-{number % 3}", None, None, True, {},
+                prompt_tokens=tokens_in,
+            )  # fmt: skip
+            yield Arrival(at_s, request, tokens_in, tokens_out)
 
 
 def sim_worker(name: str, profile: Profile | None = None, **spec: Any) -> SimWorker:
