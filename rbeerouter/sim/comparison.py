@@ -75,13 +75,17 @@ def _move_row(move: Move, found: Diff) -> tuple[str, ...]:
 
 
 def _short(reason: str) -> str:
-    return reason.removeprefix("script: ")
+    """`routing.lua:7` of `script: routing.lua:7`, and of a strategy that was asked because that line returned nil."""
+    by, _, why = reason.partition(": ")
+    if by == "script":
+        return why
+    return why.partition("; ")[2] or reason
 
 
 def _sure(found: Diff) -> str:
     if len(found.seeds) == 1:
         return "One seed: what is luck cannot be told."
-    return f"The change with its 95 % confidence interval, over {count(len(found.seeds), 'seed')}, of each both."
+    return f"With 95 % confidence, over {count(len(found.seeds), 'seed')}, each the same on both sides."
 
 
 def _shown(given: Iterable[Change]) -> list[Change]:
@@ -95,13 +99,11 @@ def _shown(given: Iterable[Change]) -> list[Change]:
 
 def _table(name: str, title: str, shown: Sequence[Change], note: str) -> Table:
     rows = [
-        (
-            change.name, told(change.before, change.unit), told(change.after, change.unit), _difference(change),
-            _between(change), _MARKS[change.effect],
-        )
+        (change.name, told(change.before, change.unit), told(change.after, change.unit), *_change(change),
+         _MARKS[change.effect])
         for change in shown
     ]  # fmt: skip
-    return table(name, title, ("", "before", "after", "change", "95 % sure", "so"), rows, note, wide=(0, 5))
+    return table(name, title, ("", "before", "after", "change", "give or take", "so"), rows, note, wide=(0, 5))
 
 
 def told(value: float | None, unit: str) -> str:
@@ -115,28 +117,25 @@ def told(value: float | None, unit: str) -> str:
     return figure(value)
 
 
-def _difference(change: Change) -> str:
-    if change.difference is None:
-        return ""
-    if not change.difference:
-        return "0"
-    if change.before and change.unit != "share":
-        ratio = change.difference / abs(change.before)
-        return f"{ratio:+.1%}" if abs(ratio) < 10 else f"{_signed(change.difference, change.unit)}"
-    return _signed(change.difference, change.unit)
+def _change(change: Change) -> tuple[str, str]:
+    """The difference, and how far the truth may lie from it: in percent of the value before, where it has one."""
+    difference, high = change.difference, change.high
+    if not difference or change.effect == SAME:
+        return ("0" if change.effect == SAME else ""), ""
+    around = None if high is None else high - difference
+    if change.unit == "share":
+        return f"{100 * difference:+.2g} pp", "" if around is None else f"{100 * around:.2g} pp"
+    if change.before and abs(difference) < 10 * abs(change.before):
+        return _relative(difference / abs(change.before), "+"), "" if around is None else _relative(
+            around / abs(change.before), ""
+        )
+    sign = "-" if difference < 0 else "+"
+    return sign + told(abs(difference), change.unit), "" if around is None else told(around, change.unit)
 
 
-def _between(change: Change) -> str:
-    if change.low is None or change.high is None or change.effect == SAME:
-        return ""
-    return f"{_signed(change.low, change.unit)} to {_signed(change.high, change.unit)}"
-
-
-def _signed(value: float, unit: str) -> str:
-    if unit == "share":
-        return f"{100 * value:+.2g} pp"
-    shown = told(abs(value), unit)
-    return f"{'-' if value < 0 else '+'}{shown}"
+def _relative(share: float, sign: str) -> str:
+    hundred = 100 * share
+    return f"{hundred:{sign}.{0 if abs(hundred) >= 99.5 else 1}f}%"
 
 
 def terminal(found: Diff, *, colour: bool = False) -> str:
