@@ -1,51 +1,73 @@
-"""The lines of a script with other defaults in its param()s, to be pasted into it.
+"""A script with other defaults in its param()s, and the lines of it that differ, to be pasted.
 
-`tune` prints them for what it recommends. The script itself is changed by nobody but its owner.
+`tune` simulates such scripts, so that what it prints is what it tried. The file itself is changed by nobody but its
+owner.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from rbeerouter.routing.syntax import Node, Tree, arguments, called_name, constant, parse
+from rbeerouter.routing.syntax import FUNCTIONS, Node, Tree, arguments, called_name, constant, parse
 
 _LINE_END = re.compile(r"\r\n|\n\r|\r|\n")
 
 
-def pasted(source: bytes, values: Mapping[str, float]) -> list[tuple[int, str]]:
-    """(line, its text) of each line that changes when the params get these defaults; comments and spacing stay.
+def with_defaults(source: bytes, values: Mapping[str, float]) -> bytes:
+    """The script in which the params have these defaults; comments and spacing stay.
 
     Params that are not named by a literal text and number have no place that could be changed.
     """
+    for node, number in reversed(_edits(parse(source), values)):             # from the end, so that places stay right
+        source = source[: node.start] + number.encode() + source[node.end :]
+    return source
+
+
+def pasted(source: bytes, values: Mapping[str, float]) -> list[tuple[int, str]]:
+    """(line, its text) of each line that `with_defaults` changes."""
     tree = parse(source)
-    edits: list[tuple[Node, str]] = []
-    for node in tree.nodes:
-        default = _default(tree, node, values)
-        if default is not None:
-            edits.append(default)
-    lines: dict[int, None] = {}
-    text = source
-    for node, number in sorted(edits, key=lambda edit: -edit[0].start):      # from the end, so that places stay right
-        text = text[: node.start] + number.encode() + text[node.end :]
-        lines[tree.line(node)] = None
-    changed = _LINE_END.split(text.decode(errors="replace"))
-    return [(line, changed[line - 1]) for line in sorted(lines)]
+    lines = dict.fromkeys(tree.line(node) for node, _ in _edits(tree, values))
+    changed = _LINE_END.split(with_defaults(source, values).decode(errors="replace"))
+    return [(line, changed[line - 1]) for line in lines]
 
 
-def _default(tree: Tree, node: Node, values: Mapping[str, float]) -> tuple[Node, str] | None:
-    """The default of a call of param() that has to change, and to what."""
-    if node.type != "function_call" or called_name(tree, node) != "param":
-        return None
-    given = arguments(node)
-    if len(given) != 4:
-        return None
-    name, now = constant(tree, given[0]), constant(tree, given[1])
-    if not isinstance(name, str) or name not in values or isinstance(now, bool) or not isinstance(now, int | float):
-        return None
-    return (given[1], shown(values[name])) if now != values[name] else None
+def settable(source: bytes, names: Iterable[str]) -> bool:
+    """Do all these params heed `rbeerouter param`? One that is read outside of every function is read only once."""
+    tree = parse(source)
+    once = {_name(tree, node) for node in tree.nodes if _name(tree, node) is not None and not _within_function(node)}
+    return once.isdisjoint(names)
 
 
 def shown(value: float) -> str:
-    """A number as Lua reads it: whole ones without a point only if they are int."""
-    return str(value) if isinstance(value, int) else f"{value:.12g}" if not value.is_integer() else f"{value:.1f}"
+    """A number as Lua reads it: a float keeps its point."""
+    return str(value) if isinstance(value, int) else f"{value:.1f}" if value.is_integer() else f"{value:.12g}"
+
+
+def _edits(tree: Tree, values: Mapping[str, float]) -> list[tuple[Node, str]]:
+    """The defaults that have to change, and to what, in the order of the text."""
+    found = []
+    for node in tree.nodes:
+        name = _name(tree, node)
+        if name is not None and name in values:
+            default = arguments(node)[1]
+            now = constant(tree, default)
+            if isinstance(now, int | float) and not isinstance(now, bool) and now != values[name]:
+                found.append((default, shown(values[name])))
+    return found
+
+
+def _name(tree: Tree, node: Node) -> str | None:
+    """Of a call of param() that names its param by a literal text."""
+    if node.type != "function_call" or called_name(tree, node) != "param":
+        return None
+    given = arguments(node)
+    name = constant(tree, given[0]) if len(given) == 4 else None
+    return name if isinstance(name, str) else None
+
+
+def _within_function(node: Node) -> bool:
+    parent = node.parent
+    while parent is not None and parent.type not in FUNCTIONS:
+        parent = parent.parent
+    return parent is not None

@@ -11,7 +11,7 @@ from rbeerouter.sim import text
 from rbeerouter.sim.comparison import told
 from rbeerouter.sim.document import Curve, Document, Plot, escaped
 from rbeerouter.sim.metrics import metric_of
-from rbeerouter.sim.paste import pasted, shown
+from rbeerouter.sim.paste import pasted, settable, shown
 from rbeerouter.sim.tables import Table, table
 from rbeerouter.sim.tune import Objective, Tried, Tuned
 from rbeerouter.sim.units import count, figure, printable
@@ -125,8 +125,9 @@ def to_paste(found: Tuned, source: bytes, name: str) -> str:
             continue
         changed = pasted(source, point.params)
         lines += [f"  {name}:{line}: {printable(code)}" for line, code in changed]
-        setting = " ".join(f"{param}={shown(value)}" for param, value in point.params.items())
-        lines.append(f"  or, until the next restart: rbeerouter param {setting}")
+        if settable(source, point.params):
+            setting = " ".join(f"{param}={shown(value)}" for param, value in point.params.items())
+            lines.append(f"  or, until the next restart: rbeerouter param {setting}")
     return "\n".join(lines) + "\n"
 
 

@@ -16,6 +16,7 @@ from rbeerouter.sim import world
 from rbeerouter.sim.asserts import Assertion, judge_all, unknown
 from rbeerouter.sim.jobs import each
 from rbeerouter.sim.metrics import HIGHER, metric_of, metrics
+from rbeerouter.sim.paste import with_defaults
 from rbeerouter.sim.spans import Point
 from rbeerouter.sim.types import Result, Scenario
 
@@ -126,8 +127,7 @@ def tune(
     def one(item: tuple[int, int]) -> tuple[_Numbers, Result | None]:
         place, seed = item
         scenario = make(seed)
-        params = {**scenario.params, **points[place]}
-        result = world.run(msgspec.structs.replace(scenario, params=params))
+        result = world.run(with_values(scenario, points[place]))
         values = metrics(result)
         broken = tuple(verdict.expression for verdict in judge_all(list(assertions), values) if not verdict.ok)
         kept = {objective.name: values.get(objective.name) for objective in objectives}
@@ -144,6 +144,13 @@ def tune(
     return Tuned(
         objectives, tuple(tried), done, first[0].workload, 0, knee(tried, front, objectives), ends, first[0]
     )  # fmt: skip
+
+
+def with_values(scenario: Scenario, point: Point) -> Scenario:
+    """The scenario with these values written into its script, as they will be pasted, and set for what has no place to
+    be written."""
+    source = with_defaults(scenario.script, point) if scenario.script is not None else None
+    return msgspec.structs.replace(scenario, script=source, params={**scenario.params, **point})
 
 
 _Numbers = tuple[dict[str, float | None], tuple[str, ...]]

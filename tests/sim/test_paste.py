@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rbeerouter.routing.syntax import params
-from rbeerouter.sim.paste import pasted, shown
+from rbeerouter.sim.paste import pasted, settable, shown, with_defaults
 
 SCRIPT = b"""-- policy
 local limit = param("limit", 4, 1, 16)      -- requests
@@ -43,6 +43,17 @@ def test_what_stays_as_it_is_needs_no_line() -> None:
 def test_a_number_is_read_as_it_was_meant(value: float) -> None:
     (found,) = params(f'param("x", {shown(value)}, -1e99, 1e99)'.encode())
     assert found.default == value and type(found.default) is type(value)
+
+
+def test_the_whole_script_differs_in_these_lines_alone() -> None:
+    changed = with_defaults(SCRIPT, {"limit": 9, "c": 250.0}).decode().splitlines()
+    differing = [number for number, pair in enumerate(zip(SCRIPT.decode().splitlines(), changed, strict=True), 1) if pair[0] != pair[1]]
+    assert differing == [2, 5, 10]
+
+
+def test_a_param_that_is_read_once_cannot_be_set_while_the_script_runs() -> None:
+    assert settable(b"function f() return param('x', 1, 0, 2) end local g = function() return param('y', 1, 0, 2) end", ["x", "y"])
+    assert not settable(SCRIPT, ["limit"]) and not settable(SCRIPT, ["c", "z"]) and settable(SCRIPT, ["z"])
 
 
 def test_letters_of_more_bytes_before_a_param_do_no_harm() -> None:
