@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from rbeerouter.sim import text
@@ -47,12 +48,14 @@ def changes(found: Diff) -> Table:
 
 
 def parts(found: Diff) -> Table:
-    """The numbers of tiers, models, workers and errors that changed for certain."""
-    seen = [
-        change
-        for change in found.changes
-        if "[" in change.name and not change.name.startswith("share[") and change.effect in (BETTER, WORSE, OTHER)
-    ]
+    """The numbers of tiers, models and workers that changed for certain, where there are several, and of errors."""
+    keys: dict[str, set[str]] = {}
+    for change in found.changes:
+        part, bracket, rest = change.name.partition("[")
+        if bracket and part != "share":
+            keys.setdefault(part, set()).add(rest.partition("]")[0])
+    several = tuple(f"{part}[" for part, names in keys.items() if part == "error" or len(names) > 1)
+    seen = [one for one in found.changes if one.name.startswith(several) and one.effect in (BETTER, WORSE, OTHER)]
     left = len(seen) - MOST_ROWS
     return _table("parts", "Tiers, models, workers and errors", seen[:MOST_ROWS],
                   f"{count(left)} more; --json has them" if left > 0 else "")  # fmt: skip
@@ -142,7 +145,8 @@ def terminal(found: Diff, *, colour: bool = False) -> str:
     """For a terminal."""
     title = f"{printable(found.before)} -> {printable(found.after)} on {printable(found.workload)}"
     tables = [made for made in (moves(found), changes(found), parts(found)) if made.rows]
-    return "\n".join([title + "\n", headline(found) + "\n", *(text.section(made, colour=colour) for made in tables)])
+    told = textwrap.fill(headline(found), text.COLUMNS)
+    return "\n".join([title + "\n", told + "\n", *(text.section(made, colour=colour) for made in tables)])
 
 
 def markdown(found: Diff) -> str:

@@ -73,6 +73,12 @@ def test_parts_are_shown_where_they_changed_for_certain() -> None:
     assert list(rows(comparison.parts(made()))) == ['tier["premium"].p95_ttft_s']
 
 
+def test_the_only_tier_is_the_whole_and_need_not_be_shown_again() -> None:
+    only = Change('tier["premium"].p95_ttft_s', "s", 1.0, 2.0, 1.0, 0.9, 1.1, 5, WORSE)
+    error = Change('error["upstream_timeout"]', "requests", 0, 9, 9, 8, 10, 5, WORSE)
+    assert list(rows(comparison.parts(made(changes=(only, error))))) == ['error["upstream_timeout"]']
+
+
 def test_moves_have_workers_counts_and_lines() -> None:
     table = comparison.moves(made())
     assert table.head[-2:] == ("by a.lua", "by b.lua")
