@@ -11,7 +11,7 @@ from rbeerouter.cli.scenario import scenario_of, scenario_options
 from rbeerouter.sim import world
 from rbeerouter.sim.types import Result, WorkerResult
 
-DRILLS = Path(__file__).resolve().parents[2] / "docs" / "drills"
+DRILLS = Path(__file__).resolve().parents[2] / "docs" / "lab"
 SEED = 1
 """Other seeds differ by a few percent."""
 
