@@ -58,9 +58,6 @@ HOMES = {
 }
 TESTED_ELSEWHERE = {
     "rbeerouter.__main__": "tests/cli/test_arguments.py",
-    "rbeerouter.cli.diff": "tests/cli/test_arguments.py",
-    "rbeerouter.cli.tune": "tests/cli/test_arguments.py",
-    "rbeerouter.cli.bench": "tests/cli/test_arguments.py",
     "rbeerouter.cli.shadow": "tests/server/test_shadow.py",
     "rbeerouter.cli.versions": "tests/server/test_versions.py",
     "rbeerouter.tasks": "tests/wire/test_exchange.py",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rbeerouter.cli import judging
-from rbeerouter.cli.arguments import count
+from rbeerouter.cli.arguments import count, number, pairs
 from rbeerouter.cli.scenario import scenario_of, scenario_options
 
 if TYPE_CHECKING:
@@ -59,10 +59,11 @@ def run(options: argparse.Namespace) -> int:
     def make(seed: int) -> tuple[Scenario, Scenario]:
         return side(options, options.before, seed), side(options, options.after, seed)
 
-    names = _names(*make(options.seed))                        # what cannot be simulated is told before forks are made
+    first = make(options.seed)                                 # what cannot be simulated is told before forks are made
+    _check_params(options, *first)
     seeds = range(options.seed, options.seed + options.seeds)
     found = diff(
-        make, seeds, names, options.jobs or jobs.cores(), judging.progress(len(seeds), "simulating seeds")
+        make, seeds, _names(*first), options.jobs or jobs.cores(), judging.progress(len(seeds), "simulating seeds")
     )  # fmt: skip
     verdicts = judge_all(assertions, found.values())
     _tell(options, found, judging.told(verdicts))
@@ -92,11 +93,18 @@ def side(options: argparse.Namespace, who: str, seed: int) -> Scenario:
 
 def _params(options: argparse.Namespace, script: bytes | None) -> dict[str, float]:
     """What --param says of this side's params: the other side may have others."""
-    from rbeerouter.cli.arguments import number, pairs
     from rbeerouter.routing.syntax import params
 
     there = {param.name for param in params(script)} if script is not None else set()
     return {name: number(name, value) for name, value in pairs(options.param).items() if name in there}
+
+
+def _check_params(options: argparse.Namespace, before: Scenario, after: Scenario) -> None:
+    from rbeerouter.config.sections import ConfigError
+
+    for name in pairs(options.param):
+        if name not in before.params and name not in after.params:
+            raise ConfigError(f"--param {name}: neither side has it, written out as param({name!r}, number, ...)")
 
 
 def _names(before: Scenario, after: Scenario) -> tuple[str, str]:

@@ -127,9 +127,9 @@ def points(spans: Sequence[Span], most: int, seed: int) -> list[Point]:
     """
     now = {span.name: span.now for span in spans}
     if all(span.values for span in spans):
-        wanted = math.prod(len(span.values) for span in spans)
+        wanted = math.prod(len(span.values) for span in spans) + any(span.now not in span.values for span in spans)
         if wanted > most:
-            raise ConfigError(f"--param: {wanted} combinations are more than {most} runs; name fewer, or --runs more")
+            raise ConfigError(f"--param: {wanted} points, the present one included, are more than --runs {most}")
         found = _grid(spans, 0)
     elif len(spans) <= 2:
         found = _grid(spans, _side(spans, most - 1))

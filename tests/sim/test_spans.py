@@ -86,8 +86,9 @@ def test_two_params_are_swept_in_a_grid() -> None:
 def test_named_values_are_all_tried_and_too_many_are_refused() -> None:
     few = points(spans(limit="1,2", weight="0,1,2"), 7, 1)
     assert [tuple(point.values()) for point in few[1:]] == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
-    with pytest.raises(ConfigError, match="6 combinations are more than 5 runs"):
-        points(spans(limit="1,2", weight="0,1,2"), 5, 1)
+    with pytest.raises(ConfigError, match="7 points, the present one included, are more than --runs 6"):
+        points(spans(limit="1,2", weight="0,1,2"), 6, 1)
+    assert len(points(spans(limit="4,2", weight="0,0.5"), 4, 1)) == 4
 
 
 def test_named_values_of_one_leave_the_other_the_rest_of_the_runs() -> None:
