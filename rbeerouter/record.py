@@ -17,7 +17,7 @@ import threading
 import time
 from collections import Counter, deque
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -231,6 +231,13 @@ def open_log(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
 
+class TakesLines(Protocol):
+    """What lines can be handed to: a `LogFile`, or whoever writes them elsewhere."""
+
+    def msg(self, lines: bytes) -> None:
+        """Takes one line or more, without the last one's end."""
+
+
 class Recorder:
     """Counts finished jobs and writes their lines.
 
@@ -244,7 +251,7 @@ class Recorder:
         costs: {worker id: what its answers have cost}.
     """
 
-    def __init__(self, log: LogFile, kept: int = 1000) -> None:
+    def __init__(self, log: TakesLines, kept: int = 1000) -> None:
         self._ended: list[Job] = []
         self._most_kept = kept
         self._kept: deque[list[Any]] = deque()                # [number of lines, their text], as they were written

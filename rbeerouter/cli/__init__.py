@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ EXIT_FAILED, EXIT_REFUSED = 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command. Returns its exit code: 0 done, 1 failed, 2 refused for its input."""
     options = _parser().parse_args(arguments)
+    options.command = shlex.join(["rbeerouter", *(sys.argv[1:] if arguments is None else arguments)])
     try:
         return options.run(options)
     except ScriptError as error:
@@ -30,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rbeerouter: {error}", file=sys.stderr)
         return EXIT_REFUSED
     except KeyboardInterrupt:
+        return EXIT_FAILED
+    except BrokenPipeError:                                   # whoever read what is printed wants no more of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
 
 

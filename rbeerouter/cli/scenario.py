@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import random
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,7 +13,11 @@ from rbeerouter.cli import traffic
 from rbeerouter.cli.arguments import config_option, number, pairs
 from rbeerouter.config.sections import Config, ConfigError
 from rbeerouter.core.types import WorkerSpec
-from rbeerouter.sim.types import Scenario, Workload
+from rbeerouter.sim.types import Fault, Scenario
+
+if TYPE_CHECKING:
+    from rbeerouter.sim.traces import Trace
+    from rbeerouter.sim.workload import Generated
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -68,18 +74,34 @@ def prepare(options: argparse.Namespace) -> Prepared:
     faults += [scenario_file.fault_in_short(text) for text in options.fault]
     scenario_file.check_known((fault.worker for fault in faults), ids, where, "fault: ")
     if trace is None:
-        workload: Workload = traffic.generated(file.workload, workers, options.seed, notes)
+        workload: Generated | Trace = traffic.generated(file.workload, workers, options.seed, notes)
     else:
         workload = traffic.recorded(trace, file.workload, workers, config, notes)
+    lasts_s = None if options.lasts is None else scenario_file.seconds(options.lasts, "--for")
+    faults += _random_faults(options, file.random_faults, ids, workload, lasts_s)
     made = Scenario(
         config, workers, workload, *_script(config), strategy=config.routing.strategy,
         params=_numbers(options.param), faults=tuple(faults), seed=options.seed,
         targets=scenario_file.targets_of(file.targets, _numbers(options.target)),
-        stop_after_s=None if options.lasts is None else scenario_file.seconds(options.lasts, "--for"),
+        stop_after_s=lasts_s,
     )  # fmt: skip
     if trace is not None and trace.start_wall is not None:
         made = msgspec.structs.replace(made, start_wall=trace.start_wall)
     return Prepared(made, tuple(notes))
+
+
+def _random_faults(
+    options: argparse.Namespace, of_file: float, ids: list[str], workload: Generated | Trace, lasts_s: float | None
+) -> tuple[Fault, ...]:
+    """So many per hour as --random-faults or the scenario says, for as long as traffic comes. Raises ConfigError."""
+    from rbeerouter.sim.faults import random_faults
+
+    per_hour = of_file if options.random_faults is None else options.random_faults
+    if not 0 <= per_hour <= 1e6:
+        raise ConfigError(f"--random-faults {per_hour:g}: expected 0 or more per hour, and at most 1000000")
+    until_s = (workload.count or 0) / workload.requests_per_s
+    until_s = until_s if lasts_s is None else min(until_s, lasts_s)
+    return random_faults(random.Random(f"{options.seed} faults"), ids, per_hour, until_s)
 
 
 def _numbers(given: list[str]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from rbeerouter.config.reading import convert, expand, read_toml
 from rbeerouter.config.sections import ConfigError, Count, CountFromZero, Positive, Section
+from rbeerouter.sim.faults import KINDS
 from rbeerouter.sim.trace_formats import FORMATS
 from rbeerouter.sim.types import Fault, Footprint, Profile, Targets
 from rbeerouter.sim.workload import Traffic, check_traffic
@@ -25,7 +26,6 @@ from rbeerouter.sim.workload import Traffic, check_traffic
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 Factor = Annotated[float, Meta(gt=0, le=1e6)]
 Tokens = Annotated[int, Meta(ge=1, le=1 << 40)]
-FAULT_KINDS = ("crash", "slow", "refuse", "stall", "lie", "cut")
 
 
 class FootprintTable(Section):
@@ -173,9 +173,9 @@ def check_known(ids: Iterable[str], known: Iterable[str], where: str, key: str =
 
 def fault_of(entry: FaultEntry, where: str) -> Fault:
     """Raises ConfigError with `where`."""
-    if entry.kind not in FAULT_KINDS:
-        near = difflib.get_close_matches(entry.kind, FAULT_KINDS, 1, 0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(FAULT_KINDS)}"
+    if entry.kind not in KINDS:
+        near = difflib.get_close_matches(entry.kind, KINDS, 1, 0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(KINDS)}"
         raise ConfigError(f"{where}: kind = {entry.kind!r}: {hint}")
     amount = entry.amount
     if entry.kind == "slow" and (amount is None or amount <= 1):

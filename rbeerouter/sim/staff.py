@@ -5,42 +5,47 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from rbeerouter.core.types import WorkerSpec
+from rbeerouter.sim import hardware
 from rbeerouter.sim.draws import mean_length
 from rbeerouter.sim.scenario_file import WorkerTable
-from rbeerouter.sim.types import Profile, SimWorker
+from rbeerouter.sim.types import SimWorker
 from rbeerouter.sim.workload import Mix, Traffic
 
 SMALL, NEWER, LARGE = "llama-3-8b", "llama-3.1-8b", "llama-3-70b"
 HOME_LAB = (
     WorkerSpec(
-        "worker-gaming-pc", "http://gaming-pc.simulated:8000", "vllm", backend="cuda", vram=24.0,
-        models=(SMALL, NEWER), performance=120.0, cost_per_hour=0.12, metadata={"region": "eu", "gpu": "RTX 4090"},
+        "worker-gaming-pc", "http://gaming-pc.simulated:11434", "ollama", backend="cuda", vram=24.0,
+        models=(SMALL, NEWER), performance=135.0, max_concurrency=4, cost_per_hour=0.12,
+        metadata={"region": "eu", "gpu": "RTX 4090"},
     ),
     WorkerSpec(
         "worker-server", "http://server.simulated:8000", "vllm", backend="cuda", vram=48.0,
-        models=(SMALL, LARGE), performance=80.0, cost_per_hour=0.2, metadata={"region": "us", "gpu": "2x RTX 3090"},
+        models=(SMALL, LARGE), performance=73.0, max_concurrency=16, cost_per_hour=0.2,
+        metadata={"region": "us", "gpu": "2x RTX 3090"},
     ),
     WorkerSpec(
         "worker-macbook", "http://macbook.simulated:11434", "ollama", backend="metal", vram=36.0,
-        models=(SMALL, NEWER), performance=55.0, cost_per_hour=0.02,
+        models=(SMALL, NEWER), performance=51.0, max_concurrency=3, cost_per_hour=0.02,
         metadata={"region": "asia", "gpu": "M3 Max", "canary": True},
     ),
     WorkerSpec(
+        "worker-old-pc", "http://old-pc.simulated:11434", "ollama", backend="cuda", vram=12.0,
+        models=(SMALL,), performance=48.0, max_concurrency=2, cost_per_hour=0.06,
+        metadata={"region": "us", "gpu": "RTX 3060"},
+    ),
+    WorkerSpec(
         "worker-mini", "http://mini.simulated:8080", "llamacpp", backend="cpu", vram=32.0,
-        models=(SMALL,), performance=9.0, cost_per_hour=0.01, metadata={"region": "eu", "cpu": "Ryzen 7 7700"},
+        models=(SMALL,), performance=9.6, max_concurrency=1, cost_per_hour=0.01,
+        metadata={"region": "eu", "cpu": "Ryzen 7 7700"},
     ),
 )  # fmt: skip
-"""What is simulated where nobody names any workers: four machines of a home, of all the kinds that the example scripts
+"""What is simulated where nobody names any workers: five machines of a home, of all the kinds that the example scripts
 tell apart. cost_per_hour: the electricity. performance: tokens per second of one stream of the small model."""
-
-_MOST_MODELS = 10
-"""Of which all subsets are looked at for what limits the rate: 2 ** 10 of them."""
 
 
 def sim_workers(specs: Iterable[WorkerSpec], tables: Mapping[str, WorkerTable]) -> tuple[SimWorker, ...]:
@@ -48,8 +53,9 @@ def sim_workers(specs: Iterable[WorkerSpec], tables: Mapping[str, WorkerTable]) 
     made = []
     for spec in specs:
         table = tables.get(spec.id, WorkerTable())
-        usual = Profile(step_s=1.0 / (spec.performance or 50.0))
-        made.append(SimWorker(spec, table.profile(usual), table.costs(), table.loaded))
+        usual = hardware.profile_for(spec, preset=table.preset)
+        costs = {**hardware.footprints_for(spec, table.preset), **table.costs()}
+        made.append(SimWorker(spec, table.profile(usual), costs, table.loaded))
     return tuple(made)
 
 
@@ -63,30 +69,42 @@ def usual_models(workers: Iterable[SimWorker]) -> dict[str, float]:
 
 
 def most_requests_per_s(workers: tuple[SimWorker, ...], traffic: Traffic) -> float:
-    """What the workers could serve at most of this traffic, all of them full and each doing what it is best for.
+    """What the workers could serve at most of this traffic, each doing what others can do least.
 
-    An estimate: requests of any set of models can come no faster than the workers that have one of these models can
-    serve them, which for all sets together is also enough (Hall's theorem).
+    An estimate: how models are best shared among workers is a linear program, for which a plan that serves the rarest
+    models first is near enough.
     """
     weights = model_weights(traffic)
     tokens_in, tokens_out = mean_tokens(traffic)
+    able = {model: [worker for worker in workers if _has(worker, model)] for model in weights}
+    models = sorted((model for model in weights if able[model]), key=lambda model: (len(able[model]), model))
     speeds = {
-        worker.spec.id: {
-            model: _speed(worker, model, tokens_in, tokens_out) for model in weights if _has(worker, model)
-        }
-        for worker in workers
-    }
-    models = sorted(weights, key=lambda model: -weights[model])
-    sets = [(model,) for model in models] + [tuple(models)]
-    if len(models) <= _MOST_MODELS:
-        sets = [chosen for many in range(1, len(models) + 1) for chosen in itertools.combinations(models, many)]
-    bounds = []
-    for chosen in sets:
-        share = sum(weights[model] for model in chosen)
-        speed = sum(max((able.get(model, 0.0) for model in chosen), default=0.0) for able in speeds.values())
-        if share > 0 and speed > 0:
-            bounds.append(speed / share)
-    return min(bounds, default=1.0)
+        (worker.spec.id, model): _speed(worker, model, tokens_in, tokens_out)
+        for model in models for worker in able[model]
+    }  # fmt: skip
+    low, high = 0.0, sum(speeds.values()) / max(1e-9, sum(weights[model] for model in models))
+    for _ in range(50):
+        rate = (low + high) / 2
+        low, high = (rate, high) if _can(rate, models, weights, able, speeds) else (low, rate)
+    return low if low > 0 else 1.0
+
+
+def _can(
+    rate: float, models: list[str], weights: Mapping[str, float], able: Mapping[str, list[SimWorker]],
+    speeds: Mapping[tuple[str, str], float],
+) -> bool:  # fmt: skip
+    """Does the plan serve so many requests per second? Of each worker, time is given away until none is left."""
+    left = {worker.spec.id: 1.0 for workers in able.values() for worker in workers}
+    for model in models:
+        wanted = rate * weights[model]
+        for worker in sorted(able[model], key=lambda one: (len(one.spec.models), one.spec.id)):
+            speed = speeds[worker.spec.id, model]
+            share = min(left[worker.spec.id], wanted / speed)
+            left[worker.spec.id] -= share
+            wanted -= share * speed
+        if wanted > 1e-9 * rate:
+            return False
+    return True
 
 
 def model_weights(traffic: Traffic) -> dict[str, float]:
@@ -123,12 +141,14 @@ def _has(worker: SimWorker, model: str) -> bool:
 
 
 def _speed(worker: SimWorker, model: str, tokens_in: float, tokens_out: float) -> float:
-    """Requests per second of a worker that is full, by the formula of `types.Profile`."""
+    """Requests per second of a worker by the formula of `types.Profile`, with as many at once as leave each of them at
+    least half the speed that it would have alone: with more it would serve a little more, and nobody would like it."""
     profile = worker.profile
     times = worker.footprints[model].times if model in worker.footprints else 1.0
     room = max(1.0, profile.kv_tokens / (tokens_in + tokens_out))
-    at_once = min(profile.slots, worker.spec.max_concurrency or profile.slots, room)
     context = profile.context_s * (tokens_in + tokens_out / 2)
+    at_half_speed = 2.0 + profile.step_s / max(1e-9, profile.sequence_s + context)
+    at_once = min(profile.slots, worker.spec.max_concurrency or profile.slots, room, at_half_speed)
     one_s = tokens_in * profile.prefill_s + tokens_out * (profile.step_s / at_once + profile.sequence_s + context)
     return 1.0 / max(1e-9, times * one_s + profile.overhead_s / at_once)
 

@@ -333,7 +333,7 @@ class Generated:
             if not traffic.models and not shape.models:
                 key = f"workload.mix[{index}]" if traffic.mix else "workload"
                 raise ConfigError(f"{key}.models: is missing; expected {{model: weight}}")
-        self.traffic, self.rate, self.seed = traffic, traffic.rate, seed
+        self.traffic, self.requests_per_s, self.seed = traffic, traffic.rate, seed
         self.count: int | None = traffic.requests
         lasts = "one user" if traffic.users == 1 else f"{traffic.users} users"
         self.name = f"generated: {traffic.arrivals}, {traffic.rate:.4g} requests/s, {lasts}"
@@ -365,7 +365,7 @@ class Generated:
             weight * (shape.sessions.turns if shape.sessions is not None else 1.0)
             for weight, shape in zip(weights, shapes, strict=True)
         )
-        rate = self.rate / turns
+        rate = self.requests_per_s / turns
         match traffic.arrivals:
             case "constant":
                 return draws.constant(rate)

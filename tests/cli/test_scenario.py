@@ -52,8 +52,8 @@ def test_without_any_option_a_home_lab_is_simulated_and_that_is_told() -> None:
 def test_the_usual_rate_is_a_share_of_what_the_workers_can_do() -> None:
     made = prepare().scenario
     most = staff.most_requests_per_s(made.workers, made.workload.traffic)
-    assert made.workload.rate == pytest.approx(0.6 * most)
-    assert prepare("--rate", "2.5").scenario.workload.rate == 2.5
+    assert made.workload.requests_per_s == pytest.approx(0.6 * most)
+    assert prepare("--rate", "2.5").scenario.workload.requests_per_s == 2.5
 
 
 def test_everything_can_be_said() -> None:
@@ -109,9 +109,19 @@ def test_files_of_a_scenario_and_of_workers_are_read_and_the_latter_goes_before(
     assert (slots["worker-mini"], slots["worker-server"], made.workload.count) == (3, 2, 9)
 
 
+def test_random_faults_come_as_often_as_was_said_while_traffic_comes() -> None:
+    given = ("--rate", "1", "--requests", "36000", "--random-faults", "30")
+    faults = prepare(*given).scenario.faults
+    assert 200 < len(faults) < 400                                           # ten hours
+    assert max(fault.at_s for fault in faults) < 36_000
+    assert faults == prepare(*given).scenario.faults != prepare(*given, "--seed", "2").scenario.faults
+    assert max(fault.at_s for fault in prepare(*given, "--for", "1h").scenario.faults) < 3600
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        (["--random-faults", "-1"], "--random-faults -1: expected 0 or more per hour"),
         (["--requests", "0"], "--requests 0: expected more than 0"),
         (["--rate", "-1"], "--rate -1: expected more than 0"),
         (["--workload", "users"], "--workload 'users': expected KEY=VALUE"),

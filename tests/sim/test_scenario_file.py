@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from rbeerouter.config.sections import ConfigError
@@ -194,8 +193,3 @@ def test_targets_that_are_none_are_refused(name: str, value: float, said: str) -
     with pytest.raises(ConfigError) as refused:
         scenario_file.targets_of(ScenarioFile().targets, {name: value})
     assert str(refused.value) == said
-
-
-def test_the_kinds_of_faults_are_those_of_the_contract() -> None:
-    assert all(f'"{kind}"' in (Fault.__doc__ or "") for kind in scenario_file.FAULT_KINDS)
-    assert msgspec.structs.fields(Fault)[1].name == "kind"
