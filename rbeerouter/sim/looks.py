@@ -134,8 +134,10 @@ class Looks:
             self._schedule(watch, watch.due + seconds)
 
     def _schedule(self, watch: _Watch, due: float) -> None:
+        """The glance comes at the next tenth of a second, and never before what is due: a look that finds nothing due
+        yet would be planned again for the same moment, for ever."""
         watch.due = due
-        self._at(math.ceil(round(due / _GLANCE_S, 6)) * _GLANCE_S, self.glance, (watch, due))
+        self._at(max(due, math.ceil(round(due / _GLANCE_S, 6)) * _GLANCE_S), self.glance, (watch, due))
 
     def glance(self, planned: tuple[_Watch, float]) -> None:
         """A planned look; called by `at`."""
