@@ -51,18 +51,28 @@ def lengths(given: Lengths, rng: random.Random) -> Callable[[], int]:
     if given.kind == "constant":
         value = min(most, max(least, round(mean)))
         return lambda: value
-    if given.kind == "uniform":
-        low, span = given.low or 0, (given.high or 0) - (given.low or 0) + 1
-        return lambda: min(most, max(least, low + int(uniform() * span)))
     if given.kind == "list":
         values = [min(most, max(least, value)) for value in given.values]
         many = len(values)
         return lambda: values[int(uniform() * many)]
+    if given.kind == "uniform":
+        low, span = given.low or 0, (given.high or 0) - (given.low or 0) + 1
+        return _cut(lambda: low + uniform() * span, least, most)
     if given.kind == "exponential":
         log = math.log
-        return lambda: min(most, max(least, int(0.5 - mean * log(1.0 - uniform()))))
+        return _cut(lambda: 0.5 - mean * log(1.0 - uniform()), least, most)
     middle, gauss, exp = math.log(mean) - sigma * sigma / 2, rng.gauss, math.exp
-    return lambda: min(most, max(least, int(0.5 + exp(gauss(middle, sigma)))))
+
+    def draw() -> int:                                        # what most traffic has, so without a call more
+        value = int(0.5 + exp(gauss(middle, sigma)))
+        return value if least <= value <= most else least if value < least else most
+
+    return draw
+
+
+def _cut(draw: Callable[[], float], least: int, most: int) -> Callable[[], int]:
+    """The whole part of what is drawn, within bounds."""
+    return lambda: min(most, max(least, int(draw())))
 
 
 def mean_length(given: Lengths) -> float:
