@@ -27,7 +27,7 @@ class Flight(msgspec.Struct, eq=False, gc=False):
     Attributes:
         site: where its attempt is, None while there is none.
         work: the attempt in the engine, None before the engine gets it and once it has ended there.
-        send: what a pause or a connection that cannot be made keeps from being sent.
+        send: what is not in the engine yet: it pauses, cannot connect, or is on its way.
         stalls: its answer will stop in the middle. stopped_at: since when nothing comes any more; first_s: when its
             first content came, once there is no work that tells.
         got: tokens of the answer that the client has of a worker that broke off, for which another one goes on.

@@ -293,6 +293,7 @@ class World:
             return
         flight.work = work = Work(flight.arrival, model, flight)
         if site.overhead_s:
+            flight.send = send
             heappush(self._heap, (self._clock[0] + site.overhead_s, next(self._number), self._arrives, work))
         else:
             self._arrives(work)
@@ -303,6 +304,7 @@ class World:
         site = flight.site
         if site is None or flight.work is not work:            # it has ended on the way
             return
+        flight.send = None
         engine = site.engine
         engine.submit(work, self._clock[0])
         due = engine.next_s
@@ -449,7 +451,7 @@ class World:
     def stop_work(self, flight: Flight, site: Site) -> None:
         """The connection to the worker is closed: its engine stops."""
         work, flight.work = flight.work, None
-        if work is None or work.engine is None:
+        if work is None or flight.send is not None:            # not in the engine, or not there yet
             return
         site.engine.cancel(work, self._clock[0])
         self.schedule(site)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import heapq
 import math
 import os
+import random
 import subprocess
 import sys
 from array import array
@@ -16,8 +17,10 @@ import pytest
 
 from rbeerouter.config.sections import ConfigError
 from rbeerouter.core.dispatch import DONE, Job
+from rbeerouter.core.models import Model, Models
 from rbeerouter.routing.script import ScriptError
 from rbeerouter.sim import world
+from rbeerouter.sim.faults import random_faults
 from rbeerouter.sim.statistics import BATCH
 from rbeerouter.sim.types import Fault, Result, Targets
 from tests.sim.small import Listed, Poisson, arrival, config, scenario, worker
@@ -77,7 +80,9 @@ def check(result: Result, run: world.World, jobs: list[Job], count: int) -> None
     assert group.ok + group.rejected + group.failed + group.gone == count
     assert all(job.worker is None and job.finished is not None for job in jobs)
     assert [one.in_flight for one in run.fleet.ordered] == [0] * len(run.sites)
-    assert all(not site.flights and site.engine.running == 0 and site.engine.waiting == 0 for site in run.sites)
+    for site in run.sites:
+        assert site.engine.advance(run.now + 1e6) == [], "a step under way ends, and whoever was cancelled in it goes"
+        assert (len(site.flights), site.engine.running, site.engine.waiting) == (0, 0, 0)
     assert not run.dispatcher.waiting and run.live == 0
     assert sum(result.reasons.values()) == count
     assert sum(result.errors.values()) == count - group.ok
@@ -126,6 +131,28 @@ def test_everything_that_arrives_ends_once_and_leaves_nothing_behind(
         assert result.all.failed > 0
     else:
         assert result.all.failed == 0
+
+
+@pytest.mark.parametrize("seed", [5, 6, 8])
+def test_random_faults_leave_nothing_behind(seed: int) -> None:
+    """Overlapping ones of every kind, with requests that are on their way, pause or go on elsewhere as they begin."""
+    rng = random.Random(seed)
+    names = [f"w{n}" for n in range(4)]
+    faults = random_faults(rng, names, 2000.0, 40.0, mean_s=8.0)
+    tight = config(
+        limits={"queue_length": 20, "queue_s": 2.0, "gap_s": 3.0, "first_content_s": 3.0, "request_s": 8.0,
+                "stream_s": 20.0, "connect_s": 0.5},
+        models=Models([Model("m", continuation=bool(seed % 2))]),
+    )  # fmt: skip
+    traffic = Poisson(
+        300, 10.0, lambda rng: rng.randrange(1, 300), seed, stream=seed % 3 > 0, leaves_after_s=6.0 if seed % 4 == 0 else None
+    )
+    fleet = [worker(name, slots=3, overhead_s=0.05, cold_start_s=1.0, prefix_cache=bool(seed % 2)) for name in names]
+    given = scenario(traffic, *fleet, config=tight, faults=faults, seed=seed)
+    jobs: list[Job] = []
+    run = world.World(given, None, jobs.append)
+    run.play()
+    check(world.outcome.result(given, run, 1.0), run, jobs, 300)
 
 
 def played(seed: int = 3, count: int = 300) -> bytes:
