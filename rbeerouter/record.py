@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import os
 import queue
@@ -25,7 +26,7 @@ import structlog
 from rbeerouter.config.sections import Routing
 from rbeerouter.core.dispatch import CANCELLED, DONE, NEW, Job
 from rbeerouter.core.models import NO_MODELS
-from rbeerouter.core.seen import STATUSES, Roll, Seen, whole_ms
+from rbeerouter.core.seen import Roll, Seen, unpack, whole_ms
 from rbeerouter.core.types import READY, SEND, Attempt, Decision, Request, Worker
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS
 from rbeerouter.routing.decide import Decider
@@ -33,6 +34,7 @@ from rbeerouter.routing.decide import Decider
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 Metadata = dict[str, str | int | float | bool]
+_MOST_ROWS = 4096
 _BATCH = 64
 """Jobs whose lines are made in one go: few enough to hold up the loop for some 0.2 ms at most."""
 
@@ -264,6 +266,8 @@ class Recorder:
         self.attempts: Counter[tuple[str, str]] = Counter()
         self.decision_s, self.ttft_s, self.total_s = Histogram(), Histogram(), Histogram()
         self._log = log
+        self._rows: dict[int, msgspec.Raw] = {}
+        self._rows_of: list[Worker] = []
         logger = structlog.wrap_logger(log, processors=[self._as_json], wrapper_class=structlog.BoundLogger)
         self._write = logger.bind().msg
 
@@ -339,9 +343,12 @@ class Recorder:
         self.outcomes[outcome] += 1
         total_s = (job.finished if job.finished is not None else job.arrived) - job.arrived
         self.total_s.add(total_s)
+        user = request.user_id
+        if user is not None and not self.inputs.plain_users:
+            user = hashed(user)
         line = Line(
             timestamp(job.wall), "request", request.id, request.path, request.model, outcome, job.status,
-            request.asked_model, self._user(request.user_id), request.stream,
+            request.asked_model, user, request.stream,
             attempts=len(job.attempts), total_ms=_ms(total_s), bytes_out=job.bytes_out,
             tokens_in=job.tokens_in, tokens_out=job.tokens_out,
         )  # fmt: skip
@@ -374,11 +381,43 @@ class Recorder:
         if self.inputs.kept and job.state != NEW:
             self._add_inputs(line, request)
             if job.seen is not None:
-                _add_seen(line, job, job.seen)
+                self._add_seen(line, job, job.seen)
         return line
 
-    def _user(self, user_id: str | None) -> str | None:
-        return user_id if user_id is None or self.inputs.plain_users else hashed(user_id)
+    def _add_seen(self, line: Line, job: Job, seen: Seen) -> None:
+        """What the decision was made from beside the request, and what it was, where the line does not tell it."""
+        line.n, line.turn, line.owed = seen.n, seen.turn, seen.owed
+        if seen.packed or seen.figures:
+            line.saw = self._saw(seen)
+        first = job.first
+        if first is not None and (first.action != SEND or job.decision is not first):
+            line.decided = decided(first)
+        if job.calls:
+            line.calls = [
+                Called(
+                    timestamp(call.seen.wall), call.seen.n, self._saw(call.seen) or None, call.seen.turn, call.attempt,
+                    call.tried, call.outcome,
+                )
+                for call in job.calls
+            ]  # fmt: skip
+
+    def _saw(self, seen: Seen) -> list[Any]:
+        """What had changed. The same few workers have the same few requests again and again, so texts are kept."""
+        if seen.standings or seen.figures:
+            return _long_rows(seen)
+        rows, workers = self._rows, seen.workers
+        if workers is not self._rows_of:
+            rows.clear()
+            self._rows_of = workers
+        found = []
+        for packed in seen.packed:
+            row = rows.get(packed)
+            if row is None:
+                if len(rows) >= _MOST_ROWS:
+                    rows.clear()
+                row = rows[packed] = msgspec.Raw(_encode(_row(packed, workers)))
+            found.append(row)
+        return found
 
     def _add_inputs(self, line: Line, request: Request) -> None:
         """What the decision knew of the request, beside what the line tells anyhow."""
@@ -389,7 +428,9 @@ class Recorder:
         line.timeout_s, line.deployment = request.timeout_s, request.deployment
         metadata = request.metadata
         if len(metadata) != 1 or metadata.get("type") != KINDS_OF_PATHS.get(request.path):
-            line.meta, line.meta_cut = _short(metadata, self.inputs.metadata_chars)
+            line.meta = metadata
+            if len(repr(metadata)) > self.inputs.metadata_chars:                 # in truth it may be shorter
+                line.meta, line.meta_cut = _short(metadata, self.inputs.metadata_chars)
         if request.headers:
             line.headers = request.headers
 
@@ -449,47 +490,23 @@ def _ms(seconds: float) -> float:
     return int(seconds * 1e6) / 1000
 
 
-def _add_seen(line: Line, job: Job, seen: Seen) -> None:
-    """What the decision was made from beside the request, and what it was, where the line does not tell it anyhow."""
-    line.n, line.turn, line.owed = seen.n, seen.turn, seen.owed
-    line.saw = _saw(seen)
-    first = job.first
-    if first is not None and (first.action != SEND or job.decision is not first):
-        line.decided = decided(first)
-    if job.calls:
-        line.calls = [
-            Called(
-                timestamp(call.seen.wall), call.seen.n, _saw(call.seen), call.seen.turn, call.attempt, call.tried,
-                call.outcome,
-            )
-            for call in job.calls
-        ]  # fmt: skip
-
-
 def decided(decision: Decision) -> Decided:
     """A decision as lines tell it."""
     worker = decision.worker
     return Decided(decision.action, decision.reason, decision.by, None if worker is None else worker.id)
 
 
-def _saw(seen: Seen) -> list[list[Any]] | None:
-    """[id, in_flight, occupied, status, standing, figures] of each worker that had changed; what is usual at the end is
-    left out: as many occupied as in flight, READY, nothing new."""
-    workers, rows = seen.workers, []
-    for packed in seen.packed:
-        in_flight, code = packed >> 2 & 0x3FFFFF, packed & 3
-        row: list[Any] = [workers[(packed >> 46) - 1].id, in_flight]
-        if code:
-            row += (packed >> 24 & 0x3FFFFF, STATUSES[code])
-        elif packed >> 24 & 0x3FFFFF != in_flight:
-            row.append(packed >> 24 & 0x3FFFFF)
-        rows.append(row)
-    if seen.standings or seen.figures:
-        _add_more(seen, rows)
-    return rows or None
+def _row(packed: int, workers: list[Worker]) -> list[Any]:
+    """[id, in_flight, occupied, status]; what is usual at the end is left out: as many occupied as in flight, READY."""
+    index, in_flight, occupied, status = unpack(packed)
+    if status != READY:
+        return [workers[index].id, in_flight, occupied, status]
+    return [workers[index].id, in_flight] if occupied == in_flight else [workers[index].id, in_flight, occupied]
 
 
-def _add_more(seen: Seen, rows: list[list[Any]]) -> None:
+def _long_rows(seen: Seen) -> list[list[Any]]:
+    """[id, in_flight, occupied, status, standing, figures], where more than load and status has changed."""
+    rows = [_row(packed, seen.workers) for packed in seen.packed]
     found = {row[0]: row for row in rows}
     for place, more in ((4, seen.standings), (5, seen.figures)):
         for index, value in more:
@@ -504,6 +521,7 @@ def _add_more(seen: Seen, rows: list[list[Any]]) -> None:
                 row.append(READY)
             row += [None] * (place - len(row))
             row.append(value)
+    return rows
 
 
 def _short(metadata: Metadata, most_chars: int) -> tuple[Metadata, bool]:
@@ -517,6 +535,7 @@ def _short(metadata: Metadata, most_chars: int) -> tuple[Metadata, bool]:
     return metadata, False
 
 
+@functools.lru_cache(4096)
 def hashed(user_id: str) -> str:
     """The beginning of its SHA-256, as lines name a user."""
     return hashlib.sha256(user_id.encode()).hexdigest()[:8]

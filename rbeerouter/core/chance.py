@@ -39,11 +39,15 @@ class Chance:
     def bits(self) -> int:
         """The next 64 bits of this decision."""
         n = self.n
-        if self._at != n:
-            # Mixed once more: the numbers of a decision would else be those of the next one, one place on.
-            self._at, self._state = n, _mixed(self.base + n * _STEP & _MASK)
-        self._state = state = self._state + _STEP & _MASK
-        return _mixed(state)
+        if self._at == n:
+            z = self._state + _STEP & _MASK
+        else:
+            # The first number is the state that the others go on from: they would else be those of the next decision.
+            self._at, z = n, self.base + n * _STEP & _MASK
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & _MASK
+        self._state = z = z ^ z >> 31
+        return z
 
     def random(self) -> float:
         """From 0 to 1, without 1."""

@@ -133,7 +133,11 @@ class Decider:
         Args:
             wall: Unix seconds of the request's arrival, None: now. The script is told of it in whole milliseconds.
         """
-        seen = self._look(self._env.wall() if wall is None else wall)
+        if wall is None:
+            wall = self._env.wall()
+        self.seen = seen = self.watch.look(self.fleet, wall, self._figures)
+        if self._turning is not None:
+            seen.turn = self._turning.turn
         if self.listener is None:
             return self.choose(request, seen)
         try:
@@ -144,8 +148,9 @@ class Decider:
         self.listener.decided(seen, request, decision)
         return decision
 
-    def _look(self, wall: float) -> Seen:
-        self.seen = seen = self.watch.look(self.fleet, wall, self._figures)
+    def _look(self) -> Seen:
+        """What a hook sees. `seen` stays that of the decision before."""
+        seen = self.watch.look(self.fleet, self._env.wall(), self._figures)
         if self._turning is not None:
             seen.turn = self._turning.turn
         return seen
@@ -201,7 +206,7 @@ class Decider:
             if self.listener is not None and self.listener.on_failure:
                 self.listener.called(Call(self._nothing_new(), _attempt_of(job, failure), tuple(job.tried)), request)
         else:
-            call = Call(self._look(self._env.wall()), _attempt_of(job, failure), tuple(job.tried))
+            call = Call(self._look(), _attempt_of(job, failure), tuple(job.tried))
             self._note(job, call)
             choice = self.asked_after_failure(script, request, call)
             answer, error, log = choice.answer, choice.error, choice.log
@@ -262,7 +267,7 @@ class Decider:
             if self.listener is not None and self.listener.on_complete:
                 self.listener.called(Call(self._nothing_new(), outcome=outcome_fields(job)), job.request)
             return
-        call = Call(self._look(self._env.wall()), outcome=outcome_fields(job))
+        call = Call(self._look(), outcome=outcome_fields(job))
         self._note(job, call)
         choice = self.told_completed(script, job.request, call)
         if choice.error is not None or choice.log:

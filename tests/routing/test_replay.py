@@ -87,7 +87,7 @@ def test_a_second_decider_that_hears_of_everything_decides_alike(source: bytes |
     pairs = again(replayer(source, strategy), live)
     assert len(pairs) == 121 and [was for was, now in pairs if was != now] == []
     assert pairs[-1][1] in (("RouterError",), (None, "reject", "strategy", pairs[-1][1][-1]))
-    assert len({was for was, _ in pairs}) > 3, "they are not all the same"
+    assert len({was for was, _ in pairs}) > 2, "they are not all the same"
 
 
 def test_another_script_decides_otherwise_where_it_says_so_and_nowhere_else() -> None:

@@ -249,3 +249,102 @@ def test_the_same_script_decides_every_request_of_a_log_as_it_was_decided(
         reasons = " ".join(line.get("reason", "") for line in lines)
         assert all(word in reasons for word in ("quota", "turn", "lucky", "weighted", "list", "as it comes"))
         assert sum("calls" in line for line in lines) > 300
+
+
+def test_a_changed_script_changes_the_expected_decisions_and_no_other(tmp_path: Path) -> None:
+    world = World(LEAST, seed=2)
+    path = world.play(300).write(tmp_path)
+    body = b'if request.user_id == "alice" then return reject { status = 429 } end\n'
+    new = LEAST.replace(b"workers)\n", b"workers)\n" + body, 1)
+    found = replay([path], asked(world, script=new))
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    of_alice = [
+        line for line in lines if line.get("user") == "alice" and line.get("decided", {}).get("action") != "reject"
+    ]
+    assert (found.total, found.changed, found.uncertain) == (300, len(of_alice), 0)
+    assert {one.after for one in found.changes} == {"reject"} and sum(one.count for one in found.changes) == len(of_alice)
+    examples = {name for one in found.changes for name in one.examples}
+    assert examples <= {line["request_id"] for line in of_alice}
+
+
+def test_users_that_the_script_names_are_known_by_their_hash_and_others_are_told(tmp_path: Path) -> None:
+    body = LEAST.replace(b"workers)\n", b'workers)\n  if request.user_id == "alice" then return workers[1] end\n', 1)
+    world = World(body, seed=2, inputs=Inputs())
+    path = world.play(200).write(tmp_path)
+    found = replay([path], asked(world))
+    assert (found.total, found.changed, found.reasons) == (200, 0, 0)
+    assert [note for note in found.notes if "users are known by their hash alone" in note]
+
+
+def test_lines_that_are_lost_or_cut_are_told_and_what_follows_is_sure_again_after_the_next_list(tmp_path: Path) -> None:
+    world = World(ALL, Routing(strategy="round-robin", script_faults=0), seed=4)
+    path = world.play(300, lambda number: world.decider.watch.tell_all() if number == 200 else None).write(tmp_path)
+    whole = path.read_bytes().splitlines()
+    lost = [line for line in whole if b'"request_id":"r-50"' in line]
+    path.write_bytes(b"\n".join(line[:80] if line in lost else line for line in whole) + b"\n")
+    found = replay([path], asked(world))
+    assert (found.tally.unreadable, found.total + found.uncertain) == (1, 299)
+    assert 0 < found.uncertain < 200 and found.total > 100
+    assert any("`state` may not be what it was" in note for note in found.notes)
+
+
+def test_without_state_nothing_is_changed_by_a_lost_line_but_what_follows_it(tmp_path: Path) -> None:
+    world = World(None, seed=4)
+    path = world.play(300, lambda number: world.decider.watch.tell_all() if number == 100 else None).write(tmp_path)
+    text = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(line for line in text if b'"request_id":"r-50"' not in line))
+    found = replay([path], asked(world))
+    assert (found.changed, found.total + found.uncertain) == (0, 299) and 0 < found.uncertain < 60
+
+
+def test_a_log_that_begins_in_the_middle_is_replayed_from_its_first_list_on(tmp_path: Path) -> None:
+    world = World(None, Routing(strategy="round-robin", split=Split(local_fraction=0.7)), seed=6)
+    path = world.play(300, lambda number: world.decider.watch.tell_all() if number == 150 else None).write(tmp_path)
+    text = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(text[120:]))
+    found = replay([path], asked(world))
+    assert (found.changed, found.reasons, found.uncertain) == (0, 0, 0) and found.total >= 100
+    assert list(found.skipped) == ["decided before the first list of workers in the log"]
+
+
+def test_two_runs_of_the_daemon_in_one_log_are_two(tmp_path: Path) -> None:
+    first, second = (World(ALL, Routing(script_faults=0), seed=seed, base=seed) for seed in (1, 2))
+    path = tmp_path / "routing.log"
+    path.write_bytes(b"".join(line + b"\n" for world in (first, second) for line in world.play(150).lines))
+    found = replay([path], asked(first))
+    assert (found.total, found.changed, found.reasons, found.uncertain) == (300, 0, 0, 0)
+
+
+def test_what_comes_too_late_for_the_window_is_told(tmp_path: Path) -> None:
+    world = World(None, seed=6)
+    path = world.play(100).write(tmp_path)
+    text = path.read_bytes().splitlines(keepends=True)
+    late = next(line for line in text if b'"request_id":"r-3"' in line)
+    path.write_bytes(b"".join([*(line for line in text if line is not late), late]))
+    assert replay([path], asked(world)).skipped == {}
+    found = replay([path], asked(world, window=30))
+    assert found.skipped == {"the line came too late to be put in order": 1} and found.uncertain > 50
+
+
+def test_a_log_without_inputs_says_that_it_cannot_be_replayed(tmp_path: Path) -> None:
+    world = World(None, seed=6, inputs=Inputs(kept=False))
+    found = replay([world.play(50).write(tmp_path)], asked(world))
+    assert found.total == 0 and sum(found.skipped.values()) > 30 and "no list of workers" in found.notes[0]
+
+
+def test_what_a_new_script_reads_and_the_old_one_did_not_is_told(tmp_path: Path) -> None:
+    world = World(LEAST, seed=3)
+    path = world.play(60).write(tmp_path)
+    new = LEAST + b"-- latency_ms in a comment is nothing\nlocal x = { 'prompt', 'kv_usage', 'state' }\n"
+    notes = replay([path], asked(world, script=new, configured=False)).notes
+    assert [note.partition(",")[0] for note in notes] == [
+        "the script reads kv_usage", "the script reads request.prompt", "no configuration: rules of [[models]]",
+        f"script {replay([path], asked(world)).script} decided in between",
+    ]  # fmt: skip
+
+
+def test_a_script_that_fails_in_the_replay_is_told(tmp_path: Path) -> None:
+    world = World(LEAST, seed=3)
+    path = world.play(60).write(tmp_path)
+    new = b"function route_request(request, workers)\n  error('never')\nend\n"
+    assert replay([path], asked(world, script=new)).script_errors == {"routing.lua:2: never": 60}
