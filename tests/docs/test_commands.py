@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import io
 import json
+import re
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from rbeerouter import cli
+from rbeerouter.cli.scenario import scenario_options
 from rbeerouter.config.sections import Limits
 from rbeerouter.routing.decide import Decider
 from rbeerouter.workbench import asking, examine
@@ -88,6 +91,17 @@ def test_every_option_of_a_command_is_told(page: Page, words: str, capsys: pytes
         cli._parser().parse_args([*words.split(), "--help"])
     options = {word.strip("[],;.") for word in capsys.readouterr().out.split() if word.strip("[]").startswith("--")}
     told = {word for span in page.spans for word in span.split()}
+    assert options - {"--help"} <= told
+
+
+@pytest.mark.parametrize("words", ["routing diff", "routing tune", "routing bench"])
+def test_every_option_of_comparing_is_told(words: str, capsys: pytest.CaptureFixture) -> None:
+    shared = argparse.ArgumentParser()
+    scenario_options(shared)
+    with pytest.raises(SystemExit):
+        cli._parser().parse_args([*words.split(), "--help"])
+    options = set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out)) - set(re.findall(r"--[a-z][a-z-]*", shared.format_help()))
+    told = {word.strip("[],") for span in read("docs/diff-and-tune.md").spans for word in span.split()}
     assert options - {"--help"} <= told
 
 
