@@ -12,7 +12,7 @@ from rbeerouter.sim import text
 from rbeerouter.sim.diff import BETTER, NOWHERE, OTHER, SAME, UNSURE, WORSE, Change, Diff, Move
 from rbeerouter.sim.document import Curve, Document, Plot, escaped
 from rbeerouter.sim.metrics import METRICS
-from rbeerouter.sim.tables import MOST_ROWS, Table, table
+from rbeerouter.sim.tables import BAD, GOOD, MOST_ROWS, Table, table
 from rbeerouter.sim.units import count, figure, percent, printable, seconds
 
 _LEFT_OUT = frozenset(
@@ -106,7 +106,8 @@ def _table(name: str, title: str, shown: Sequence[Change], note: str) -> Table:
          _MARKS[change.effect])
         for change in shown
     ]  # fmt: skip
-    return table(name, title, ("", "before", "after", "change", "give or take", "so"), rows, note, wide=(0, 5))
+    head = ("", "before", "after", "change", "give or take", "so")
+    return table(name, title, head, rows, note, wide=(0, 5), tones={_MARKS[BETTER]: GOOD, _MARKS[WORSE]: BAD})
 
 
 def told(value: float | None, unit: str) -> str:

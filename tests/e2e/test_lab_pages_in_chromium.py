@@ -51,6 +51,9 @@ def test_the_page_of_a_comparison_shows_both_sides(browser: Any, tmp_path: Path)
             (line,) = [line for line in told.splitlines() if line.split()[:1] == [name]][:1]
             assert line.split()[1:] == " ".join(values).split()
         assert rows(page.tab, "moves")
+        news = {text for *_, text in rows(page.tab, "changes")}
+        toned = page.tab.eval_on_selector_all("#changes .good, #changes .bad", "all => all.map(one => one.textContent)")
+        assert set(toned) == news & {"better", "WORSE"}
 
 
 def test_the_page_of_a_sweep_shows_each_point(browser: Any, tmp_path: Path) -> None:
