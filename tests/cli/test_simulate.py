@@ -177,10 +177,11 @@ def test_who_reads_only_the_first_line_sees_no_traceback(tmp_path: Path) -> None
     assert done.stdout.startswith("note: ") and done.stderr == ""
 
 
-@pytest.mark.parametrize(("name", "given"), [(AZURE, ()), (MOONCAKE, ("--speed", "0.2"))])
-def test_the_public_traces_run_from_one_command(name: str, given: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("name", "speed"), [(AZURE, "0.4"), (MOONCAKE, "0.1")])
+def test_the_public_traces_run_from_one_command(name: str, speed: str, capsys: pytest.CaptureFixture[str]) -> None:
     if not (SHARED / name).exists():
         pytest.skip(f"../shared/data/{name} is not there")
-    found = result(capsys, "--script", str(EXAMPLE), "--trace", str(SHARED / name), "--requests", "2000", *given, "--no-ledger")
-    assert found["all"]["requests"] == 2000 and found["all"]["ok"] > 1900
+    found = result(capsys, "--script", str(EXAMPLE), "--trace", str(SHARED / name), "--requests", "1000",
+                   "--speed", speed, "--no-ledger")  # fmt: skip
+    assert found["all"]["requests"] == 1000 and found["all"]["ok"] > 950
     assert found["workload"].startswith({AZURE: "Azure LLM inference trace", MOONCAKE: "Mooncake trace"}[name])
