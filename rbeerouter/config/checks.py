@@ -16,6 +16,7 @@ from rbeerouter.config.values import (
     NEVER_PASSED,
     NEVER_PASSED_PREFIXES,
     is_loopback,
+    minutes_of_day,
     split_bind,
     strategy_spelling,
 )
@@ -37,6 +38,7 @@ def check_file(file: File, where: str, strategies: tuple[str, ...]) -> None:
     for key, choices in _CHOICES.items():
         _check_choice(getattr(file.routing, key), choices, f"{where}: routing.{key}")
     _check_timezone(file.routing.timezone, where)
+    _check_time_of_day(file.routing.ledger_at, f"{where}: routing.ledger_at")
     _check_sides(file, where)
     _check_room_for_requests(file.routing, file.limits, where)
     for section, key, form in (
@@ -131,6 +133,14 @@ def _check_room_for_requests(routing: Routing, limits: Limits, where: str) -> No
             f"{where}: routing.script_memory_bytes = {routing.script_memory_bytes}: expected at least {2 * largest}, "
             f"as half of it must hold the largest request that {key} and the other limits allow"
         )
+
+
+def _check_time_of_day(text: str | None, key: str) -> None:
+    try:
+        if text is not None:
+            minutes_of_day(text)
+    except ValueError:
+        raise ConfigError(f"{key} = {text!r}: expected a time of day from 00:00 to 23:59, such as '03:15'") from None
 
 
 def _check_timezone(name: str | None, where: str) -> None:

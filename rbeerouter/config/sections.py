@@ -108,6 +108,8 @@ class Routing(Section):
     shadow: str | None = None
     shadow_share: Annotated[float, Meta(ge=0.001, le=1)] = 0.1
     shadow_buffer: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    ledger_at: str | None = None
+    ledger_s: Positive = 600.0
     split: Split | None = None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import re
 import zoneinfo
 from pathlib import Path
 
@@ -34,6 +35,14 @@ def utc_offset_s(timezone: str | None, at: float | None = None) -> int:
     moment = datetime.datetime.now(datetime.UTC) if at is None else datetime.datetime.fromtimestamp(at, datetime.UTC)
     offset = moment.astimezone(zone).utcoffset()
     return int(offset.total_seconds()) if offset else 0
+
+
+def minutes_of_day(text: str) -> int:
+    """Minutes after midnight of "03:15". Raises ValueError."""
+    found = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", text)
+    if found is None:
+        raise ValueError(text)
+    return int(found[1]) * 60 + int(found[2])
 
 
 def split_bind(bind: str) -> tuple[str, int]:

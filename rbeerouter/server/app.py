@@ -24,7 +24,7 @@ from rbeerouter.core.models import Models
 from rbeerouter.core.types import OFFLINE
 from rbeerouter.dialects import openai
 from rbeerouter.routing.script import ScriptError
-from rbeerouter.server import metrics, ollama_pages, registration, shadow, versions
+from rbeerouter.server import metrics, nightly, ollama_pages, registration, shadow, versions
 from rbeerouter.server.access import Access
 from rbeerouter.server.answers import Json, not_for_web_pages, read_body, verdict_answer, who_asks
 from rbeerouter.server.scripts import set_params
@@ -83,6 +83,7 @@ def build(daemon: Daemon) -> Starlette:
             *_script_routes(daemon),
             *versions.routes(daemon),
             *shadow.routes(daemon),
+            *nightly.routes(daemon),
             *ollama_pages.routes(daemon.ollama_cards),
         ]
     )

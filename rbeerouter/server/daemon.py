@@ -39,6 +39,7 @@ from rbeerouter.routing.strategies import STRATEGIES
 from rbeerouter.server import app
 from rbeerouter.server.control_plane import ControlPlane
 from rbeerouter.server.discovery import Discovery
+from rbeerouter.server.nightly import Ledgers
 from rbeerouter.server.scripts import Proposal, Scripts
 from rbeerouter.server.shadow import Shadowing
 from rbeerouter.server.staff import Change, Staff
@@ -86,6 +87,7 @@ class Daemon:
         self.staff = Staff(self.fleet, pools, self.prober, self.discovery.drains)
         self.staff.apply_drains()
         self.shadowing = Shadowing(self)
+        self.ledgers = Ledgers(self)
         self.app = app.build(self)
         self.listener = Listener(
             config.server, config.limits, Dispatcher(self.fleet, self.decider, self.env), pools, self.env,
@@ -144,6 +146,7 @@ class Daemon:
         background = [
             tasks.start("probes", self.prober.run()), tasks.start("log flush", self._flush_log()),
             tasks.start("workers come and go", self._follow_roster()), tasks.start("names", self._resolve_names()),
+            tasks.start("ledger", self.ledgers.run()),
         ]  # fmt: skip
         self.discovery.start()
         self._note_version("start", "start")

@@ -33,6 +33,7 @@ from rbeerouter.routing.script import Script, read_source
 from rbeerouter.routing.shadow import RESULTS
 from rbeerouter.server import app, metrics
 from rbeerouter.server.daemon import _SECOND_SIGNAL_S
+from rbeerouter.server.nightly import Ledgers
 from rbeerouter.server.scripts import Scripts
 from rbeerouter.server.shadow import Shadowing
 from rbeerouter.wire.relay import PUBLIC_PATHS
@@ -196,6 +197,7 @@ class Control:
             ),
         )  # fmt: skip
         self.daemon.shadowing = Shadowing(self.daemon)
+        self.daemon.ledgers = Ledgers(self.daemon)
         self.daemon.config.shadow = Path("/etc/rbeerouter/new.lua")
         self.app = app.build(cast(Any, self.daemon))
 
