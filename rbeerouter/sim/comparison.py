@@ -12,6 +12,7 @@ from rbeerouter.sim import text
 from rbeerouter.sim.diff import BETTER, NOWHERE, OTHER, SAME, UNSURE, WORSE, Change, Diff, Move
 from rbeerouter.sim.document import Curve, Document, Plot, escaped
 from rbeerouter.sim.metrics import METRICS
+from rbeerouter.sim.paired import FEWEST
 from rbeerouter.sim.tables import BAD, GOOD, MOST_ROWS, Table, table
 from rbeerouter.sim.units import count, figure, percent, printable, seconds
 
@@ -28,8 +29,9 @@ def headline(found: Diff) -> str:
     seeds = count(len(found.seeds), "seed")
     moved = f"{count(found.moved)} of {count(found.requests, 'request')} ({percent(found.moved_share)}) go elsewhere"
     if not better and not worse:
-        changed = "no difference seen in any number that has a better way" if len(found.seeds) > 1 else \
-            "one seed tells no certainty; --seeds 5 does"
+        changed = "no difference seen in any number that has a better way"
+        if len(found.seeds) < FEWEST:
+            changed = f"fewer than {FEWEST} seeds tell nothing for certain"
     else:
         changed = "; ".join(
             f"{word}: {', '.join(names)}" for word, names in (("better", better), ("worse", worse)) if names
@@ -86,8 +88,8 @@ def _short(reason: str) -> str:
 
 
 def _sure(found: Diff) -> str:
-    if len(found.seeds) == 1:
-        return "One seed: what is luck cannot be told."
+    if len(found.seeds) < FEWEST:
+        return f"What is luck can be told from {FEWEST} seeds on."
     return f"With 95 % confidence, over {count(len(found.seeds), 'seed')}, each the same on both sides."
 
 

@@ -55,8 +55,8 @@ class Move(msgspec.Struct, frozen=True):
 class Change(msgspec.Struct, frozen=True):
     """What became of one number of the result: the means over the seeds, and their difference, after less before.
 
-    low, high: between these the true difference lies 95 times in 100; None with one seed. seeds: how many had the
-    number on both sides. effect: BETTER, WORSE, OTHER, SAME or UNSURE.
+    low, high: between these the true difference lies 95 times in 100; None with fewer than three seeds. seeds: how many
+    had the number on both sides. effect: BETTER, WORSE, OTHER, SAME or UNSURE.
     """
 
     name: str

@@ -17,10 +17,12 @@ _T95 = (
     2.0452, 2.0423,
 )  # fmt: skip
 _Z95 = 1.959964
+FEWEST = 3
+"""Pairs that tell a confidence: two differences of a count are often the same by luck, and would look certain."""
 
 
 class Interval(msgspec.Struct, frozen=True):
-    """A mean, and between what it lies 95 times in 100; low and high are None where one pair tells nothing of that."""
+    """A mean, and between what it lies 95 times in 100; low and high are None where too few pairs tell of that."""
 
     mean: float
     low: float | None
@@ -44,7 +46,7 @@ def interval(differences: Sequence[float]) -> Interval:
     """Of one difference for each seed; at least one."""
     count = len(differences)
     mean = math.fsum(differences) / count
-    if count == 1:
+    if count < FEWEST:
         return Interval(mean, None, None)
     squares = math.fsum((difference - mean) ** 2 for difference in differences)
     half = t95(count - 1) * math.sqrt(squares / (count - 1) / count)

@@ -31,9 +31,14 @@ def test_an_interval_is_the_mean_and_t_standard_errors_to_each_side() -> None:
     assert interval([2.0, 2.1, 1.9]).is_seen and interval([-2.0, -2.1, -1.9]).is_seen
 
 
-def test_one_pair_tells_no_interval_and_equal_ones_are_certain() -> None:
-    one, equal, nothing = interval([3.0]), interval([3.0, 3.0]), interval([0.0, 0.0])
-    assert (one.mean, one.low, one.high, one.is_seen) == (3.0, None, None, False)
+@pytest.mark.parametrize("differences", [[3.0], [3.0, 3.0]])
+def test_one_pair_or_two_tell_no_interval(differences: list[float]) -> None:
+    few = interval(differences)
+    assert (few.mean, few.low, few.high, few.is_seen) == (3.0, None, None, False)
+
+
+def test_equal_differences_are_certain() -> None:
+    equal, nothing = interval([3.0, 3.0, 3.0]), interval([0.0, 0.0, 0.0])
     assert (equal.low, equal.high, equal.is_seen) == (3.0, 3.0, True)
     assert not nothing.is_seen
 
