@@ -36,10 +36,10 @@ def test_a_worker_that_refuses_at_once_draws_all_traffic_unless_it_is_left_alone
     """Both sides run the same script: who has the fewest requests under way gets the next one."""
     naive = drilled("fleet-without-blame.toml", "fast-503.toml", "least-in-flight.lua")
     ours = drilled("fleet.toml", "fast-503.toml", "least-in-flight.lua")
-    assert worker(naive, "two").attempts > 3 * worker(naive, "one").attempts
+    assert worker(naive, "two").attempts > 2 * worker(naive, "one").attempts
     assert naive.all.failed > 0.4 * naive.all.requests
     assert ours.all.failed + ours.all.rejected < 0.005 * ours.all.requests
-    assert worker(ours, "two").attempts < 0.6 * worker(ours, "one").attempts
+    assert worker(ours, "two").attempts < 0.75 * worker(ours, "one").attempts
 
 
 def test_counts_that_forget_failed_and_left_requests_drift_and_those_of_the_core_do_not() -> None:
