@@ -300,3 +300,30 @@ def test_the_sandbox_alone_says_what_happened_as_a_code_and_a_text() -> None:
     assert sandbox.load(b"while true do end", "a.lua") == (-2, "a.lua:1: budget exceeded")
     assert sandbox.load(b"local s = 'x' while true do s = s .. s end", "a.lua") == (-4, "not enough memory")
     assert sandbox.load(b"function route_request() end", "a.lua") == (0, "")
+
+
+def walked(table: str, before: str = "", inside: str = "") -> str:
+    """The keys of a table in the order of `pairs`, joined."""
+    body = f"{before} local keys = {{}} local t = {table} for key, value in pairs(t) do keys[#keys + 1] = tostring(key) {inside} end"
+    return shown('table.concat(keys, " ")', before=body)
+
+
+def test_pairs_goes_in_an_order_that_no_process_changes() -> None:
+    assert walked('{ zeta = 1, alpha = 2, ["10"] = 3, [30] = 4, [2.5] = 5, "first", [true] = 6 }') == (
+        "1 2.5 30 10 alpha zeta true"
+    )
+    assert walked("{ 'a', 'b', 'c' }") == "1 2 3"
+    assert walked("{}") == ""
+    assert walked("string").split()[:3] == ["byte", "char", "contains"]
+
+
+def test_what_a_walk_sets_to_nil_does_not_come_any_more_and_new_values_are_seen() -> None:
+    assert walked("{ a = 1, b = 2, c = 3, d = 4 }", inside="t.c = nil t[key] = nil") == "a b d"
+    summed = "local sum = 0 local t = { a = 1, b = 2 } for key, value in pairs(t) do t.b = 10 sum = sum + value end"
+    assert shown("sum", before=summed) == "11"
+
+
+def test_putting_many_keys_in_order_is_paid_for_by_the_budget() -> None:
+    body = "local t = {} for i = 1, 3000 do t['key-' .. i] = i end local n = 0 for _ in pairs(t) do n = n + 1 end"
+    choice = script(body, limits=Limits(instructions=150_000)).route(request(), fleet(worker("a")))
+    assert "budget" in (error_of(choice) or "")

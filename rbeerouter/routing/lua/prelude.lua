@@ -18,6 +18,7 @@ local create, resume, yield = coroutine.create, coroutine.resume, coroutine.yiel
 local getinfo = debug.getinfo
 local options, budget, frozen, read_only, error_text, suggestion =
       kit.options, kit.budget, kit.frozen, kit.read_only, kit.error_text, kit.suggestion
+local ordered_view = kit.ordered_view
 local EXPLAIN = options.explain
 local NO_MEMORY = "not enough memory"
 
@@ -106,9 +107,7 @@ local function explained_view(data)
       return value
     end,
     __newindex = read_only,
-    __pairs = function(self)
-      return function(_, key) return next(data, key) end, self, nil
-    end,
+    __pairs = function() return ordered_view(data) end,
     __tostring = function() return "worker(" .. tostring(data.id) .. ")" end,
   })
   return view
@@ -123,18 +122,14 @@ local function explained_metadata(metadata, owner)
       return value
     end,
     __newindex = read_only,
-    __pairs = function(self)
-      return function(_, key) return next(data, key) end, self, nil
-    end,
+    __pairs = function() return ordered_view(data) end,
   })
 end
 
 local function plain_view(data)
   return setmetatable({}, {
     __index = data, __newindex = read_only,
-    __pairs = function(view)
-      return function(_, key) return next(data, key) end, view, nil
-    end,
+    __pairs = function() return ordered_view(data) end,
     __tostring = function() return "worker(" .. tostring(data.id) .. ")" end,
   })
 end

@@ -16,7 +16,7 @@ local type, pairs, next, select, error, setmetatable, tostring, tonumber =
 local byte, find, format, gmatch, gsub, match, rep, sub =
       string.byte, string.find, string.format, string.gmatch, string.gsub, string.match, string.rep, string.sub
 local lower, upper, reverse = string.lower, string.upper, string.reverse
-local concat, insert, remove, unpack = table.concat, table.insert, table.remove, table.unpack
+local concat, insert, remove, sort, unpack = table.concat, table.insert, table.remove, table.sort, table.unpack
 local floor, math_type, utf8_len = math.floor, math.type, utf8.len
 local clock, sethook, getinfo, running_thread = os.clock, debug.sethook, debug.getinfo, coroutine.running
 local collect = collectgarbage
@@ -125,15 +125,70 @@ local function read_only(_, key)
   error("cannot set '" .. kit.shown(key) .. "': this object is read-only", 2)
 end
 
+-- An iterator over a table and how it begins, in an order that depends on nothing but its keys: numbers and texts, each
+-- from the least to the greatest, then all others. Lua itself seeds the hashes of texts anew for each state, so that
+-- its order is another one in each process: a decision could not be made again in a replay or a simulation.
+local function ordered(data)
+  local numbers, texts, others, ascending, bytes = {}, {}, {}, true, 0
+  for key in next, data do
+    local kind = type(key)
+    if kind == "number" then
+      local n = #numbers
+      if n > 0 and key < numbers[n] then ascending = false end
+      numbers[n + 1] = key
+    elseif kind == "string" then
+      texts[#texts + 1] = key
+      bytes = bytes + #key
+    else
+      others[#others + 1] = key
+    end
+  end
+  if #texts < 2 and #others == 0 and (#texts == 0 or #numbers == 0) and ascending then return next, data, nil end
+  if not ascending then
+    charge(#numbers * 8)
+    sort(numbers)
+  end
+  if #texts > 1 then
+    charge(#texts * 8 + bytes)
+    sort(texts)
+  end
+  local keys = numbers
+  for i = 1, #texts do keys[#keys + 1] = texts[i] end
+  for i = 1, #others do keys[#keys + 1] = others[i] end
+  local i = 0
+  return function()
+    local key, value
+    repeat                                                     -- a key may have been set to nil meanwhile
+      i = i + 1
+      key = keys[i]
+      if key == nil then return nil end
+      value = data[key]
+    until value ~= nil
+    return key, value
+  end
+end
+
+-- The same for the `pairs` of a view of it, which must not hand out the table itself.
+local function ordered_view(data)
+  local iterate, state = ordered(data)
+  if iterate ~= next then return iterate end
+  return function(_, key) return next(state, key) end
+end
+
+-- `pairs` for scripts. What is no table is told in the words of Lua's own.
+local function ordered_pairs(...)
+  local iterate, state, first = pairs(...)
+  if iterate == next and type(state) == "table" then return ordered(state) end
+  return iterate, state, first
+end
+
 -- A view of `data` that can be read, measured and walked but not changed; `pairs` never hands out `data` itself.
 local function frozen(data)
   return setmetatable({}, {
     __index = data,
     __newindex = read_only,
     __len = function() return #data end,
-    __pairs = function(view)
-      return function(_, key) return next(data, key) end, view, nil
-    end,
+    __pairs = function() return ordered_view(data) end,
   })
 end
 
@@ -477,7 +532,7 @@ end
 ---------------------------------------------------------------------------------------------------- everything off
 
 local globals = {
-  assert = assert, error = error, ipairs = ipairs, next = next, pairs = pairs, select = select,
+  assert = assert, error = error, ipairs = ipairs, next = next, pairs = ordered_pairs, select = select,
   tonumber = to_number, type = type, unpack = tables.unpack,
   string = frozen(strings), table = frozen(tables), math = frozen(maths), utf8 = frozen(utf8s),
 }
@@ -500,7 +555,8 @@ end
 collectgarbage("generational")                               -- most of what a decision allocates dies with it
 
 kit.options, kit.budget, kit.charge, kit.covered = options, budget, charge, covered
-kit.frozen, kit.read_only, kit.clean, kit.cut, kit.error_text, kit.suggestion = frozen, read_only, clean, cut, error_text, suggestion
+kit.frozen, kit.ordered_view, kit.read_only, kit.clean, kit.cut, kit.error_text, kit.suggestion =
+  frozen, ordered_view, read_only, clean, cut, error_text, suggestion
 kit.as_string, kit.as_integer = as_string, as_integer
 kit.globals, kit.strings, kit.tables, kit.unavailable = globals, strings, tables, unavailable
 return kit
