@@ -107,7 +107,7 @@ local function explained_view(data)
       return value
     end,
     __newindex = read_only,
-    __pairs = function() return ordered_view(data) end,
+    __pairs = function(view) return ordered_view(data, view) end,
     __tostring = function() return "worker(" .. tostring(data.id) .. ")" end,
   })
   return view
@@ -122,14 +122,14 @@ local function explained_metadata(metadata, owner)
       return value
     end,
     __newindex = read_only,
-    __pairs = function() return ordered_view(data) end,
+    __pairs = function(view) return ordered_view(data, view) end,
   })
 end
 
 local function plain_view(data)
   return setmetatable({}, {
     __index = data, __newindex = read_only,
-    __pairs = function() return ordered_view(data) end,
+    __pairs = function(view) return ordered_view(data, view) end,
     __tostring = function() return "worker(" .. tostring(data.id) .. ")" end,
   })
 end

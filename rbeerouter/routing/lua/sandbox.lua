@@ -169,10 +169,10 @@ local function ordered(data)
 end
 
 -- The same for the `pairs` of a view of it, which must not hand out the table itself.
-local function ordered_view(data)
-  local iterate, state = ordered(data)
-  if iterate ~= next then return iterate end
-  return function(_, key) return next(state, key) end
+local function ordered_view(data, view)
+  local iterate = ordered(data)
+  if iterate ~= next then return iterate, view, nil end
+  return function(_, key) return next(data, key) end, view, nil
 end
 
 -- `pairs` for scripts. What is no table is told in the words of Lua's own.
@@ -188,7 +188,7 @@ local function frozen(data)
     __index = data,
     __newindex = read_only,
     __len = function() return #data end,
-    __pairs = function() return ordered_view(data) end,
+    __pairs = function(view) return ordered_view(data, view) end,
   })
 end
 
