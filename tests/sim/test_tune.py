@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import msgspec
 import pytest
 from hypothesis import given, strategies
@@ -28,6 +30,7 @@ def make(seed: int) -> Scenario:
     return scenario(workers=(CHEAP, DEAR), workload=Chancy(150, seed, every_s=1.0), seed=seed, script=SCRIPT)
 
 
+@functools.cache
 def swept(shares: tuple[float, ...] = (0.5, 0.0, 0.25, 0.75, 1.0), runs: int = 15, **more: object) -> Tuned:
     points: list[Point] = [{"share": share} for share in shares]
     return tune(make, points, BOTH, runs, **more)  # type: ignore[arg-type]
@@ -42,7 +45,7 @@ def test_what_is_quicker_and_dearer_is_all_on_the_front() -> None:
 
 
 def test_what_is_on_the_front_is_simulated_with_more_seeds_within_the_runs() -> None:
-    found = swept(runs=15)
+    found = swept()
     assert [point.seeds for point in found.tried] == [3] * 5
     assert found.runs == 15
     assert swept(runs=9).runs == 5                             # not enough for one more seed of each
@@ -63,10 +66,10 @@ def test_what_is_beaten_gets_no_more_seeds_and_is_not_on_the_front() -> None:
 
 def test_points_that_break_an_assertion_are_not_recommended() -> None:
     limit = swept().tried[3].values["cost"]
-    found = swept(assertions=[Assertion(f"cost < {limit}")])
+    found = swept(assertions=(Assertion(f"cost < {limit}"),))
     assert [bool(point.broken) for point in found.tried[3:]] == [True, True]
     assert found.tried[found.ends["mean_e2e_s"]].params["share"] < 0.75
-    nothing = swept(assertions=[Assertion("cost < 0")])
+    nothing = swept(runs=5, assertions=(Assertion("cost < 0"),))
     assert (nothing.knee, nothing.ends) == (None, {})
 
 
@@ -76,7 +79,7 @@ def test_a_number_that_no_run_has_recommends_nothing() -> None:
 
 
 def test_the_result_is_the_same_however_many_processes_work_on_it() -> None:
-    one, two = (msgspec.json.encode(swept(jobs=jobs).told()) for jobs in (1, 2))
+    one, two = (msgspec.json.encode(swept(runs=9, jobs=jobs).told()) for jobs in (1, 2))
     assert one == two
 
 
