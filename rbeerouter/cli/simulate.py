@@ -81,7 +81,9 @@ def _simulated(given: Scenario, options: argparse.Namespace) -> Result:
         if options.log is not None:
             recorder = stack.enter_context(logged.log_of(options.log, given.config))
         told = stack.enter_context(Progress(given.workload.count))
-        return world.run(given, told, on_line=None if recorder is None else recorder.record)
+        if recorder is None:
+            return world.run(given, told)
+        return world.run(given, told, on_line=recorder.record, on_roll=recorder.enroll)
 
 
 def _ledger(given: Scenario, result: Result, price: tuple[float, float] | None) -> Ledger:

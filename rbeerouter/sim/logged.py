@@ -1,8 +1,8 @@
 """The requests of a simulation as lines of a routing.log, made by the daemon's own recorder.
 
-`cli.simulate` hands `Recorder.record` of what `log_of` gives to `world.run`, so that replay, diff and a person with
-`grep` read a simulation as they read yesterday. Users stand there by name: they are made up, or a hash already, and a
-script that asks for them decides the same when the log is replayed.
+`cli.simulate` hands `Recorder.record` and `Recorder.enroll` of what `log_of` gives to `world.run`, so that replay, diff
+and a person with `grep` read a simulation as they read yesterday. Users stand there by name: they are made up, or a
+hash already, and a script that asks for them decides the same when the log is replayed.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -62,6 +63,16 @@ def make_decider(scenario: Scenario, fleet: Fleet, env: Env) -> Decider:
         except ValueError as error:
             raise ConfigError(f"param {name}: {error}") from None
     return decider
+
+
+def run_name(scenario: Scenario) -> str:
+    """Names the decisions of a scenario, where logs of several ones are read together."""
+    workload, ids = scenario.workload, [worker.spec.id for worker in scenario.workers]
+    parts = (
+        scenario.seed, scenario.script, scenario.strategy, sorted(scenario.params.items()), workload.name,
+        workload.count, scenario.start_wall, scenario.stop_after_s, ids, scenario.faults,
+    )  # fmt: skip
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
 
 
 @contextmanager

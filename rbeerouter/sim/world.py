@@ -16,24 +16,27 @@ from array import array
 from collections.abc import Callable
 from functools import partial
 from heapq import heappop, heappush
-from itertools import count
+from itertools import count, repeat
 from typing import Any
 
 import msgspec
 
 from rbeerouter.config.sections import health_rules, queue_rules, retry_rules
 from rbeerouter.config.values import utc_offset_s
+from rbeerouter.core.chance import Chance
 from rbeerouter.core.dispatch import WAITING, Dispatcher, Effect, Job, Send, Wait
 from rbeerouter.core.errors import FAILURES, LOST, RouterError
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.models import name_to_send
+from rbeerouter.core.seen import Roll
 from rbeerouter.core.types import READY, Env, Outcome
+from rbeerouter.routing.decide import Decider
 from rbeerouter.sim import outcome
 from rbeerouter.sim.engine import Work
 from rbeerouter.sim.faults import hits
 from rbeerouter.sim.looks import Looks
 from rbeerouter.sim.mishaps import SWEEP_S, Mishaps
-from rbeerouter.sim.setting import check, make_decider, quiet_collector
+from rbeerouter.sim.setting import check, make_decider, quiet_collector, run_name
 from rbeerouter.sim.site import NEVER, Flight, Site
 from rbeerouter.sim.sketch import Sketch
 from rbeerouter.sim.statistics import BATCH, Statistics
@@ -50,6 +53,8 @@ _MISSING_BODY = b'{"error":{"message":"the model does not exist","type":"invalid
 _SERVED = Outcome(None, 200, True, delivered=True)
 _TIMED_EVERY = 64
 """Every so many decisions one is timed."""
+_MOST_AT_ONCE, _MOST_OF_ONE = 10_000, 100
+"""More events than ever come at one time, of everything and besides of each request under way."""
 
 
 def run(
@@ -57,6 +62,7 @@ def run(
     progress: Callable[[int, float], None] | None = None,
     choices: array | None = None,
     on_line: Callable[[Job], None] | None = None,
+    on_roll: Callable[[Roll, Decider], None] | None = None,
 ) -> Result:
     """Simulates a scenario.
 
@@ -64,12 +70,15 @@ def run(
         progress: told now and then how many requests have come, and what time it is in the simulation, in seconds.
         choices: gets for each request, in order of arrival, the index of the worker that it was sent to first, or -1.
         on_line: told of each job that has ended, as `record` is.
+        on_roll: told of each list of workers that a decision saw first, as `Recorder.enroll` is.
 
     Raises:
         ConfigError: the scenario cannot be simulated.
         ScriptError: the script cannot be used.
     """
     world = World(scenario, choices, on_line)
+    if on_roll is not None:
+        world.tell_rolls(on_roll)
     started = time.perf_counter()
     with quiet_collector():
         world.play(progress)
@@ -92,9 +101,10 @@ class World:
         self._scenario = scenario
         self._clock = clock = [0.0, scenario.start_wall]
         timezone = config.routing.timezone
+        rng = random.Random(scenario.seed)
         self.env = env = Env(
-            partial(clock.__getitem__, 0), partial(clock.__getitem__, 1), random.Random(scenario.seed),
-            lambda: utc_offset_s(timezone, clock[1]) if timezone else 0,
+            partial(clock.__getitem__, 0), partial(clock.__getitem__, 1), rng,
+            lambda: utc_offset_s(timezone, clock[1]) if timezone else 0, Chance(rng.getrandbits(64)),
         )  # fmt: skip
         self.fleet = Fleet(health_rules(config), env.rng)
         self.fleet.configure([worker.spec for worker in scenario.workers])
@@ -125,9 +135,16 @@ class World:
         self._waiting: dict[Job, Flight] = {}
         self._waiting_area = 0.0
         self._admitting = False
+        self._told_offset_s: int | None = None
         self.decision_us = Sketch()
         self.arrived = self.live = 0
         self._next_at = NEVER
+
+    def tell_rolls(self, on_roll: Callable[[Roll, Decider], None]) -> None:
+        """From the first decision on somebody is told the lists of workers, so that decisions can be made again."""
+        watch, self._told_offset_s = self.decider.watch, self.env.utc_offset_s()
+        watch.run = run_name(self._scenario)
+        watch.tell(lambda roll: on_roll(roll, self.decider))
 
     # The loop
 
@@ -145,9 +162,15 @@ class World:
                 break
             self._next_at = at
             while heap[0][0] <= at:
-                when, _, act, what = heappop(heap)
-                clock[0], clock[1] = when, wall + when
-                act(what)
+                before = clock[0]
+                for _ in repeat(None, _MOST_AT_ONCE + _MOST_OF_ONE * self.live):
+                    when, _, act, what = heappop(heap)
+                    clock[0], clock[1] = when, wall + when
+                    act(what)
+                    if heap[0][0] > at:
+                        break
+                else:
+                    self._must_have_moved(before)
             clock[0], clock[1] = at, wall + at
             self._arrive(arrival)
             if not self.arrived % BATCH:
@@ -156,13 +179,24 @@ class World:
                     progress(self.arrived, at)
         self._next_at = NEVER
         while self.live:
-            when, _, act, what = heappop(heap)
-            clock[0], clock[1] = when, wall + when
-            act(what)
+            before = clock[0]
+            for _ in repeat(None, _MOST_AT_ONCE + _MOST_OF_ONE * self.live):
+                when, _, act, what = heappop(heap)
+                clock[0], clock[1] = when, wall + when
+                act(what)
+                if not self.live:
+                    break
+            else:
+                self._must_have_moved(before)
         self._close_intervals(clock[0], last=True)
         self.statistics.catch_up()
         if progress is not None:
             progress(self.arrived, clock[0])
+
+    def _must_have_moved(self, before: float) -> None:
+        """So much has happened: it cannot all have been at one time, unless something plans itself again and again."""
+        if self._clock[0] == before:
+            raise RuntimeError(f"the simulation does not get past {before!r} s; next comes {self._heap[0][2:]}")
 
     @property
     def now(self) -> float:
@@ -184,6 +218,9 @@ class World:
             raise fault
         if now >= self.timeline.ends:
             self._close_intervals(now)
+        if self._told_offset_s is not None and self._told_offset_s != self.env.utc_offset_s():
+            self._told_offset_s = self.env.utc_offset_s()      # the clocks have changed, which rolls tell of
+            self.decider.watch.tell_all()
         rest_s = 0.0 if self.live else self._idle_s(now)
         if rest_s:
             self._looks.shift(rest_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 
 import pytest
@@ -100,3 +101,19 @@ def test_requests_of_ours_that_the_engine_counts_are_not_foreign() -> None:
 def test_the_configured_intervals_hold(interval_s: float) -> None:
     heard = reports("mlx", probes={"interval_s": interval_s}, until_s=300.0)
     assert len(heard) == pytest.approx(300 / interval_s + 1, abs=300 / interval_s * 0.2 + 1)
+
+
+def test_a_look_is_planned_for_when_it_is_due_or_the_tenth_of_a_second_after_it() -> None:
+    """Planned a hair too early, it would find nothing due and be planned for the same moment again, for ever."""
+    run = world.World(scenario(Listed(arrival(0.0)), *[worker(f"w{n}") for n in range(3)]))
+    run.play()
+    planned: list[tuple[float, float]] = []
+    run._looks._at = lambda when, look, what: planned.append((when, what[1]))
+    dice = random.Random(1)
+    for _ in range(300):
+        run._looks.shift(dice.choice((dice.random(), 10.0 ** -dice.randrange(5, 15))))
+        for watch in run._looks._watches:                      # and from right at a tenth on
+            watch.due = round(watch.due, 1)
+    assert len(planned) == 900
+    assert all(due <= when <= due + 0.100001 for when, due in planned)
+    assert sum(when - due < 1e-5 for when, due in planned) > 100

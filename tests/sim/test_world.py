@@ -272,3 +272,22 @@ def test_clients_that_leave_are_told_of_and_free_their_places() -> None:
     assert (result.all.gone, result.all.ok) == (2, 1)
     assert seen[2].queue_s == pytest.approx(1.0)
     assert result.errors == {"client_gone": 2}
+
+
+@pytest.mark.parametrize("at_s", [5.0, 11.0])
+def test_what_plans_itself_again_for_the_same_moment_is_told_and_does_not_hang(at_s: float) -> None:
+    """Before the last arrival, and while the last request is served."""
+    run = world.World(scenario(Listed(arrival(0.0), arrival(10.0, tokens_out=500)), worker("w")))
+
+    def again(what: str) -> None:
+        run.at(run.now, again, what)
+
+    run.at(at_s, again, "the culprit")
+    with pytest.raises(RuntimeError, match=f"does not get past {at_s} s; next comes .*the culprit"):
+        run.play()
+
+
+def test_all_that_may_come_at_one_moment_is_no_standstill() -> None:
+    many = Listed(*[arrival(1.0, f"r-{n}", leaves_after_s=2.0) for n in range(3000)])
+    result = world.run(scenario(many, worker("w", slots=4096, overhead_s=0.5), config=PATIENT))
+    assert result.all.ok == 3000
