@@ -110,7 +110,8 @@ def _doubts(result: Replayed) -> list[str]:
     others = {by: times for by, times in result.deciders.items() if by != f"script {result.script}"}
     if others:
         told = ", ".join(f"{times} by {by}" for by, times in others.items())
-        lines.append(f"decided otherwise than by script {result.script} at the time: {told}")
+        now = f"script {result.script}" if result.script else "no script"
+        lines.append(f"decided at the time: {told}; now: {now}")
     lines += result.notes
     return ["", *lines] if lines else []
 

@@ -29,8 +29,8 @@ def traffic_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("traffic")
     group.add_argument("--requests", metavar="N", type=int, help="how many (default 1000; of a trace: all)")
     group.add_argument("--for", metavar="TIME", dest="lasts", help="nothing arrives later, such as 2h")
-    group.add_argument("--rate", metavar="R", type=float, help="requests per second; default: so many that the "
-                       f"workers are {USUAL_LOAD:.0%} busy".replace("%", "%%"))  # fmt: skip
+    group.add_argument("--rate", metavar="R", type=float, help="requests per second; default: "
+                       f"{USUAL_LOAD:.0%} of what the workers could serve".replace("%", "%%"))  # fmt: skip
     group.add_argument("--workload", metavar="KEY=VALUE", action="append", default=[],
                        help="a key of [workload], such as arrivals=bursts or users=200; may be repeated")  # fmt: skip
     group.add_argument("--model", metavar="NAME", help="asked for by all requests that name none")

@@ -90,7 +90,10 @@ def _short(reason: str) -> str:
 def _sure(found: Diff) -> str:
     if len(found.seeds) < FEWEST:
         return f"What is luck can be told from {FEWEST} seeds on."
-    return f"With 95 % confidence, over {count(len(found.seeds), 'seed')}, each the same on both sides."
+    told = f"With 95 % confidence, over {count(len(found.seeds), 'seed')}, each the same on both sides."
+    if found.same_traffic:
+        told += " All have the same requests: this is certain of them, not of another day's."
+    return told
 
 
 def _shown(given: Iterable[Change]) -> list[Change]:

@@ -71,7 +71,10 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Diff(msgspec.Struct, frozen=True):
-    """The comparison. requests: of all seeds together; moved: of these; first: both results of the first seed."""
+    """The comparison. requests: of all seeds together; moved: of these; first: both results of the first seed.
+
+    same_traffic: all seeds had the same requests, as those of a log are.
+    """
 
     before: str
     after: str
@@ -82,6 +85,7 @@ class Diff(msgspec.Struct, frozen=True):
     moves: tuple[Move, ...]
     changes: tuple[Change, ...]
     first: tuple[Result, Result]
+    same_traffic: bool = False
 
     @property
     def moved_share(self) -> float:
@@ -145,6 +149,7 @@ def diff(
     return Diff(
         *names, results[0].workload, tuple(seeds), sum(one.requests for one in found),
         sum(move.requests for move in moves), moves, _changes(found), results,
+        len({(one.requests, one.before.get("tokens_in")) for one in found}) == 1 < len(seeds),
     )  # fmt: skip
 
 

@@ -36,7 +36,8 @@ class Entry(msgspec.Struct, frozen=True):
     """What came of one rule.
 
     values: {name in METRICS: number}, None where nothing is known. spent: cost of tokens and of machines together,
-    of what is known. saved: what the rule would have spent beyond yours, None where either is not known.
+    of what is known. saved: what the rule would have spent beyond yours, None where either is not known. Machines are
+    paid under each rule for as long as yours took: they run on, and one late answer more or less costs nothing.
     """
 
     name: str
@@ -95,9 +96,9 @@ def ledger(
     if sampled:
         scenario = msgspec.structs.replace(scenario, workload=Beginning(scenario.workload, most))
     yours = result if result is not None and not sampled else run(scenario)
-    first = _entry(YOURS, yours.script or yours.strategy, yours, None)
+    first = _entry(YOURS, yours.script or yours.strategy, yours, None, yours.simulated_s)
     others = [
-        _entry(name, about, run(baseline), first.spent)
+        _entry(name, about, run(baseline), first.spent, yours.simulated_s)
         for name, about, baseline in baselines(scenario, remote_price)
     ]
     return Ledger(yours.all.requests, sampled and yours.all.requests >= most, (first, *others))
@@ -158,9 +159,11 @@ def _anywhere(models: Models) -> Models:
     return Models(msgspec.structs.replace(model, workers=(), deployment=None) for model in models)
 
 
-def _entry(name: str, about: str, result: Result, yours: float | None) -> Entry:
+def _entry(name: str, about: str, result: Result, yours: float | None, lasts_s: float) -> Entry:
     found = metrics(result)
-    known = [cost for cost in (result.machine_cost, result.all.cost) if cost is not None]
+    if result.machine_cost is not None and result.simulated_s > 0:
+        found["machine_cost"] = result.machine_cost / result.simulated_s * lasts_s
+    known = [cost for cost in (found["machine_cost"], result.all.cost) if cost is not None]
     spent = sum(known) if known else None
     saved = None if name == YOURS or spent is None or yours is None else spent - yours
     return Entry(name, about, {metric: found[metric] for metric in METRICS}, spent, saved)

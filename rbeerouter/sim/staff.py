@@ -79,7 +79,7 @@ def most_requests_per_s(workers: tuple[SimWorker, ...], traffic: Traffic) -> flo
     able = {model: [worker for worker in workers if _has(worker, model)] for model in weights}
     models = sorted((model for model in weights if able[model]), key=lambda model: (len(able[model]), model))
     speeds = {
-        (worker.spec.id, model): _speed(worker, model, tokens_in, tokens_out)
+        (worker.spec.id, model): _speed(worker, model, models, tokens_in, tokens_out)
         for model in models for worker in able[model]
     }  # fmt: skip
     low, high = 0.0, sum(speeds.values()) / max(1e-9, sum(weights[model] for model in models))
@@ -140,15 +140,21 @@ def _has(worker: SimWorker, model: str) -> bool:
     return not worker.spec.models or model in worker.spec.models
 
 
-def _speed(worker: SimWorker, model: str, tokens_in: float, tokens_out: float) -> float:
+def _speed(worker: SimWorker, model: str, asked: Iterable[str], tokens_in: float, tokens_out: float) -> float:
     """Requests per second of a worker by the formula of `types.Profile`, with as many at once as leave each of them at
-    least half the speed that it would have alone: with more it would serve a little more, and nobody would like it."""
+    least half the speed that it would have alone: with more it would serve a little more, and nobody would like it.
+
+    asked: all models that are asked for. Where models are batches of their own, whose steps add up, those that the
+    worker has share its places, so that each step serves fewer.
+    """
     profile = worker.profile
     times = worker.footprints[model].times if model in worker.footprints else 1.0
     room = max(1.0, profile.kv_tokens / (tokens_in + tokens_out))
     context = profile.context_s * (tokens_in + tokens_out / 2)
     at_half_speed = 2.0 + profile.step_s / max(1e-9, profile.sequence_s + context)
     at_once = min(profile.slots, worker.spec.max_concurrency or profile.slots, room, at_half_speed)
+    if worker.footprints or profile.memory_gib is not None:
+        at_once = max(1.0, at_once / sum(_has(worker, one) for one in asked))
     one_s = tokens_in * profile.prefill_s + tokens_out * (profile.step_s / at_once + profile.sequence_s + context)
     return 1.0 / max(1e-9, times * one_s + profile.overhead_s / at_once)
 

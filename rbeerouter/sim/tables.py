@@ -141,7 +141,8 @@ def latency(every: Group) -> Table:
         row("Time to first token", every.ttft_s), row("Whole answer", every.e2e_s),
         row("In the router's queue", every.queue_s), row("Per token after the first", every.tpot_s),
     ]  # fmt: skip
-    return table("latency", "Latency", ("", "mean", "p50", "p90", "p95", "p99", "most"), rows)
+    note = "An answer that is not streamed has its first token when it is whole."
+    return table("latency", "Latency", ("", "mean", "p50", "p90", "p95", "p99", "most"), rows, note)
 
 
 GROUP_HEAD = ("requests", "answered", "rejected", "failed", "left", "TTFT p95", "e2e p50", "e2e p95", "goodput", "cost")
@@ -248,11 +249,13 @@ def ledger(found: Ledger) -> Table:
         values = [told(entry.values[name], METRICS[name].unit) for name in shown]
         rows.append((entry.name, entry.about, figure(entry.spent), difference(entry.saved), *values))
     head = (
-        "rule", "what it is", "spent", "yours saves", "energy", "TTFT p95", "e2e p95", "queue p95", "rejected",
+        "rule", "what it is", "cost in all", "you save", "energy", "TTFT p95", "e2e p95", "queue p95", "rejected",
         "failed", "goodput",
     )  # fmt: skip
     of = "the first " if found.sampled else ""
     note = f"Of {of}{count(found.requests, 'request')}, simulated again under each rule."
+    if any(entry.spent for entry in found.entries):
+        note += " The cost in all is that of tokens, and of machines by the hour."
     return table("ledger", "Under simpler rules", head, rows, note, (0, 1), ("what it is", "queue p95", "energy"))
 
 

@@ -7,6 +7,7 @@ result can steer the terminal.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from textwrap import wrap
 
 from rbeerouter.sim import tables
 from rbeerouter.sim.ledger import Ledger
@@ -85,7 +86,7 @@ def section(table: Table, *, colour: bool = False) -> str:
         ]
         text.append("  " + "  ".join(cells).rstrip())
     if table.note:
-        text.append(f"  {table.note}")
+        text += wrap(printable(table.note), COLUMNS, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(text) + "\n"
 
 

@@ -119,6 +119,37 @@ def test_the_log_is_a_routing_log_that_can_be_simulated_again(capsys: pytest.Cap
     assert again["all"]["e2e_s"]["mean"] == pytest.approx(first["all"]["e2e_s"]["mean"], rel=0.2)   # times are in ms there
 
 
+CHANGING = """
+function route_request(request, workers)
+  local ready = workers:filter(function(w) return w.status == "ready" end)
+  if state:incr("requests", 1) % 7 == 0 then return nil end
+  if rand() < 0.3 then return ready:sample() end
+  return ready:min_by(function(w) return w.latency_ms or 0 end)
+end
+function on_failure(request, attempt, workers) state:incr("requests", 5) return nil end
+"""
+
+
+def test_the_log_of_a_simulation_can_be_replayed_with_chance_state_and_failures(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path, script, config = tmp_path / "simulated.log", tmp_path / "routing.lua", tmp_path / "config.toml"
+    script.write_text(CHANGING)
+    config.write_text("")
+    made = Ran(
+        capsys, "--script", str(script), "--requests", "600", "--rate", "4", "--random-faults", "100",
+        "--log", str(path), "--no-ledger",
+    )  # fmt: skip
+    assert made.code == 0
+    replay = ["routing", "replay", "--log", str(path), "--config", str(config), "--json", "--script"]
+    assert main([*replay, str(script)]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert (again["total"], again["changed"], again["uncertain"], again["notes"]) == (600, 0, 0, [])
+    script.write_text(CHANGING.replace("0.3", "0.9"))
+    assert main([*replay, str(script)]) == 0
+    assert json.loads(capsys.readouterr().out)["changed"] > 20
+
+
 def test_a_fault_shows(capsys: pytest.CaptureFixture[str]) -> None:
     plain, broken = (
         result(capsys, "--requests", "300", "--no-ledger", *more)

@@ -53,6 +53,11 @@ def test_the_headline_tells_who_moves_and_what_is_certain() -> None:
     assert "fewer than 3 seeds tell nothing" in comparison.headline(made(changes=CHANGES[:3], seeds=(1, 2))).lower()
 
 
+def test_what_is_certain_of_one_day_is_not_taken_for_more() -> None:
+    assert comparison.changes(made()).note == "With 95 % confidence, over 5 seeds, each the same on both sides."
+    assert comparison.changes(made(same_traffic=True)).note.endswith("this is certain of them, not of another day's.")
+
+
 def test_each_change_has_its_size_and_how_sure_that_is() -> None:
     found = rows(comparison.changes(made()))
     assert found["p95_ttft_s"] == ("2.00 s", "1.50 s", "-25.0%", "10.0%", "better")

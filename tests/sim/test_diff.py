@@ -54,6 +54,16 @@ def test_a_script_against_itself_moves_nobody_and_changes_nothing() -> None:
     assert {change.effect for change in found.changes if change.seeds} == {SAME}
 
 
+def test_seeds_that_bring_the_same_requests_are_known() -> None:
+    def make(seed: int) -> tuple[Scenario, Scenario]:
+        one = scenario(workers=(FAST, SLOW), workload=Chancy(50, 1), seed=seed)
+        return one, one
+
+    assert diff(make, (1, 2), ("a.lua", "b.lua"), 1).same_traffic
+    assert not diff(make, (1,), ("a.lua", "b.lua"), 1).same_traffic
+    assert not compared(BY_USER, BY_USER).same_traffic
+
+
 def test_those_who_move_are_counted_by_workers_and_lines() -> None:
     found = compared(TO_SLOW, BY_USER)
     (move,) = found.moves

@@ -74,6 +74,17 @@ def test_what_is_saved_is_what_a_rule_would_have_spent_beyond_yours() -> None:
     assert found.entries[0].values["cost"] == 0.0 and found.entries[3].values["machine_cost"] is None
 
 
+def test_machines_are_paid_for_as_long_as_yours_took() -> None:
+    def run(one: Scenario) -> Result:
+        # The last answer of the plain rules takes as long as all others together.
+        times = 1.0 if one.script else 2.0
+        return msgspec.structs.replace(priced(one), simulated_s=50.0 * times, machine_cost=times)
+
+    found = ledger(scenario(workers=(HOME,), script=POLICY), run)
+    assert [(entry.spent, entry.saved) for entry in found.entries] == [(1.0, None), (1.0, 0.0), (1.0, 0.0)]
+    assert {entry.values["machine_cost"] for entry in found.entries} == {1.0}
+
+
 def test_a_result_that_is_there_is_not_made_again() -> None:
     asked: list[Scenario] = []
 

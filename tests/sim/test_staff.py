@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from rbeerouter.cli.traffic import generated
 from rbeerouter.core.types import WorkerSpec
-from rbeerouter.sim import staff
+from rbeerouter.sim import staff, world
 from rbeerouter.sim.draws import Lengths
 from rbeerouter.sim.scenario_file import WorkerTable
-from rbeerouter.sim.types import Footprint, Profile, SimWorker
+from rbeerouter.sim.types import Footprint, Profile, Scenario, SimWorker
 from rbeerouter.sim.workload import Mix, Sessions, Traffic
+from tests.sim.made_up import config
 
 CONSTANT = Traffic(tokens_in=Lengths("constant", mean=100), tokens_out=Lengths("constant", mean=50), models={"m": 1.0})
 
@@ -36,6 +38,29 @@ def test_a_model_s_footprint_makes_a_worker_slower() -> None:
     spec = WorkerSpec("a", "http://a", models=("m",))
     slow = SimWorker(spec, worker("a", "m").profile, {"m": Footprint(times=2.0)})
     assert staff.most_requests_per_s((slow,), CONSTANT) == pytest.approx(1 / 0.7)
+
+
+def test_models_that_are_batches_of_their_own_share_a_worker_s_places() -> None:
+    traffic = Traffic(tokens_in=CONSTANT.tokens_in, tokens_out=CONSTANT.tokens_out, models={"m": 1.0, "n": 1.0})
+    plain = worker("a", "m", "n")
+    swapped = worker("a", "m", "n", memory_gib=20.0)
+    sized = SimWorker(plain.spec, plain.profile, {"m": Footprint(), "n": Footprint()})
+    assert staff.most_requests_per_s((plain,), traffic) == pytest.approx(1 / 0.35)
+    # 50 steps of 0.02 s that two share, while the other two wait for the other model's.
+    assert staff.most_requests_per_s((swapped,), traffic) == pytest.approx(1 / 0.6)
+    assert staff.most_requests_per_s((sized,), traffic) == pytest.approx(1 / 0.6)
+    assert staff.most_requests_per_s((sized,), CONSTANT) == pytest.approx(1 / 0.35)
+
+
+def test_the_home_lab_is_well_at_the_usual_load() -> None:
+    workers = staff.sim_workers(staff.HOME_LAB, {})
+    notes: list[str] = []
+    for seed in (1, 2, 3):
+        traffic = generated(Traffic(), workers, seed, notes)
+        for strategy in ("least-request", "round-robin"):
+            found = world.run(Scenario(config(), workers, traffic, strategy=strategy, seed=seed)).all
+            assert found.rejected == found.failed == 0
+            assert found.queue_s.p95 is not None and found.queue_s.p95 < 1.0 and found.e2e_s.p50 < 6.0
 
 
 def test_slots_the_operator_s_limit_and_the_cache_bound_what_runs_at_once() -> None:

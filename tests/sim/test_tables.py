@@ -90,9 +90,9 @@ def test_profiles_and_faults_tell_what_was_made_up() -> None:
     assert tables.targets(scenario.targets) == [("Target: first token within", "1.00 s")]
 
 
-def test_the_ledger_tells_what_yours_saves_and_of_how_many_requests() -> None:
+def test_the_ledger_tells_what_you_save_and_of_how_many_requests() -> None:
     told = tables.ledger(results.LEDGER)
-    assert column(told, "yours saves") == ["", "+0.510", "-0.200"]
+    assert column(told, "you save") == ["", "+0.510", "-0.200"]
     assert column(told, "TTFT p95") == ["650 ms", "1.90 s", "400 ms"]
-    assert told.note == "Of the first 20,000 requests, simulated again under each rule."
+    assert told.note.startswith("Of the first 20,000 requests, simulated again under each rule.")
     assert column(told, "rejected") == ["3", "3", "3"] and "energy" not in told.head and "queue p95" not in told.head
