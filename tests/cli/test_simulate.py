@@ -147,7 +147,7 @@ def test_the_log_of_a_simulation_can_be_replayed_with_chance_state_and_failures(
     assert (again["total"], again["changed"], again["uncertain"], again["notes"]) == (600, 0, 0, [])
     script.write_text(CHANGING.replace("0.3", "0.9"))
     assert main([*replay, str(script)]) == 0
-    assert json.loads(capsys.readouterr().out)["changed"] > 20
+    assert json.loads(capsys.readouterr().out)["changed"] > 10
 
 
 def test_a_fault_shows(capsys: pytest.CaptureFixture[str]) -> None:
