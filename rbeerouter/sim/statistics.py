@@ -160,7 +160,7 @@ class Statistics:
                 _count(self.script_errors, decision.error)
         attempts = job.attempts
         outcome = OK if job.state == DONE and job.status < 400 else self._trouble(job)
-        if len(attempts) > 1 or outcome == FAILED:
+        if len(attempts) > 1 or outcome != OK:
             self.failures.update(one.worker_id for one in attempts if one.result not in ("ok", "client_gone"))
         ttft = tpot = e2e = queue = 0.0
         ttft_at = tpot_at = e2e_at = NONE

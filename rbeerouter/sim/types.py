@@ -230,6 +230,7 @@ class Result(msgspec.Struct):
 
     reasons: {"who decided: why": requests}. errors: {failure code: requests}. script_errors: {its text: times}.
     fairness: Jain's index of the tokens that users got, 1 for equal ones; None with fewer than two users.
+    requests_per_s, tokens_per_s: of requests that were ok, over `simulated_s`.
     machine_cost, energy_wh: sums over the workers for which they are known; None where for none.
     ttft_cdf, e2e_cdf: (seconds, share of requests that took at most so long), for drawing.
     timing: what the run itself took: {"decision_us": ..., "run_s": ..., "requests_per_s": ...}.
