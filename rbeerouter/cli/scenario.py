@@ -16,6 +16,7 @@ from rbeerouter.core.types import WorkerSpec
 from rbeerouter.sim.types import Fault, Scenario
 
 if TYPE_CHECKING:
+    from rbeerouter.sim.scenario_file import WorkerTable
     from rbeerouter.sim.traces import Trace
     from rbeerouter.sim.workload import Generated
 
@@ -64,17 +65,14 @@ def prepare(options: argparse.Namespace) -> Prepared:
     trace = traffic.trace_of(options, file)
     specs = _specs(config, traffic.asked_models(file.workload, trace), notes)
     ids = [spec.id for spec in specs]
-    tables = dict(file.workers)
-    scenario_file.check_known(tables, ids, where)
-    if options.workers is not None:
-        tables |= (given := scenario_file.read_workers(options.workers))
-        scenario_file.check_known(given, ids, str(options.workers))
+    tables = _tables(options, file.workers, ids, where, notes)
     workers = staff.sim_workers(specs, tables)
+    notes += staff.unknown_machines(specs, tables)
     faults = [scenario_file.fault_of(entry, where) for entry in file.faults]
     faults += [scenario_file.fault_in_short(text) for text in options.fault]
     scenario_file.check_known((fault.worker for fault in faults), ids, where, "fault: ")
     if trace is None:
-        workload: Generated | Trace = traffic.generated(file.workload, workers, options.seed, notes)
+        workload: Generated | Trace = traffic.generated(file.workload, workers, config, options.seed, notes)
     else:
         workload = traffic.recorded(trace, file.workload, workers, config, notes)
     lasts_s = None if options.lasts is None else scenario_file.seconds(options.lasts, "--for")
@@ -88,6 +86,25 @@ def prepare(options: argparse.Namespace) -> Prepared:
     if trace is not None and trace.start_wall is not None:
         made = msgspec.structs.replace(made, start_wall=trace.start_wall)
     return Prepared(made, tuple(notes))
+
+
+def _tables(
+    options: argparse.Namespace, of_scenario: dict[str, WorkerTable], ids: list[str], where: str, notes: list[str]
+) -> dict[str, WorkerTable]:
+    """What the scenario and --workers say of workers. A calibrated log may tell of workers that are gone by now; a
+    file that tells of none of the present ones belongs to another configuration. Raises ConfigError."""
+    from rbeerouter.sim import scenario_file
+
+    scenario_file.check_known(of_scenario, ids, where)
+    if options.workers is None:
+        return of_scenario
+    given = scenario_file.read_workers(options.workers)
+    gone = [name for name in given if name not in ids]
+    if len(gone) == len(given):
+        scenario_file.check_known(given, ids, str(options.workers))
+    if gone:
+        notes.append(f"{options.workers}: tells of {', '.join(gone)}, which is no worker here: left out")
+    return {**of_scenario, **{name: table for name, table in given.items() if name in ids}}
 
 
 def _random_faults(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,13 +127,27 @@ def asked_models(traffic: Traffic, trace: Trace | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(named))
 
 
-def generated(traffic: Traffic, workers: tuple[SimWorker, ...], seed: int, notes: list[str]) -> Generated:
+def _strange(asked: Iterable[str], workers: tuple[SimWorker, ...], config: Config) -> list[str]:
+    """Those of these models that no worker has, sorted."""
+    if not all(worker.spec.models for worker in workers):
+        return []                                              # one takes any
+    known = {model for worker in workers for model in worker.spec.models}
+    known |= {name for model in config.models for name in (model.name, *model.aliases)}
+    return sorted({*asked} - known)
+
+
+def generated(
+    traffic: Traffic, workers: tuple[SimWorker, ...], config: Config, seed: int, notes: list[str]
+) -> Generated:
     """Traffic for these workers: the models they have, and as many requests as keep them busy."""
     from rbeerouter.sim import staff
     from rbeerouter.sim.workload import Generated
 
     if not traffic.models:
         traffic = msgspec.structs.replace(traffic, models=staff.usual_models(workers))
+    strange = _strange(staff.model_weights(traffic), workers, config)
+    if strange:
+        notes.append(f"no worker has {', '.join(strange)}: asked for in vain")
     if traffic.rate is None:
         most = staff.most_requests_per_s(workers, traffic)
         traffic = msgspec.structs.replace(traffic, rate=USUAL_LOAD * most)
@@ -151,8 +166,8 @@ def recorded(
 
     usual = staff.usual_models(workers)
     named = {model: many for model, many in trace.survey.models.items() if model is not None}
-    known = {*usual, *(name for model in config.models for name in (model.name, *model.aliases))}
-    strange = sorted({model for model in named if trace.mapped(model) not in known})
+    missing = _strange(map(trace.mapped, named), workers, config)
+    strange = sorted(model for model in named if trace.mapped(model) in missing)
     if strange and trace.kind != "log":
         raise ConfigError(
             f"{trace.path}: asks for {', '.join(strange)}, which no worker has; expected --map {strange[0]}=MODEL with "

@@ -76,9 +76,8 @@ def from_logs(
         told: what the command line says of all of them; the rest is looked up in the configuration.
         show: is told how far it has come.
     """
-    config = load(config_path, engines=tuple(ENGINES)) if config_path is not None or not logs else None
-    if not logs and config is not None:
-        logs = [config.log]
+    config = load(config_path, engines=tuple(ENGINES))
+    logs = logs or [config.log]
     tally = Tally()
     try:
         found = records(read_log(logs, tally), most)
@@ -90,7 +89,7 @@ def from_logs(
     for worker in wanted:
         if worker not in found:
             raise ConfigError(f"--worker {worker}: is not in the log; there are {', '.join(found)}")
-    slots = {spec.id: spec.max_concurrency for spec in config.workers} if config is not None else {}
+    slots = {spec.id: spec.max_concurrency for spec in config.workers}
     fitted = []
     for worker in wanted or found:
         known = told if told.slots is not None else msgspec.structs.replace(told, slots=slots.get(worker))

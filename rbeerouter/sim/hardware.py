@@ -84,24 +84,32 @@ def find_preset(name: str, where: str) -> tuple[int, Preset]:
 
     Raises ConfigError that begins with `where` and lists the known ones.
     """
+    found = _fitting(name)
+    if found is None:
+        raise ConfigError(
+            f"{where}: {name!r} is no machine whose speed is known; expected one of {', '.join(PRESETS)}"
+        )
+    return found
+
+
+def _fitting(name: str) -> tuple[int, Preset] | None:
     many = re.match(r"\s*(\d{1,2})\s*x\s+", name.lower())
     bare = re.sub(r"rtx|geforce", " ", re.sub(r"(\d)\s*gi?b\b", r"\1", name.lower()))
     words = set(re.findall(r"[a-z]*\d+[a-z]*|[a-z]+", bare))
     fitting = [preset for preset in PRESETS.values() if words.issuperset(preset.words) and not words & OTHERS]
     if not fitting:
-        known = ", ".join(PRESETS)
-        raise ConfigError(f"{where}: {name!r} is no machine whose speed is known; expected one of {known}")
+        return None
     return int(many[1]) if many else 1, max(fitting, key=lambda preset: len(preset.words))
 
 
 def machine_of(spec: WorkerSpec, preset: str | None = None) -> tuple[int, Preset]:
-    """(how many, which machine) a worker is: the preset that is named, its metadata `gpu`, `card` or `cpu`, or the
-    usual one for its backend and memory. Raises ConfigError for a name that is not known."""
+    """(how many, which machine) a worker is: the preset that is named, its metadata `gpu`, `card` or `cpu` where such a
+    machine is known, or the usual one for its backend and memory. Raises ConfigError for a preset that is not known."""
     if preset is not None:
         return find_preset(preset, f"workers.{spec.id}.preset")
-    for key in ("gpu", "card", "cpu"):
-        if key in spec.metadata:
-            return find_preset(str(spec.metadata[key]), f'worker "{spec.id}": metadata.{key}')
+    _, told = _told_machine(spec)
+    if told is not None and (found := _fitting(told)) is not None:
+        return found
     if spec.engine in CLOUDS or (spec.deployment == REMOTE and spec.backend is None):
         return 1, CLOUD
     backend = (spec.backend or "").lower()
@@ -109,6 +117,25 @@ def machine_of(spec: WorkerSpec, preset: str | None = None) -> tuple[int, Preset
     usual = [one for one in PRESETS.values() if one.usual_for == family]
     memory = spec.vram or (0.0 if family == "cpu" else 24.0)
     return 1, next((one for one in usual if one.memory_gib >= memory), usual[-1])
+
+
+def unknown_machine(spec: WorkerSpec) -> str | None:
+    """In words, where a worker names a machine whose speed is not known; None where it does not."""
+    key, told = _told_machine(spec)
+    if told is None or _fitting(told) is not None:
+        return None
+    _, taken = machine_of(spec)
+    return (
+        f"worker {spec.id}: metadata.{key} = {told!r} is no machine whose speed is known: it is taken for one like "
+        f"{taken.name}; --workers FILE with a preset or numbers of its own says better"
+    )
+
+
+def _told_machine(spec: WorkerSpec) -> tuple[str, str | None]:
+    for key in ("gpu", "card", "cpu"):
+        if key in spec.metadata:
+            return key, str(spec.metadata[key])
+    return "", None
 
 
 def bytes_per_parameter(model: str, server: bool) -> float:

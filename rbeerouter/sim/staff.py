@@ -59,6 +59,12 @@ def sim_workers(specs: Iterable[WorkerSpec], tables: Mapping[str, WorkerTable]) 
     return tuple(made)
 
 
+def unknown_machines(specs: Iterable[WorkerSpec], tables: Mapping[str, WorkerTable]) -> list[str]:
+    """In words, for each worker that names a machine nobody knows and is described by no table."""
+    undescribed = (spec for spec in specs if spec.id not in tables)
+    return [words for spec in undescribed if (words := hardware.unknown_machine(spec)) is not None]
+
+
 def usual_models(workers: Iterable[SimWorker]) -> dict[str, float]:
     """{model: weight} for traffic that does not say: each by how many workers have it."""
     found: dict[str, float] = {}

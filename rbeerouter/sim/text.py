@@ -50,7 +50,18 @@ def summary(result: Result, *, colour: bool = False) -> str:
         text.append(f"failed:          {every.failed:,} ({percent(every.failed / every.requests)})")
     if every.gone:
         text.append(f"left:            {every.gone:,} ({percent(every.gone / every.requests)})")
+    text += _script_errors(result)
     return "\n".join(text) + "\n"
+
+
+def _script_errors(result: Result) -> list[str]:
+    """How often the script failed and the strategy decided instead, with what it failed over most."""
+    errors = sum(result.script_errors.values())
+    if not errors:
+        return []
+    share = percent(errors / max(1, result.all.requests))
+    most = shortened(printable(next(iter(result.script_errors))), COLUMNS - 4)
+    return [f"script errors:   {errors:,} ({share}), most often", f"    {most}"]
 
 
 def full(result: Result, *, source: bytes | None = None, ledger: Ledger | None = None, colour: bool = False) -> str:

@@ -184,7 +184,8 @@ def read_mooncake(path: Path) -> Iterator[Row]:
         try:
             given = _decode_mooncake(line)
         except msgspec.MsgspecError as error:
-            what = str(error)[0].lower() + str(error)[1:]
+            what = str(error)
+            what = what if what.startswith("JSON") else what[0].lower() + what[1:]
             raise ConfigError(
                 f"{path}:{number}: {line.strip()[:60]!r}: {what}; expected timestamp (ms), input_length, output_length "
                 "and hash_ids"

@@ -151,3 +151,31 @@ def test_a_worker_that_a_file_names_and_nobody_has_is_refused(tmp_path: Path) ->
     path.write_text("[workers.worker-mimi]\nslots = 3\n")
     expected = f"{path}: workers.worker-mimi: no worker has this id; did you mean 'worker-mini'?"
     assert (refusal("--workers", str(path)), refusal("--scenario", str(path))) == (expected, expected)
+
+
+def test_workers_of_a_calibrated_log_that_are_gone_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "w.toml"
+    path.write_text("[workers.worker-mini]\nslots = 3\n[workers.sold]\nslots = 9\n")
+    made = prepare("--workers", str(path))
+    assert [worker.profile.slots for worker in made.scenario.workers if worker.spec.id == "worker-mini"] == [3]
+    assert f"{path}: tells of sold, which is no worker here: left out" in made.notes
+
+
+def test_a_worker_of_an_unknown_machine_is_guessed_unless_a_file_tells(tmp_path: Path) -> None:
+    given = config(tmp_path, "id = 'w'\nmetadata = { gpu = 'Abacus 9' }")
+    assert any("metadata.gpu = 'Abacus 9' is no machine" in note for note in prepare("--config", given).notes)
+    path = tmp_path / "w.toml"
+    path.write_text("[workers.w]\npreset = 'rtx-4090'\n")
+    assert not any("Abacus" in note for note in prepare("--config", given, "--workers", str(path)).notes)
+
+
+def test_made_up_traffic_for_models_that_nobody_has_is_told() -> None:
+    assert "no worker has nope: asked for in vain" in prepare("--model", "nope").notes
+    assert not any("in vain" in note for note in prepare("--model", staff.SMALL).notes)
+
+
+def test_a_name_that_the_configuration_knows_and_a_worker_that_takes_any_are_not_in_vain(tmp_path: Path) -> None:
+    alias = "[[models]]\nname = 'm'\naliases = ['gpt-4']\n"
+    for more, second in ((alias, "models = ['m']"), ("", "")):
+        given = config(tmp_path, "models = ['m']", second, more=more)
+        assert not any("in vain" in note for note in prepare("--config", given, "--model", "gpt-4").notes)

@@ -190,6 +190,15 @@ def test_logs_are_read_the_configured_slots_known_and_only_wanted_workers_fitted
     assert found.profile.slots == 6
 
 
+def test_the_configuration_at_home_tells_of_slots_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (home := tmp_path / ".config" / "rbee").mkdir(parents=True)
+    (home / "config.toml").write_text('[[workers]]\nid = "gpu"\nurl = "http://127.0.0.1:1"\nmax_concurrency = 6\n')
+    log = write_log(tmp_path / "routing.log", [line_of(one, at, "gpu") for at, one in enumerate(seen_of(SLOW, 40, 2.0))])
+    (found,), _ = from_logs([log], None, [], 1000, Known(), None)
+    assert found.profile is not None and found.profile.slots == 6
+
+
 def test_a_log_that_says_nothing_of_a_worker_is_refused(tmp_path: Path) -> None:
     log = write_log(tmp_path / "routing.log", [line_of(Seen(0.0, 0.1, 0.2, 1, 1, True))])
     with pytest.raises(ConfigError, match="--worker cpu: is not in the log; there are gpu"):

@@ -22,6 +22,7 @@ from rbeerouter.sim.hardware import (
     machine_of,
     profile_for,
     single_stream,
+    unknown_machine,
 )
 from rbeerouter.sim.presets import CLOUD, KINDS, PRESETS
 from rbeerouter.sim.types import Footprint, Profile, SimWorker
@@ -119,11 +120,19 @@ def test_each_preset_is_found_by_its_name_and_works(name: str) -> None:
 
 
 @pytest.mark.parametrize("written", ["RTX 9999", "RTX 3060 Ti", "RTX 4090 Laptop", "abacus", ""])
-def test_an_unknown_machine_is_told_with_those_that_are_known(written: str) -> None:
-    with pytest.raises(ConfigError, match=r'worker "w": metadata.gpu: .* expected one of rtx-3060, .*, cloud$'):
-        profile_for(worker(metadata={"gpu": written}))
-    with pytest.raises(ConfigError, match=r"^workers.w.preset: "):
+def test_an_unknown_machine_is_taken_for_a_usual_one_which_is_told_and_an_unknown_preset_is_refused(written: str) -> None:
+    given = worker(metadata={"gpu": written}, backend="cuda", vram=12.0)
+    assert machine_of(given) == (1, PRESETS["rtx-3060"])
+    told = unknown_machine(given)
+    assert told is not None and told.startswith(f"worker w: metadata.gpu = {written!r} is no machine whose speed is known")
+    assert "like rtx-3060;" in told
+    with pytest.raises(ConfigError, match=r"^workers.w.preset: .* expected one of rtx-3060, .*, cloud$"):
         profile_for(worker(), preset=written)
+
+
+@pytest.mark.parametrize("spec", [worker(), worker(metadata={"gpu": "RTX 4090"}), worker(metadata={"cpu": "M1"})])
+def test_nothing_is_told_of_machines_that_are_known_or_not_named(spec: WorkerSpec) -> None:
+    assert unknown_machine(spec) is None
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,16 @@ def test_the_summary_tells_the_distribution_the_average_latency_and_the_rejected
     assert "rejected: 20 (2.0%)\n" in told
 
 
+def test_the_summary_tells_of_a_script_that_failed_and_no_error_can_steer_the_terminal() -> None:
+    result = results.result(workers=2, requests=1000)
+    result.script_errors = {"routing.lua:3: boom \x1b[31m" + "x" * 100: 400, "routing.lua:9: no": 100}
+    told = text.summary(result)
+    assert "script errors:   500 (50%), most often\n    routing.lua:3: boom " in told
+    assert "\x1b" not in told and max(map(width, told.split("\n"))) <= 80
+    result.script_errors = {}
+    assert "script errors" not in text.summary(result)
+
+
 def test_a_bar_is_as_long_as_the_share_is_large() -> None:
     assert [text._bar(share) for share in (0, 1e-6, 0.5, 1)] == ["", "▏", "█" * 10, "█" * 20]
 

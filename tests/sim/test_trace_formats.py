@@ -114,6 +114,7 @@ COOL = '{"timestamp": 1, "input_length": 1, "output_length": 1, "hash_ids": []}\
         (BURST + "1,GPT-4,x,2\n", ":2: Request tokens = 'x': expected a whole number of tokens"),
         (BURST + "1,GPT-4,2,1.5\n", ":2: Response tokens = '1.5': expected a whole number of tokens"),
         (COOL + "{", ":2: '{': input data was truncated; expected timestamp (ms), input_length, output_length and hash_ids"),
+        (COOL + "{nonsense\n", ":2: '{nonsense': JSON is malformed: "),
         (COOL + '{"timestamp": 1, "input_length": 1}\n', "object missing required field `output_length`"),
         (COOL + '{"timestamp": 1, "input_length": "1", "output_length": 1}\n', "expected `int`, got `str` - at `$.input_length`"),
         (COOL + '{"timestamp": -1, "input_length": 1, "output_length": 1}\n', ":2: timestamp = -1.0: expected 0 or more"),
