@@ -27,6 +27,9 @@ _FIRST_WEIGHT = 0.1
 _MOST_FOREIGN = (1 << 21) - 1
 _MOST_OCCUPIED = (1 << 22) - 1
 """More requests than any engine has; a wild number would not fit into what scripts are told (`Script.route`)."""
+_LEAST_REST_S = 1.0
+"""How long a worker is left alone at least that has refused twice in a row, though it asks for less."""
+_MOST_DOUBLINGS = 10
 _LOOK_S = 1.0
 _ANOTHER_START_S = 1.0
 """Starts that differ by less are one: some engines compute theirs from how long they have been running."""
@@ -195,9 +198,20 @@ class Fleet:
         self._refresh(worker, now)
 
     def cool_down(self, worker: Worker, seconds: float, now: float) -> None:
-        """The worker itself has asked to be left alone for so long, with a 429 or 503: strategies do so."""
-        until = now + max(0.0, min(seconds, self.rules.cool_down_cap_s))
-        worker.cooling_until = max(worker.cooling_until, until)
+        """The worker itself has asked to be left alone for so long, with a 429 or 503: strategies do so.
+
+        One that refuses again each time that it is asked again is left alone for twice as long each time, and then
+        tried with one request: it would else be sent all who wait, whenever its time is over, and nobody be served.
+        """
+        health, cap_s = worker.health, self.rules.cool_down_cap_s
+        if cap_s <= 0.0:
+            return
+        if now >= worker.cooling_until:                       # else one more answer of the same time
+            health.refusals += 1
+            health.troubled = True
+        if health.refusals > 1:
+            seconds = max(seconds, _LEAST_REST_S) * 2 ** min(health.refusals - 1, _MOST_DOUBLINGS)
+        worker.cooling_until = max(worker.cooling_until, now + max(0.0, min(seconds, cap_s)))
         if worker.index >= 0:
             self._cooling.add(worker)
         self._refresh(worker, now)
@@ -238,12 +252,15 @@ class Fleet:
         self._refresh(worker, now)
 
     def _trial_is_over(self, health: Health, now: float) -> bool:
-        """Nothing is tried, or for so long without a failure that nobody need wait for the end of a long answer."""
-        return health.trial_at is None or now - health.trial_at >= self.rules.ejection_s
+        """Nothing is tried, or for so long without a failure that nobody need wait for the end of a long answer. That a
+        worker takes requests again which it refused, no probe can show."""
+        if health.trial_at is None:
+            return health.refusals < 2
+        return now - health.trial_at >= self.rules.ejection_s
 
     def _half_open_ends(self, worker: Worker, now: float) -> None:
         """A probe has found it well after its ejection. The next failure of a request still ejects it at once."""
-        worker.health.half_open, worker.health.trial_at = False, None
+        worker.health.half_open, worker.health.trial_at, worker.health.refusals = False, None, 0
         self._ramp(worker, now)
 
     # Slow start
@@ -294,6 +311,7 @@ class Fleet:
             self._refresh(worker, now)
         for worker in [worker for worker in self._cooling if worker.cooling_until <= now]:
             self._cooling.discard(worker)
+            worker.health.half_open = worker.health.half_open or worker.health.refusals > 1
             self._refresh(worker, now)
         for worker in list(self.ramping):
             self._grow(worker, now)

@@ -7,7 +7,7 @@
 - *ejected*: it can be reached, but its answers keep failing: `failures` in a row, or `error_rate` of the last
   minute's. An answer that fails at once counts like any other, or a worker that fails fast would draw all traffic by
   its low load. An ejection lasts `ejection_s` times the number of ejections in a row, at most `ejection_cap_s`.
-- *on trial*: an ejection has ended, and one request is trying whether it may come back. No second one goes there
+- *on trial*: an ejection has ended, or the rest of a worker that has refused twice in a row, and one request is trying whether it may come back. No second one goes there
   until that one has succeeded, or a probe while it has been going well for `ejection_s`. From then until a request
   succeeds, one failure ejects it again.
 
@@ -44,13 +44,15 @@ class Health:
 
     Attributes:
         troubled: something of it must be cleared when an answer succeeds.
-        half_open: its ejection has ended, and nothing has succeeded since.
+        half_open: its ejection has ended, or its rest after it had refused more than once, and nothing has succeeded
+            since.
+        refusals: how often in a row it had no room, each time after it had been left alone.
         trial_at: when the one request was sent that tries it, None while there is none.
     """
 
     __slots__ = (
         "connect_failures", "ejected_until", "ejections", "failed_at", "failed_probes", "failures", "good_probes",
-        "half_open", "met", "reachable", "trial_at", "troubled",
+        "half_open", "met", "reachable", "refusals", "trial_at", "troubled",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -64,6 +66,7 @@ class Health:
         self.ejected_until = 0.0
         self.failed_at = _NEVER
         self.half_open = False
+        self.refusals = 0
         self.trial_at: float | None = None
         self.troubled = False
 
@@ -86,7 +89,7 @@ class Health:
 
     def answered(self) -> None:
         """The worker served a request to the end."""
-        self.failures = self.connect_failures = self.ejections = 0
+        self.failures = self.connect_failures = self.ejections = self.refusals = 0
         self.half_open = self.troubled = False
         self.trial_at = None
 

@@ -731,6 +731,51 @@ def test_a_shorter_cool_down_does_not_end_a_longer_one() -> None:
     assert (one.status, one.cooling_until) == (BUSY, 30.0)
 
 
+def test_a_worker_that_refuses_each_time_is_asked_half_as_often_each_time_and_by_one_request() -> None:
+    made = fleet("w1", "w2")
+    one = made.workers["w1"]
+    rests, now = [], 0.0
+    for _ in range(8):
+        for _ in range(3 if not one.half_open else 1):         # who was sent there at once makes no difference
+            made.sent(one, now)
+        refused_at = now
+        while one.in_flight:
+            made.finished(one, FAILURES["upstream_overloaded"], now, refused_at)
+            made.cool_down(one, 1.0, now)
+        rests.append(one.cooling_until - now)
+        now = one.cooling_until
+        made.tick(now)
+    assert rests == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    assert (one.status, one.half_open) == (READY, True)
+    made.apply(Report("w1", True, None, now))
+    assert one.half_open                                     # no probe can show that it takes requests again
+    made.sent(one, now)
+    assert one.status == OFFLINE                             # nobody else goes there meanwhile
+    made.finished(one, None, now + 1.0, now)
+    assert (one.status, one.half_open, one.health.refusals) == (READY, False, 0)
+
+
+def test_a_refusal_after_a_good_answer_is_the_first_again() -> None:
+    made = fleet("w1")
+    one = made.workers["w1"]
+    for now in (0.0, 10.0, 20.0):
+        made.cool_down(one, 5.0, now)
+        made.tick(now + 5.0)
+        made.sent(one, now + 5.0)
+        made.finished(one, None, now + 6.0, now + 5.0)
+    made.cool_down(one, 5.0, 30.0)
+    assert one.cooling_until == 35.0
+
+
+def test_refusals_that_are_not_heeded_by_configuration_keep_no_worker_away() -> None:
+    made = fleet("w1", rules=HealthRules(cool_down_cap_s=0.0))
+    one = made.workers["w1"]
+    for now in (0.0, 1.0, 2.0):
+        made.cool_down(one, 5.0, now)
+        made.tick(now)
+        assert (one.status, one.half_open) == (READY, False)
+
+
 @pytest.mark.parametrize(("yields", "status"), [(True, BUSY), (False, READY)])
 def test_a_machine_whose_owner_is_using_it_is_left_alone_if_the_operator_wants_that(yields: bool, status: str) -> None:
     made = fleet("w1", rules=HealthRules(yield_to_owner=yields))

@@ -16,12 +16,12 @@ SEED = 1
 """Other seeds differ by a few percent."""
 
 
-def drilled(config: str, scenario: str, script: str) -> Result:
+def drilled(config: str, scenario: str, script: str, *more: str) -> Result:
     parser = argparse.ArgumentParser()
     scenario_options(parser)
     options = parser.parse_args([
         "--config", str(DRILLS / config), "--scenario", str(DRILLS / scenario), "--script", str(DRILLS / script),
-        "--seed", str(SEED),
+        "--seed", str(SEED), *more,
     ])  # fmt: skip
     result = world.run(scenario_of(options))
     assert result.script_errors == {}
@@ -39,7 +39,13 @@ def test_a_worker_that_refuses_at_once_draws_all_traffic_unless_it_is_left_alone
     assert worker(naive, "two").attempts > 2 * worker(naive, "one").attempts
     assert naive.all.failed > 0.4 * naive.all.requests
     assert ours.all.failed + ours.all.rejected < 0.005 * ours.all.requests
-    assert worker(ours, "two").attempts < 0.75 * worker(ours, "one").attempts
+    assert worker(ours, "two").failures < 0.02 * worker(naive, "two").failures
+
+
+def test_a_worker_that_refuses_does_not_spoil_what_the_others_can_serve_when_they_are_full() -> None:
+    ours = drilled("fleet.toml", "fast-503.toml", "least-in-flight.lua", "--rate", "7")
+    assert ours.all.failed == 0
+    assert set(ours.errors) == {"queue_timeout"}
 
 
 def test_counts_that_forget_failed_and_left_requests_drift_and_those_of_the_core_do_not() -> None:
