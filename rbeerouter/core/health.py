@@ -7,11 +7,9 @@
 - *ejected*: it can be reached, but its answers keep failing: `failures` in a row, or `error_rate` of the last
   minute's. An answer that fails at once counts like any other, or a worker that fails fast would draw all traffic by
   its low load. An ejection lasts `ejection_s` times the number of ejections in a row, at most `ejection_cap_s`.
-- *on trial*: an ejection has ended, or the rest of a worker that has refused twice in a row, and one request is trying whether it may come back. No second one goes there
-  until that one has succeeded, or a probe while it has been going well for `ejection_s`. From then until a request
-  succeeds, one failure ejects it again.
-
-How many may be ejected at once is for `Fleet` to say, which sees all of them.
+- *on trial*: an ejection has ended, or the rest of a worker that has refused twice in a row, and one request is trying
+  whether it may come back. No second one goes there until that one has succeeded, or a probe while it has been going
+  well for `ejection_s`. From then until a request succeeds, one failure ejects it again.
 """
 
 from __future__ import annotations
