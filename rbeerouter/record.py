@@ -103,6 +103,7 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
     headers: dict[str, str] | None = None
     timeout_s: float | None = None
     deployment: str | None = None
+    run: str | None = None
     n: int | None = None
     saw: list[list[Any]] | None = None
     turn: int | None = None
@@ -268,6 +269,7 @@ class Recorder:
         self._log = log
         self._rows: dict[int, msgspec.Raw] = {}
         self._rows_of: list[Worker] = []
+        self._run: str | None = None
         logger = structlog.wrap_logger(log, processors=[self._as_json], wrapper_class=structlog.BoundLogger)
         self._write = logger.bind().msg
 
@@ -287,11 +289,12 @@ class Recorder:
     def enroll(self, roll: Roll, decider: Decider) -> None:
         """Writes the list of workers as a decision saw it, and who decides: what a replay begins with. To be told each
         one at once (`Watch.tell`)."""
+        self._run = roll.run
         if not self.inputs.kept:
             return
         script = decider.script
         row = {"time": timestamp(roll.wall), "event": "fleet", "n": roll.n, "run": roll.run, "seed": roll.base}
-        row |= {"strategy": decider.strategy.name, "utc_offset_s": decider.utc_offset_s()}
+        row |= {"reloads": decider.reloads, "strategy": decider.strategy.name, "utc_offset_s": decider.utc_offset_s()}
         if script is not None:
             row |= {"script": script.hash, "figures": script.figures, "params": script.overrides}
         row |= {"workers": roll.workers} if roll.whole else {"order": roll.order, "workers": roll.workers}
@@ -386,7 +389,7 @@ class Recorder:
 
     def _add_seen(self, line: Line, job: Job, seen: Seen) -> None:
         """What the decision was made from beside the request, and what it was, where the line does not tell it."""
-        line.n, line.turn, line.owed = seen.n, seen.turn, seen.owed
+        line.run, line.n, line.turn, line.owed = self._run, seen.n, seen.turn, seen.owed
         if seen.packed or seen.figures:
             line.saw = self._saw(seen)
         first = job.first

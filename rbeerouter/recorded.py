@@ -12,18 +12,22 @@ import gzip
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import msgspec
 
 from rbeerouter.core.mirror import Mirror
-from rbeerouter.core.seen import Roll, Seen, Snapshot, Standing, pack
+from rbeerouter.core.seen import FIGURES, STATUS_CODES, Roll, Seen, Snapshot, Standing, pack
 from rbeerouter.core.types import ANTHROPIC, DATA, OLLAMA, OPENAI, READY, SEND, Request
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS, SURFACES
 from rbeerouter.record import Called, Decided, Line
 
 _MOST_LINE_BYTES = 16 << 20
 """No line of ours is longer; a file without ends of lines must not fill the memory."""
+_MOST_CHARS = 1 << 17
+"""No text of a request of ours is longer: what a script is handed must fit into its memory."""
+_MOST_IN_FLIGHT = 0x3FFFFF
+_FIGURES = frozenset(FIGURES)
 _PROTOCOLS = {surface.name: surface.protocol for surface in SURFACES.values()}
 _REQUEST = b'"event":"request"'
 _decode_line = msgspec.json.Decoder(Line).decode
@@ -96,11 +100,15 @@ def seconds(time: str) -> float:
 
 def request_of(line: Line) -> Request:
     """The request that a line tells of, as the decision knew it, but for the prompt, which is never logged, and the
-    user, which is a hash unless `[routing] log_users` says otherwise."""
+    user, which is a hash unless `[routing] log_users` says otherwise. Raises ValueError: no request is so long."""
     path = line.path
     metadata = line.meta
     if metadata is None:
         metadata = {"type": KINDS_OF_PATHS[path]} if path in KINDS_OF_PATHS else {}
+    elif len(repr(metadata)) > _MOST_CHARS:
+        raise ValueError("metadata of a size that no request has")
+    if len(line.model) + len(path) + len(line.user or "") + len(line.session or "") > _MOST_CHARS:
+        raise ValueError("names of a size that no request has")
     return Request(
         id=line.request_id, path=path, model=line.model, model_size=line.model_size, user_id=line.user,
         priority=line.priority, max_tokens=line.max_tokens, stream=line.stream, metadata=metadata,
@@ -122,9 +130,11 @@ class Enrolled(msgspec.Struct):
     """A list of workers in the log, with who decided.
 
     script: the hash of the script; figures: those that it reads, which `saw` tells; params: those that were set.
+    reloads: of this daemon until then.
     """
 
     roll: Roll
+    reloads: int
     strategy: str
     script: str | None
     figures: tuple[str, ...]
@@ -134,11 +144,12 @@ class Enrolled(msgspec.Struct):
 
 class _Enrolled(msgspec.Struct):
     time: str
-    n: int
+    n: Annotated[int, msgspec.Meta(ge=0)]
     run: str
     seed: int
     workers: tuple[Snapshot, ...]
     strategy: str
+    reloads: int = 0
     utc_offset_s: int = 0
     order: tuple[str, ...] | None = None
     script: str | None = None
@@ -149,30 +160,45 @@ class _Enrolled(msgspec.Struct):
 def enrolled_of(event: dict[str, Any]) -> Enrolled:
     """What an event "fleet" tells. Raises ValueError."""
     row = msgspec.convert(event, _Enrolled)
+    for one in row.workers:
+        if one.capacity < 1:
+            raise ValueError(f"{one.id}: a capacity of {one.capacity}")
+        _check_load(one.in_flight, one.occupied, one.status)
+        _check_standing(one.standing)
     order = tuple(one.id for one in row.workers) if row.order is None else row.order
+    if len(set(order)) != len(order):
+        raise ValueError("two workers of one name")
     roll = Roll(row.n, seconds(row.time), row.run, row.seed, row.order is None, order, row.workers)
-    return Enrolled(roll, row.strategy, row.script, row.figures, row.params, row.utc_offset_s)
+    return Enrolled(roll, row.reloads, row.strategy, row.script, row.figures, row.params, row.utc_offset_s)
 
 
 def seen_of(row: Line | Called, mirror: Mirror, roll: Roll | None = None) -> Seen:
-    """What a decision or a call saw. Workers that the mirror does not know are left out.
+    """What a decision or a call saw.
 
     Args:
         roll: the list of workers that belongs to this decision; the mirror must have taken it already.
+
+    Raises:
+        UnknownWorker: it saw one that the mirror does not know. ValueError: nobody can have seen that.
     """
     workers, packed, standings, figures = mirror.workers, [], [], []
-    for worker_id, *rest in row.saw or ():
-        worker = workers.get(worker_id)
+    for told in row.saw or ():
+        if not 1 <= len(told) <= 1 + len(_NOTHING):
+            raise ValueError(f"a worker with {len(told)} values")
+        worker_id, *rest = told
+        worker = workers.get(worker_id) if isinstance(worker_id, str) else None
         if worker is None:
-            continue
+            raise UnknownWorker(str(worker_id)[:100])
         in_flight, occupied, status, standing, measured = [*rest, *_NOTHING[len(rest):]]
         if in_flight is not None:
             taken = in_flight if occupied is None else occupied
-            packed.append(pack(worker.index, in_flight, taken, status or READY))
+            status = READY if status is None else status
+            _check_load(in_flight, taken, status)
+            packed.append(pack(worker.index, in_flight, taken, status))
         if standing is not None:
-            standings.append((worker.index, msgspec.convert(standing, Standing)))
+            standings.append((worker.index, _check_standing(msgspec.convert(standing, Standing))))
         if measured is not None:
-            figures.append((worker.index, measured))
+            figures.append((worker.index, _check_figures(measured)))
     owed = row.owed if isinstance(row, Line) else None
     return Seen(
         row.n or 0, seconds(row.time), mirror.ordered, packed, tuple(standings), tuple(figures), roll, row.turn, owed
@@ -180,6 +206,32 @@ def seen_of(row: Line | Called, mirror: Mirror, roll: Roll | None = None) -> See
 
 
 _NOTHING = (None,) * 5
+
+
+class UnknownWorker(ValueError):
+    """A line tells of a worker that no list has told of: the list is lost, or another daemon wrote the line."""
+
+
+def _check_load(in_flight: Any, occupied: Any, status: Any) -> None:
+    for count in (in_flight, occupied):
+        if type(count) is not int or not 0 <= count <= _MOST_IN_FLIGHT:
+            raise ValueError(f"{count!r} requests")
+    if status not in STATUS_CODES:
+        raise ValueError(f"a status {status!r}")
+
+
+def _check_standing(standing: Standing) -> Standing:
+    if standing.standing not in STATUS_CODES or standing.foreign < 0:
+        raise ValueError(f"a standing {standing!r}")
+    return standing
+
+
+def _check_figures(figures: Any) -> dict[str, Any]:
+    if type(figures) is not dict or not _FIGURES.issuperset(figures):
+        raise ValueError("figures that no worker has")
+    if not all(value is None or isinstance(value, float | int) for value in figures.values()):
+        raise ValueError("figures that are no numbers")
+    return figures
 
 
 def protocol_of(path: str) -> str:
@@ -198,11 +250,16 @@ def _read(text: bytes) -> Line | dict[str, Any] | None:
     """A line of ours; None for anything else."""
     try:
         if _REQUEST in text[:100]:
-            return _decode_line(text)
+            line = _decode_line(text)
+            seconds(line.time)
+            return line
         event = _decode_event(text)
-    except (msgspec.MsgspecError, UnicodeError):
+        if not isinstance(event.get("time"), str) or not isinstance(event.get("event"), str):
+            return None
+        seconds(event["time"])
+        return event
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         return None
-    return event if isinstance(event.get("time"), str) and isinstance(event.get("event"), str) else None
 
 
 def _texts(path: Path, tally: Tally) -> Iterator[bytes]:

@@ -70,6 +70,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _too_many(result: Replayed, options: argparse.Namespace) -> bool:
     share, most = options.fail_over, options.max_changed
+    if result.total == 0 and (most is not None or share is not None):
+        print("replay: no decision could be compared, so nothing is known of how many would change", file=sys.stderr)
+        return True
     if most is not None and result.changed > most:
         return True
     return share is not None and result.changed > share * result.total

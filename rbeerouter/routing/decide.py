@@ -62,6 +62,7 @@ class Decider:
         seen: what the last decision saw; None before the first.
         watch: looks at the fleet; goes from one decider to the next, as decisions are counted on.
         listener: hears of each decision (`listen`); None costs nothing.
+        reloads: how many deciders were before this one.
         suspended: the script that was taken out of service, with what it did last; None as long as none was.
         on_suspended: called when that happens.
     """
@@ -81,6 +82,7 @@ class Decider:
         self.fleet = fleet
         self.debug = debug
         self.last_good = last_good
+        self.reloads = 0
         self.suspended: tuple[Script, str] | None = None
         self.on_suspended: Callable[[], None] = lambda: None
         self.models = models
@@ -121,6 +123,13 @@ class Decider:
         self._choose_figures()
         if listener is not None:
             self.watch.tell_all()
+
+    def succeed(self, old: Decider) -> None:
+        """Goes on after the one before it, once a reload has made this one. Decisions are counted on."""
+        self.watch, self.listener, self.reloads = old.watch, old.listener, old.reloads + 1
+        if self.split is not None and old.split is not None:
+            self.split.adopt(old.split)
+        self.watch.tell_all()
 
     def _choose_figures(self) -> None:
         read = self._script.figures if self._script is not None else ()

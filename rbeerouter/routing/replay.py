@@ -64,7 +64,6 @@ class Replayer:
     Attributes:
         run: the counting of decisions that is followed; None before the first roll.
         mirror: the fleet as it was seen.
-        utc_offset_s: for local time.
         decider: what decides now.
     """
 
@@ -78,7 +77,7 @@ class Replayer:
     ) -> None:
         self._load, self._strategy, self._models, self._make_split, self._faults = load, strategy, models, split, faults
         self._wall = 0.0
-        self.utc_offset_s = 0
+        self._utc_offset_s = 0
         self.run: str | None = None
         self._base = 0
         self.script: Script | None = None
@@ -108,6 +107,23 @@ class Replayer:
             self._begin(roll.run, roll.base)
         self.mirror.enroll(roll)
 
+    def set_utc_offset(self, seconds: int) -> None:
+        """From the next decision on local time is this."""
+        if seconds != self._utc_offset_s:
+            self._utc_offset_s = seconds
+            if self.script is not None:
+                self.script.look_at_clock_again()
+
+    def reload(self) -> None:
+        """Loads the script anew, as the daemon did: it keeps `state` and params, but no variables of its own."""
+        before, old = self.decider, self.script
+        self.script = self._load(self._env)
+        if self.script is not None and old is not None:
+            self.script.adopt(old)
+            old.close()
+        self.decider = self._decider()
+        self.decider.succeed(before)
+
     def reinstate(self) -> None:
         """Puts the script back that was taken out of service: whoever served put it back as well."""
         if self.decider.script is None and self.script is not None:
@@ -132,12 +148,15 @@ class Replayer:
 
     def _begin(self, run: str, base: int) -> None:
         self.run, self._base = run, base
-        env = Env(lambda: 0.0, lambda: self._wall, random.Random(0), lambda: self.utc_offset_s, Chance(base))
+        self._env = Env(lambda: 0.0, lambda: self._wall, random.Random(0), lambda: self._utc_offset_s, Chance(base))
         self.close()
-        self.script = self._load(env)
+        self.script = self._load(self._env)
         self.mirror = Mirror()
-        self.decider = Decider(
-            self.mirror, self.script, self._strategy, env, faults=self._faults, models=self._models,
+        self.decider = self._decider()
+
+    def _decider(self) -> Decider:
+        return Decider(
+            self.mirror, self.script, self._strategy, self._env, faults=self._faults, models=self._models,
             split=self._make_split(),
         )  # fmt: skip
 

@@ -335,6 +335,10 @@ class Script:
             self._runtime.seed(self.chance.bits() >> 1)
         return seen.wall, self._utc_offset_s
 
+    def look_at_clock_again(self) -> None:
+        """The clocks have changed: with the next decision local time is another one."""
+        self._wall_minute = -1.0
+
     def _look_at_clock(self, wall: float) -> None:
         self._wall_minute = wall // 60 * 60
         self._utc_offset_s = self._env.utc_offset_s()
@@ -380,6 +384,7 @@ class Script:
         before is old: the other one took the changes."""
         self.overrides |= other.overrides
         self._seen_version = -1
+        self.look_at_clock_again()
         with contextlib.suppress(RuntimeLost):                 # a new one will be made for the next decision
             self._restore(other.state())
             for name, value in other.overrides.items():

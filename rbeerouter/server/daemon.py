@@ -24,7 +24,7 @@ import uvloop
 from rbeerouter import tasks
 from rbeerouter.config.loading import load
 from rbeerouter.config.sections import Config, ConfigError, health_rules, may_find_workers
-from rbeerouter.config.values import split_bind, utc_offset_s
+from rbeerouter.config.values import split_bind
 from rbeerouter.control.ollama_cards import OllamaCards
 from rbeerouter.control.probe import Prober
 from rbeerouter.core.chance import Chance
@@ -43,13 +43,12 @@ from rbeerouter.server.nightly import Ledgers
 from rbeerouter.server.scripts import Proposal, Scripts
 from rbeerouter.server.shadow import Shadowing
 from rbeerouter.server.staff import Change, Staff
+from rbeerouter.server.tape import Tape
 from rbeerouter.wire.listener import Listener
 from rbeerouter.wire.upstream import Pools
 
 _FLUSH_S = 0.25
 _SECOND_SIGNAL_S = 5.0
-_TELL_ALL_S = 300.0
-"""A replay can begin anywhere after the first so many seconds; 16 workers take about 8 kB each time."""
 
 
 class Daemon:
@@ -65,8 +64,9 @@ class Daemon:
     def __init__(self, config: Config, read_config: Callable[[], Config]) -> None:
         self.config = self._started_with = config
         self._read_config = read_config
+        self.tape = Tape(self)
         self.env = Env(
-            time.monotonic, time.time, random.Random(), lambda: utc_offset_s(self.config.routing.timezone),
+            time.monotonic, time.time, random.Random(), lambda: self.tape.utc_offset_s,
             Chance(secrets.randbits(64) if config.routing.seed is None else config.routing.seed),
         )  # fmt: skip
         self.scripts = Scripts(self.env)
@@ -95,7 +95,7 @@ class Daemon:
         )  # fmt: skip
         self._watch_for_poison(config)
         self._begin_with_script()
-        self._begin_tape()
+        self.tape.begin()
         self.reloads: Counter[str] = Counter(ok=0, rejected=0)
         self._told: dict[str, tuple[str, str | None]] = {}
         self.loaded_at = timestamp(time.time())
@@ -103,21 +103,6 @@ class Daemon:
         self._reload_waits = False
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
-
-    def _begin_tape(self) -> None:
-        """From now on the log tells what decisions are made from."""
-        self._tape_begun, self._told_all_at, self._told_offset_s = 0, self.env.now(), self.env.utc_offset_s()
-        self.decider.watch.run = secrets.token_hex(4)
-        self.decider.watch.tell(lambda roll: self.recorder.enroll(roll, self.decider))
-
-    def _keep_tape(self) -> None:
-        """Now and then the log tells all that it had told before: in each new file, so that it can be read alone, after
-        a while, so that a lost line costs no more than that, and when the clocks change."""
-        now, offset_s, begun = self.env.now(), self.env.utc_offset_s(), self.log_file.begun
-        if begun == self._tape_begun and offset_s == self._told_offset_s and now - self._told_all_at < _TELL_ALL_S:
-            return
-        self._tape_begun, self._told_all_at, self._told_offset_s = begun, now, offset_s
-        self.decider.watch.tell_all()
 
     async def run(self) -> None:
         """Serves until a signal says to stop."""
@@ -288,6 +273,7 @@ class Daemon:
         self.recorder.catch_up()
         self.recorder.models, self.recorder.inputs = config.models, told_inputs(config.routing)
         self.config, self.loaded_at = config, timestamp(time.time())
+        self.tape.look_at_clock()
         self.discovery.apply(config)
         self.shadowing.apply()
         self._begin_with_script()
@@ -365,7 +351,7 @@ class Daemon:
             await asyncio.sleep(_FLUSH_S)
             try:
                 self._note_workers()
-                self._keep_tape()
+                self.tape.keep()
                 self.recorder.catch_up()
             except Exception as error:                          # a line that cannot be made must not end all others
                 self.log.error("unexpected", message="a log line could not be made", error=repr(error))

@@ -187,10 +187,7 @@ class Scripts:
     def hand_over(self, old: Decider, new: Decider) -> None:
         """What scripts keep goes on, also over a time without one; the one that served is there to go back to. So
         do the turns of the split."""
-        if new.split is not None and old.split is not None:
-            new.split.adopt(old.split)
-        new.watch, new.listener = old.watch, old.listener
-        new.watch.tell_all()
+        new.succeed(old)
         script = new.script
         suspended = old.suspended[0] if old.suspended else None
         before = old.script or suspended or self._resting

@@ -20,10 +20,10 @@ import msgspec
 from rbeerouter.config.sections import Routing
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.models import NO_MODELS, Models
-from rbeerouter.core.seen import Call
+from rbeerouter.core.seen import Call, Seen
 from rbeerouter.core.types import Env, Request
 from rbeerouter.record import Called, Decided, Line, decided, hashed
-from rbeerouter.recorded import Enrolled, Tally, decided_of, enrolled_of, read_all, request_of, seen_of
+from rbeerouter.recorded import Enrolled, Tally, UnknownWorker, decided_of, enrolled_of, read_all, request_of, seen_of
 from rbeerouter.routing.replay import FollowedSplit, Replayer
 from rbeerouter.routing.script import Script, configured_abilities, configured_limits
 from rbeerouter.routing.split import make_split
@@ -36,6 +36,10 @@ _MOST_KINDS = 1000
 _EXAMPLES = 3
 _BEFORE = "decided before the first list of workers in the log"
 _WITHOUT = "the line does not tell what was seen (log_inputs = false, or an older version)"
+_UNKNOWN = "the line tells of a worker that no list in the log has told of"
+_IMPOSSIBLE = "the line says what no daemon can have seen"
+_ELSEWHERE = "another daemon decided it, or another run of it, whose list of workers the log does not have"
+_CUT = "its metadata, which the script reads, was too long for the log (log_metadata_chars)"
 _LATE = "the line came too late to be put in order"
 _UNCERTAIN = "after lines that are not there, until the next whole list of workers"
 
@@ -116,33 +120,44 @@ Entry = Enrolled | Line | tuple[Called, Line] | _Lost
 def in_order_of_decision(rows: Iterable[Line | dict[str, Any]], window: int, result: Replayed) -> Iterator[Entry]:
     """The lists of workers, decisions and calls of hooks, as they came one after the other. What cannot be put in
     order is counted in `result`."""
-    order = _Order(window)
+    order, tally = _Order(window), result.tally
+    missed = 0
     for row in rows:
-        if isinstance(row, dict):
-            if row["event"] != "fleet":
-                continue
+        told = None
+        if isinstance(row, dict) and row["event"] == "fleet":
             try:
                 told = enrolled_of(row)
             except (ValueError, msgspec.MsgspecError):
-                result.tally.unreadable += 1
-                continue
+                tally.unreadable += 1
+        if tally.unreadable + tally.lost != missed:            # among what is not there may be a list of workers
+            missed = tally.unreadable + tally.lost
+            order.miss()
+        if told is not None:
             if told.roll.run != order.run:
                 yield from order.ready(-1)
                 if not told.roll.whole:
                     continue                                   # nothing is known of this run yet
                 order.begin(told)
             order.add(told.roll.n, told)
-        elif row.n is None:
-            if row.by is not None:
-                _skip(result, _WITHOUT)
-        elif order.run is None or row.n < order.begun:
-            _skip(result, _BEFORE)
-        elif not order.add(row.n, row):
-            _skip(result, _LATE)
-        for call in (row.calls or ()) if isinstance(row, Line) and order.run is not None else ():
-            order.add(call.n, (call, row))
+        elif isinstance(row, Line):
+            _take_line(order, row, result)
         yield from order.ready(window)
     yield from order.ready(-1)
+
+
+def _take_line(order: _Order, line: Line, result: Replayed) -> None:
+    if line.n is None:
+        if line.by is not None:
+            _skip(result, _WITHOUT)
+    elif order.run is None or (line.run == order.run and line.n < order.begun):
+        _skip(result, _BEFORE)
+    elif line.run != order.run:
+        _skip(result, _ELSEWHERE)
+    elif not order.add(line.n, line):
+        _skip(result, _LATE)
+    if line.run == order.run:
+        for call in line.calls or ():
+            order.add(call.n, (call, line))
 
 
 class _Order:
@@ -173,6 +188,13 @@ class _Order:
         if late:
             heapq.heappush(self._waiting, (n, 1, self._added, _Lost(0)))
         return True
+
+    def miss(self) -> None:
+        """Something is not there: what comes from now on is not certain until a whole list that was read after this."""
+        lists = [n for n, kind, _, entry in self._waiting if kind == 0 and isinstance(entry, Enrolled)]
+        for n in (-1, *lists):
+            self._added += 1
+            heapq.heappush(self._waiting, (n, 0, self._added, _Lost(0)))
 
     def ready(self, most: int) -> Iterator[Entry]:
         """Those whose turn it is, and whatever keeps more than so many waiting."""
@@ -220,28 +242,41 @@ class _Play:
         elif isinstance(entry, Enrolled):
             self._enroll(entry)
         elif isinstance(entry, _Lost):
-            self._uncertain = True
-            self._note(f"{entry.count} numbers of decisions or calls are missing", "state" in self._reads)
+            self._lose(f"{entry.count} numbers of decisions or calls are missing" if entry.count else "a lost list")
         else:
             called, line = entry
-            call = Call(seen_of(called, self.replayer.mirror), called.attempt, called.tried, called.outcome)
-            self.replayer.call(call, self._request(line))
+            told = self._told_by(called, line)
+            if told is not None:
+                self.replayer.call(Call(told[0], called.attempt, called.tried, called.outcome), told[1])
+
+    def _told_by(self, row: Line | Called, line: Line) -> tuple[Seen, Request] | None:
+        """What a decision or a call saw, and the request; None where no daemon of ours can have written that."""
+        try:
+            return seen_of(row, self.replayer.mirror), self._request(line)
+        except UnknownWorker:
+            _skip(self.result, _UNKNOWN)
+        except ValueError:
+            _skip(self.result, _IMPOSSIBLE)
+        self._lose("a line that makes no sense")
+        return None
 
     def _enroll(self, told: Enrolled) -> None:
         roll, script = told.roll, self.script
-        if self.replayer.run is None and roll.n > 1 and "state" in self._reads:
+        if self.replayer.run != roll.run and roll.n > 1 and "state" in self._reads:
             self._notes["what `state` held before the log begins is not known"] += 1
         if roll.whole:
             self._uncertain = False
-        self.replayer.utc_offset_s = told.utc_offset_s
+        last, self._enrolled = self._enrolled, told
+        self.replayer.set_utc_offset(told.utc_offset_s)
         self.replayer.enroll(roll)
-        self._enrolled = told
+        if last is not None and last.roll.run == roll.run and last.reloads != told.reloads:
+            self.replayer.reload()
         self.script = script = self.replayer.script
         self._by = f"script {told.script}" if told.script else f"strategy {told.strategy}"
         if script is None:
             return
         if told.script == script.hash:
-            self.replayer.reinstate()
+            self.replayer.reinstate()                          # whoever served has gone back to it
         known = script.params()
         for name, value in told.params.items():
             if name in known and known[name]["min"] <= value <= known[name]["max"]:
@@ -253,9 +288,12 @@ class _Play:
 
     def _decide(self, line: Line) -> None:
         replayer, result, asked = self.replayer, self.result, self.asked
-        seen = seen_of(line, replayer.mirror)
+        told = self._told_by(line, line)
+        if told is None:
+            return
+        seen, request = told
         try:
-            decision = replayer.decide(seen, self._request(line))
+            decision = replayer.decide(seen, request)
             now, error = decided(decision), decision.error
         except RouterError as refusal:
             now, error = Decided("refused", refusal.failure.code), None
@@ -264,6 +302,9 @@ class _Play:
         if not asked.begin <= seen.wall < asked.end:
             return
         before = decided_of(line)
+        if line.meta_cut and "metadata" in self._reads:
+            _skip(result, _CUT)
+            return
         moved = (now.action, now.worker) != (before.action, before.worker)
         if self._uncertain or not replayer.mirror.complete:
             result.uncertain += 1
@@ -295,14 +336,14 @@ class _Play:
             request = msgspec.structs.replace(request, user_id=self._users[line.user])
         elif line.user is not None and "user_id" in reads and len(line.user) == 8:
             self._notes["users are known by their hash alone, and the script reads user_id (log_users)"] += 1
-        if line.meta_cut and "metadata" in reads:
-            self._notes["metadata was too long for the log (log_metadata_chars)"] += 1
         return request
 
-    def _note(self, text: str, state: bool) -> None:
+    def _lose(self, what: str) -> None:
+        """From here on not all is known, until the next whole list of workers."""
+        self._uncertain = True
         self._notes[_UNCERTAIN] += 1
-        if state:
-            self._notes[f"{text}: `state` may not be what it was"] += 1
+        if "state" in self._reads:
+            self._notes[f"{what}: `state` may not be what it was"] += 1
 
     def told(self) -> Replayed:
         result, reads = self.result, self._reads

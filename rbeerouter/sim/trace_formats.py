@@ -204,15 +204,11 @@ def read_routing_log(path: Path) -> Iterator[Row]:
     try:
         for line in recorded.read_log(path):
             try:
-                at_s = recorded.seconds(line.time)
-            except ValueError:
-                raise ConfigError(
-                    f"{path}: request {line.request_id}: time = {line.time[:40]!r}: expected a time such as "
-                    "2026-01-31T12:00:00.000Z"
-                ) from None
-            asked = recorded.request_of(line)
+                asked = recorded.request_of(line)
+            except ValueError as error:
+                raise ConfigError(f"{path}: request {line.request_id[:100]}: {error}") from None
             tokens_in = line.tokens_in if line.tokens_in is not None else asked.prompt_tokens
-            yield Row(at_s, tokens_in, line.tokens_out, asked.model, asked.session_id, (), asked)
+            yield Row(recorded.seconds(line.time), tokens_in, line.tokens_out, asked.model, asked.session_id, (), asked)
     except recorded.LogError as error:
         raise ConfigError(str(error)) from None
 

@@ -86,3 +86,11 @@ def test_a_log_and_a_script_that_are_not_there_are_told(recorded: Path, capsys: 
     assert "nowhere.lua: cannot be read" in capsys.readouterr().err
     assert main(["routing", "replay", "--log", "/nowhere.log", "--script", str(recorded / "new.lua")]) == 2
     assert "/nowhere.log: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", ["--max-changed", "--fail-over"])
+def test_a_limit_is_not_kept_where_nothing_was_compared(limit: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "routing.log").write_bytes(b"")
+    (tmp_path / "routing.lua").write_bytes(LEAST)
+    assert run(tmp_path, limit, "5") == 1 and run(tmp_path) == 0
+    assert "no decision could be compared" in capsys.readouterr().err

@@ -34,6 +34,8 @@ def settled(line: dict[str, Any]) -> dict[str, Any]:
     assert line.pop("request_id")
     for name in DURATIONS:
         assert line.pop(name) >= 0
+    assert len(line.pop("run")) == 8 and line.pop("n") > 0     # and what the decision saw, which replays are tested by
+    line.pop("saw", None)
     return line
 
 
@@ -63,6 +65,7 @@ async def test_a_line_tells_the_whole_story_of_a_request(tmp_path: Path) -> None
             ("first", "upstream_disconnected", True), ("second", "ok", True),
         ]  # fmt: skip
         common = {"event": "request", "path": CHAT, "model": "tiny", "outcome": "ok", "status": 200, "queue_ms": 0.0}
+        common["prompt_tokens"] = 26
         line = settled(one)
         assert line == {
             **common, "user": hashlib.sha256(b"alice@example.com").hexdigest()[:8], "worker": "first", "by": "script",

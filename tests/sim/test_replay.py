@@ -61,8 +61,9 @@ class World:
     ) -> None:
         self.dice, self.clock, self.tape = random.Random(seed), Clock(), Tape()
         self.source, self.routing, self.models = source, routing, models
+        self.offset_s = 3600
         self.env = Env(
-            lambda: self.clock.now_s, lambda: self.clock.wall_s, random.Random(seed), lambda: 3600, Chance(base)
+            lambda: self.clock.now_s, lambda: self.clock.wall_s, random.Random(seed), lambda: self.offset_s, Chance(base)
         )
         self.fleet = Fleet(HealthRules(slow_start_s=20.0, ejection_s=3.0, failures=2), random.Random(seed))
         self.fleet.configure(SPECS)
@@ -87,10 +88,7 @@ class World:
     def reload(self) -> None:
         """As the daemon does it."""
         old, new = self.decider, self.make()
-        if new.split is not None and old.split is not None:
-            new.split.adopt(old.split)
-        new.watch = old.watch
-        new.watch.tell_all()
+        new.succeed(old)
         before = old.script or (old.suspended[0] if old.suspended else None)
         if new.script is not None and before is not None:
             new.script.adopt(before)
@@ -210,7 +208,7 @@ function route_request(request, workers)
   if seen % 23 == 0 then error("no") end
   if state:get("bad") == request.model then return nil, "was bad" end
   if timestamp():epoch() * 1000 % 10 < 1 then return workers:sample(), "lucky" end
-  if (rand() * salt + calls) % 1 < 0.3 then return workers:weighted("capacity"), "weighted" end
+  if (rand() * salt + calls % 10 / 10) % 1 < 0.3 then return workers:weighted("capacity"), "weighted" end
   local fast = workers:filter(function(w) return w.status == "ready" and (w.latency_ms or 0) < 5000 end)
   if #fast > 1 and rand() < 0.5 then return { fast[2], fast[1] }, "list" end
   return fast:min_by(function(w) return w.load + (w.waiting or 0) / 100 + (w.load_age_s or 0) / 1000 + p / 10000 * w.capacity end)
@@ -348,3 +346,123 @@ def test_a_script_that_fails_in_the_replay_is_told(tmp_path: Path) -> None:
     path = world.play(60).write(tmp_path)
     new = b"function route_request(request, workers)\n  error('never')\nend\n"
     assert replay([path], asked(world, script=new)).script_errors == {"routing.lua:2: never": 60}
+
+
+COUNTS = b"""
+local calls = 0
+function route_request(request, workers)
+  calls = calls + 1
+  return workers:first(), "call " .. calls .. " at " .. timestamp():hour()
+end
+"""
+
+
+def test_what_a_script_keeps_in_variables_is_lost_where_the_daemon_loaded_it_anew(tmp_path: Path) -> None:
+    world = World(COUNTS, seed=7)
+    path = world.play(300, lambda number: world.reload() if number == 100 else None).write(tmp_path)
+    reasons = [line.get("reason", "") for line in map(json.loads, path.read_bytes().splitlines())]
+    assert sum(": call 1 at" in reason for reason in reasons) > 1
+    found = replay([path], asked(world))
+    assert (found.total, found.changed, found.reasons, found.uncertain) == (300, 0, 0, 0)
+
+
+def test_from_the_very_decision_on_at_which_the_clocks_changed_it_is_another_hour(tmp_path: Path) -> None:
+    world = World(COUNTS, seed=8)
+
+    def change(number: int) -> None:
+        if number == 50 and world.offset_s == 3600:            # as the daemon's tape does it
+            world.offset_s = 7200
+            assert world.decider.script is not None
+            world.decider.script.look_at_clock_again()
+            world.decider.watch.tell_all()
+
+    path = world.play(100, change).write(tmp_path)
+    reasons = [line.get("reason", "") for line in map(json.loads, path.read_bytes().splitlines())]
+    assert len({reason.rpartition(" ")[2] for reason in reasons if "call" in reason}) > 1
+    found = replay([path], asked(world))
+    assert (found.total, found.changed, found.reasons, found.uncertain) == (100, 0, 0, 0)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_after_a_list_of_workers_that_is_lost_nothing_is_certain_until_the_next(told: bool, tmp_path: Path) -> None:
+    world = World(None, seed=4)
+
+    def change(number: int) -> None:
+        if number == 50 and len(world.fleet.ordered) == len(SPECS):
+            world.fleet.configure(SPECS[:-2])
+        if number == 100:
+            world.decider.watch.tell_all()
+
+    text = world.play(200, change).write(tmp_path).read_bytes().splitlines(keepends=True)
+    gone = next(number for number, line in enumerate(text) if b'"event":"fleet"' in line and b'"order"' in line)
+    cut = b'{"time":"2026-03-01T12:00:00.000Z","event":"log_lines_lost","lost":1}\n' if told else text[gone][:90] + b"\n"
+    path = tmp_path / "cut.log"
+    path.write_bytes(b"".join([*text[:gone], cut, *text[gone + 1:]]))
+    found = replay([path], asked(world))
+    assert (found.changed, found.total + found.uncertain) == (0, 200) and found.uncertain > 10
+    assert any("after lines that are not there" in note for note in found.notes)
+
+
+def test_two_daemons_that_write_into_one_log_are_told_apart(tmp_path: Path) -> None:
+    first, second = (World(LEAST, seed=seed, base=seed).play(150).lines for seed in (1, 2))
+    path = tmp_path / "routing.log"
+    path.write_bytes(b"".join(line + b"\n" for both in zip(first, second, strict=False) for line in both))
+    found = replay([path], Asked(LEAST))
+    assert (found.changed, found.reasons) == (0, 0) and found.total > 50
+    assert any("another daemon decided it" in why for why in found.skipped)
+
+
+def test_requests_whose_metadata_was_cut_are_not_compared_where_the_script_reads_it(tmp_path: Path) -> None:
+    world = World(LEAST, seed=3, inputs=Inputs(plain_users=True, metadata_chars=7))
+    path = world.play(100).write(tmp_path)
+    cut = sum(b'"meta_cut":true' in line for line in path.read_bytes().splitlines())
+    reads = LEAST.replace(b"return ready", b"if request.metadata.tier then return workers[1] end return ready")
+    found = replay([path], asked(world, script=reads))
+    assert cut > 10 and found.total == 100 - cut and list(found.skipped.values()) == [cut]
+    assert replay([path], asked(world)).total == 100
+
+
+BEGIN = (
+    b'{"time":"2026-03-01T12:00:00.000Z","event":"fleet","n":1,"run":"r","seed":1,"strategy":"round-robin",'
+    b'"workers":[{"id":"a","capacity":1,"speaks":["openai"]}]}\n'
+)
+LINE = (
+    b'{"time":"2026-03-01T12:00:00.000Z","event":"request","request_id":"x","path":"/v1/chat/completions","model":"m",'
+    b'"outcome":"ok","status":200,"by":"script","worker":"a","run":"r","n":1,%s}\n'
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BEGIN.replace(b'"capacity":1', b'"capacity":0'), BEGIN.replace(b'"capacity":1', b'"capacity":1,"status":"odd"'),
+        BEGIN.replace(b"[{", b'[{"id":"a","capacity":1},{'), BEGIN.replace(b'"n":1', b'"n":-1'),
+        BEGIN.replace(b'"capacity":1', b'"capacity":1,"standing":{"standing":"odd"}'), BEGIN.replace(b"2026", b"soon"),
+        *(
+            BEGIN + LINE % told
+            for told in (
+                b'"saw":[[]]', b'"saw":[["b",1]]', b'"saw":[[[],1]]', b'"saw":[["a","x"]]', b'"saw":[["a",-1]]',
+                b'"saw":[["a",1,1,"odd"]]', b'"saw":[["a",99999999999]]', b'"saw":[["a",1,1,"ready",5]]',
+                b'"saw":[["a",1,1,"ready",null,[1]]]', b'"saw":[["a",1,1,"ready",null,{"__class__":3}]]',
+                b'"saw":[["a",1,1,"ready",null,{"kv_usage":"x"}]]', b'"saw":[["a",1,1,"ready",null,null,7,8]]',
+                b'"saw":[["a",1,1,"ready",{"standing":"odd"}]]', b'"meta":{"a":' + b"[" * 100_000 + b"}",
+                b'"saw":' + b"[" * 100_000, b'"user":"' + b"u" * 1_000_000 + b'"', b'"meta":{"a":"' + b"u" * 1_000_000 + b'"}',
+            )
+        ),
+        BEGIN + b'{"a":' * 100_000 + b"\n", bytes(range(256)) * 10 + b"\n",
+    ],
+)  # fmt: skip
+def test_what_no_daemon_can_have_written_is_counted_and_stops_nothing(text: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "routing.log"
+    after = BEGIN.replace(b'"run":"r"', b'"run":"later"') + (LINE % b'"saw":[["a",0]]').replace(b'"run":"r"', b'"run":"later"')
+    path.write_bytes(text + after)
+    found = replay([path], Asked(LEAST.replace(b"ready:", b"state:get('x') or request.metadata.y or ready:")))
+    assert (found.total, found.uncertain) == (1, 0), found
+    assert found.tally.unreadable + sum(found.skipped.values()) >= 1
+
+
+def test_a_call_of_a_hook_that_makes_no_sense_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "routing.log"
+    path.write_bytes(BEGIN + LINE % b'"calls":[{"time":"soon","n":2,"outcome":{}},{"time":"2026-03-01T12:00:01Z","n":3,"saw":[["b",1]]}]')
+    found = replay([path], Asked(LEAST))
+    assert (found.total, sum(found.skipped.values())) == (1, 2)
