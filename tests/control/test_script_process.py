@@ -96,8 +96,10 @@ def choose(name: str, request: Request, workers: list[Worker]) -> Worker | None:
 def told(choice: Choice) -> tuple[Any, ...]:
     """A choice in values that can be compared between two fleets."""
     order = tuple(one.id for one in choice.workers) if choice.workers else None
+    late = choice.error is not None and "gave no answer in 0.08 s" in choice.error      # on a busy machine
+    error = "routing.lua:2: budget exceeded (hint: this loop may not end, or walks too much for one decision)" if late else choice.error
     return (
-        choice.worker and choice.worker.id, choice.line, choice.error, choice.deliberate, order, choice.answer,
+        choice.worker and choice.worker.id, choice.line, error, choice.deliberate, order, choice.answer,
         choice.log,
     )  # fmt: skip
 

@@ -28,9 +28,9 @@ from tests.support.fault_worker import FaultWorker
 from tests.support.raw_client import Answer, Body, HeaderPairs, get, post
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-START_TIMEOUT_S = 10.0
-STOP_TIMEOUT_S = 10.0
-SETTLE_TIMEOUT_S = 5.0
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
+SETTLE_TIMEOUT_S = 20.0
 POLL_S = 0.01
 PROBE_CONNECTIONS = 1
 """How many connections the prober may keep open to one worker."""
