@@ -35,6 +35,8 @@ _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 Metadata = dict[str, str | int | float | bool]
 _MOST_ROWS = 4096
+CREDENTIALS = frozenset(("x-api-key", "api-key", "x-goog-api-key", "x-auth-token", "x-access-token", "x-csrf-token"))
+"""Headers that a script may be shown, if its owner wants that, but which are keys: no log has them."""
 _BATCH = 64
 """Jobs whose lines are made in one go: few enough to hold up the loop for some 0.2 ms at most."""
 
@@ -434,8 +436,11 @@ class Recorder:
             line.meta = metadata
             if len(repr(metadata)) > self.inputs.metadata_chars:                 # in truth it may be shorter
                 line.meta, line.meta_cut = _short(metadata, self.inputs.metadata_chars)
-        if request.headers:
-            line.headers = request.headers
+        headers = request.headers
+        if headers:
+            line.headers = headers
+            if not CREDENTIALS.isdisjoint(headers):
+                line.headers = {name: text for name, text in headers.items() if name not in CREDENTIALS}
 
 
 class Histogram:

@@ -265,7 +265,7 @@ def _read(text: bytes) -> Line | dict[str, Any] | None:
 def _texts(path: Path, tally: Tally) -> Iterator[bytes]:
     """The lines of a file, without empty ones."""
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             while text := file.readline(_MOST_LINE_BYTES):
                 if not text.isspace():
                     yield text
@@ -275,7 +275,8 @@ def _texts(path: Path, tally: Tally) -> Iterator[bytes]:
         raise LogError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _opened(path: Path) -> IO[bytes]:
+def opened(path: Path) -> IO[bytes]:
+    """A log's text, unpacked where it is gzipped. Raises OSError."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     return gzip.open(path) if packed else path.open("rb")

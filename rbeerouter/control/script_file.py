@@ -1,16 +1,19 @@
 """The one place that writes over a person's script: whole or not at all, and never over an edit that was not seen.
 
-`server.scripts` calls `put`, in a thread, for rollback and promote. Everything else only reads the file.
+`server.scripts` calls `put`, in a thread, for rollback and promote, and reads by `text_of` whatever the daemon loads.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 
 _NEW_FILE_MODE = 0o644
+_MOST_BYTES = 1 << 20
+"""Far more than a script may have: what stands in its file is read by a daemon that serves."""
 
 
 class NotWritten(Exception):
@@ -18,13 +21,24 @@ class NotWritten(Exception):
 
 
 def text_of(path: Path) -> bytes | None:
-    """What the file says now, None where there is no file. Raises NotWritten when it cannot be read."""
+    """What the file says now, None where there is no file. Raises NotWritten when it cannot be read, or is none that a
+    script can be in: a pipe would stop the daemon until somebody writes into it, and a device need have no end."""
     try:
-        return path.read_bytes()
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise NotWritten(f"{path}: cannot be read: it is no ordinary file")
+            text = file.read(_MOST_BYTES + 1)
+            if len(text) > _MOST_BYTES:
+                raise NotWritten(f"{path}: is larger than {_MOST_BYTES} bytes, and no script")
+            return text
     except FileNotFoundError:
         return None
     except OSError as error:
         raise NotWritten(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def put(path: Path, text: bytes, seen: bytes | None) -> None:

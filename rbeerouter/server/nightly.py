@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import os
+import shutil
 import signal
 import sys
+import tempfile
+import zlib
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +25,8 @@ from starlette.routing import Route
 
 from rbeerouter.config.sections import Config
 from rbeerouter.config.values import minutes_of_day
-from rbeerouter.record import timestamp
-from rbeerouter.recorded import LogError, read_log, seconds
+from rbeerouter.record import Line, timestamp
+from rbeerouter.recorded import LogError, in_order, opened, read_all, read_log, seconds
 from rbeerouter.server.answers import Json
 
 if TYPE_CHECKING:
@@ -30,8 +34,10 @@ if TYPE_CHECKING:
 
 _LOOK_S = 20.0
 _DAY_S = 86_400.0
+_APART_S = 6 * 3600.0
 _KEPT = 30
 _NICE = 19
+_COPIED_BYTES = 1 << 20
 _MOST_ERROR_CHARS = 2000
 
 
@@ -45,6 +51,7 @@ class Ledgers:
     def __init__(self, daemon: Daemon) -> None:
         self.last: deque[dict[str, Any]] = deque(maxlen=_KEPT)
         self.problem: str | None = None
+        self._begun_at = float("-inf")
         self._daemon = daemon
         self._looked_s = self._local_s()
 
@@ -58,7 +65,11 @@ class Ledgers:
         """Makes a ledger if its time has come since the last look."""
         at, before, now = self._daemon.config.routing.ledger_at, self._looked_s, self._local_s()
         self._looked_s = now
-        if at is not None and passed(minutes_of_day(at) * 60.0, before, now):
+        if at is None or not passed(minutes_of_day(at) * 60.0, before, now):
+            return
+        wall = self._daemon.env.wall()
+        if wall - self._begun_at > _APART_S:                   # clocks that are put back come by the same hour twice
+            self._begun_at = wall
             await self.make()
 
     async def make(self) -> None:
@@ -89,17 +100,50 @@ def passed(at_s: float, before_s: float, now_s: float) -> bool:
 async def ledger_of(config: Config, now: float) -> dict[str, Any]:
     """The ledger of the day until `now` (Unix seconds), as sim.ledger has it. Raises LedgerError."""
     try:
-        begin_s = await asyncio.to_thread(_beginning, config.log, now - _DAY_S)
+        with tempfile.TemporaryDirectory(prefix=".rbeerouter-ledger-", dir=config.log.parent) as folder:
+            log = await asyncio.to_thread(_whole_day, config.log, now - _DAY_S, Path(folder))
+            begin_s = await asyncio.to_thread(_beginning, log, now - _DAY_S)
+            arguments = ["--trace", str(log), "--from", f"{begin_s:.0f}s", "--json"]
+            settings = ["--config", str(config.source)] if config.source is not None else []
+            output = await _run([*settings, *arguments], config.routing.ledger_s)
     except LogError as error:
         raise LedgerError(str(error)) from None
-    arguments = ["--trace", str(config.log), "--from", f"{begin_s:.0f}s", "--json"]
-    settings = ["--config", str(config.source)] if config.source is not None else []
-    output = await _run([*settings, *arguments], config.routing.ledger_s)
+    except OSError as error:
+        raise LedgerError(f"{config.log}: cannot be put together: {error.strerror or error}") from None
     try:
         found = msgspec.json.decode(output)["ledger"]
         return {"requests": found["requests"], "sampled": found["sampled"], "entries": found["entries"]}
     except (msgspec.MsgspecError, KeyError, TypeError) as error:
         raise LedgerError(f"routing simulate said nothing of a ledger: {error!r}") from None
+
+
+def _whole_day(log: Path, since: float, folder: Path) -> Path:
+    """The log, or, where it was rotated since then, a file in the folder with all of its parts. Raises LogError,
+    OSError."""
+    parts = rotated_parts(log, since)
+    if len(parts) < 2:
+        return log
+    with (folder / log.name).open("wb") as file:
+        for part in parts:
+            with opened(part) as source, contextlib.suppress(EOFError, zlib.error, gzip.BadGzipFile):
+                shutil.copyfileobj(source, file, _COPIED_BYTES)        # mostly without the interpreter, which serves
+            file.write(b"\n")                                  # a part may be cut within a line
+    return folder / log.name
+
+
+def rotated_parts(log: Path, since: float) -> list[Path]:
+    """The log and what was rotated out of it (`routing.log.1`, `routing.log-20260301.gz`) and written to since then, in
+    the order of their time. A copy of a part is none of its own. Raises LogError, OSError."""
+    beside = [
+        path for path in log.parent.iterdir()
+        if path.name.startswith((f"{log.name}.", f"{log.name}-")) and path.is_file() and path.stat().st_mtime >= since
+    ]  # fmt: skip
+    begun: dict[str, Path] = {}
+    for path in [*sorted(beside), log]:
+        first = next(read_all(path), None)
+        if first is not None:
+            begun[first.time if isinstance(first, Line) else first["time"]] = path
+    return in_order(begun.values())
 
 
 def _beginning(log: Path, since: float) -> float:

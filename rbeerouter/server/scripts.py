@@ -22,7 +22,7 @@ from rbeerouter.core.types import Env, WorkerSpec
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.replay import FollowedSplit
 from rbeerouter.routing.sandbox import Abilities, Limits, Runtime, Sandbox
-from rbeerouter.routing.script import Script, ScriptError, configured_abilities, configured_limits, read_source
+from rbeerouter.routing.script import Script, ScriptError, configured_abilities, configured_limits
 from rbeerouter.routing.split import make_split
 from rbeerouter.server import gate
 from rbeerouter.workbench.explain import explain, read_request
@@ -67,7 +67,7 @@ class Scripts:
     @staticmethod
     def read(config: Config) -> bytes | None:
         """The configured script's text, None when there is none. Raises ScriptError."""
-        return read_source(config.script) if config.script is not None else None
+        return source_of(config.script) if config.script is not None else None
 
     async def examined(self, config: Config, decider: Decider) -> tuple[bytes | None, str | None]:
         """The configured script's text, and what the gate says of it when it is another one than what decides now.
@@ -161,6 +161,7 @@ class Scripts:
         )  # fmt: skip
         decider.script = script or self._tried(config, path, source, decider, live.fleet, env)
         return decider
+
     def _tried(self, config: Config, path: Path, source: bytes, decider: Decider, fleet: Fleet, env: Env) -> Script:
         """A script, loaded and tried on a made-up request. Raises ScriptError when it is broken."""
         script = self._load(config, source, path.name, decider.debug, env)
@@ -213,6 +214,17 @@ class Scripts:
         finally:
             if copy is not None:
                 copy.close()
+
+
+def source_of(path: Path) -> bytes:
+    """The text of a script's file, for a daemon that serves meanwhile. Raises ScriptError when it cannot be read."""
+    try:
+        text = script_file.text_of(path)
+    except script_file.NotWritten as error:
+        raise ScriptError(str(error)) from None
+    if text is None:
+        raise ScriptError(f"{path}: cannot be read: No such file or directory")
+    return text
 
 
 def _somebody() -> Fleet:

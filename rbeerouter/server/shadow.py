@@ -17,10 +17,10 @@ from rbeerouter.config.sections import Routing
 from rbeerouter.control.versions import SHOWN_DIGITS, full_hash
 from rbeerouter.core.mirror import Mirror
 from rbeerouter.record import timestamp
-from rbeerouter.routing.script import Script, ScriptError, read_source
+from rbeerouter.routing.script import Script, ScriptError
 from rbeerouter.routing.shadow import RESULTS, Shadow, Tally
 from rbeerouter.server.answers import Json, reloading
-from rbeerouter.server.scripts import Proposal
+from rbeerouter.server.scripts import Proposal, source_of
 from rbeerouter.workbench.suite import suite_path
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Shadowing:
         source, state, problem = None, OFF, None
         if path is not None:
             try:
-                source = read_source(path)
+                source = source_of(path)
             except ScriptError as error:
                 state, problem = BROKEN, str(error)
         self._count_anew(source, live.source if live is not None else None)
@@ -236,7 +236,7 @@ class Shadowing:
     def _file_says(self) -> bytes | None:
         path = self._daemon.config.shadow
         try:
-            return read_source(path) if path is not None else None
+            return source_of(path) if path is not None else None
         except ScriptError:
             return None
 

@@ -22,7 +22,7 @@ from rbeerouter.core.errors import RouterError
 from rbeerouter.core.models import NO_MODELS, Models
 from rbeerouter.core.seen import Call, Seen
 from rbeerouter.core.types import Env, Request
-from rbeerouter.record import Called, Decided, Line, decided, hashed
+from rbeerouter.record import CREDENTIALS, Called, Decided, Line, decided, hashed
 from rbeerouter.recorded import Enrolled, Tally, UnknownWorker, decided_of, enrolled_of, read_all, request_of, seen_of
 from rbeerouter.routing.replay import FollowedSplit, Replayer
 from rbeerouter.routing.script import Script, configured_abilities, configured_limits
@@ -351,6 +351,10 @@ class _Play:
         notes = [text if count == 1 else f"{text} ({count} times)" for text, count in self._notes.items()]
         if "prompt" in reads:
             notes.append("the script reads request.prompt, which is never logged")
+        text = (self.asked.script or b"").decode(errors="replace").lower()
+        keys = sorted(CREDENTIALS.intersection(re.findall(r"[a-z-]+", text)))
+        if keys:
+            notes.append(f"the script reads {', '.join(keys)}: headers that carry keys are never logged")
         if not self.asked.configured:
             notes.append("no configuration: rules of [[models]], the split, the strategy and limits are the defaults")
         others = [by for by in result.deciders if result.script and by != f"script {result.script}"]

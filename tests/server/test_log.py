@@ -129,11 +129,13 @@ async def test_no_prompt_key_or_user_is_in_any_log_or_page(tmp_path: Path) -> No
         "model": "tiny", "user": secrets["user"], "messages": [{"role": "user", "content": secrets["prompt"]}],
     }  # fmt: skip
     headers = [("authorization", f"Bearer {secrets['client-key']}"), ("cookie", secrets["client-key"])]
+    headers += [("x-api-key", secrets["client-key"]), ("api-key", secrets["client-key"]), ("x-team", "blue")]
     script = "function route_request(request, workers)\n  return workers[1].nothing.at_all\nend\n"
-    good = "function route_request(request, workers)\n  return workers[1]\nend\n"
+    good = "function route_request(request, workers)\n  return workers[1], #(request.headers['x-api-key'] or '') .. ''\nend\n"
+    shown = ["x-team", "x-api-key", "api-key"]
     async with FaultWorker(name="a") as worker:
         entry = {"id": "a", "url": worker.url, "api_key": secrets["worker-key"]}
-        async with daemon(tmp_path, entry, script=good, routing={"debug": True}) as router:
+        async with daemon(tmp_path, entry, script=good, routing={"debug": True, "request_headers": shown}) as router:
             pages: list[bytes] = []
             for behaviour in ("ok", "status_500", "garbage", "close_before_head", "set_cookie"):
                 worker.behave = behaviour
@@ -147,7 +149,8 @@ async def test_no_prompt_key_or_user_is_in_any_log_or_page(tmp_path: Path) -> No
             pages.append((await router.post(CHAT, {**body, "metadata": [secrets["prompt"]]}, headers)).body)
             router.script_path.write_text(script)
             assert not (await router.reload())["ok"]
-            await router.wait_requests(13)
+            lines = await router.wait_requests(13)
+            assert lines[0]["headers"] == {"x-team": "blue"} and lines[0]["reason"].endswith(f": {len(secrets['client-key'])}")
             for path in ("/metrics", "/api/v1/workers", "/routing", "/health", "/v1/models"):
                 pages.append((await router.page(path)).body)
             command_line = Path(f"/proc/{router.process.pid}/cmdline").read_bytes()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +15,7 @@ import pytest
 from rbeerouter.config.loading import load
 from rbeerouter.config.sections import Config, ConfigError
 from rbeerouter.record import Line, timestamp
-from rbeerouter.server.nightly import LedgerError, Ledgers, ledger_of, passed
+from rbeerouter.server.nightly import LedgerError, Ledgers, ledger_of, passed, rotated_parts
 from tests.support.aio import story
 from tests.support.builders import WALL, Clock, env
 from tests.support.daemon import config_text
@@ -110,3 +112,39 @@ async def test_the_day_before_its_time_is_put_into_a_ledger(tmp_path: Path) -> N
     assert names[0] == "yours" and {"round-robin", "least-request"} <= set(names)
     assert ledger["entries"][0]["values"]["p95_ttft_s"] > 0
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@story(timeout_s=120.0)
+async def test_what_was_rotated_out_of_the_log_since_belongs_to_the_day(tmp_path: Path) -> None:
+    config = written(tmp_path, [3600.0 - number for number in range(60)])
+    lines = config.log.read_bytes().splitlines(keepends=True)
+    packed, plain, old = (config.log.with_name(f"routing.log{end}") for end in ("-20260301.gz", ".1", ".9"))
+    packed.write_bytes(gzip.compress(b"".join(lines[:20])))
+    plain.write_bytes(b"".join(lines[20:40]) + lines[40][:50])
+    config.log.write_bytes(b"".join(lines[40:]))
+    config.log.with_name("routing.log.bak").write_bytes(config.log.read_bytes())
+    config.log.with_name("routing.log.txt").write_bytes(b"notes on it\n")
+    old.write_bytes(lines[0])
+    os.utime(old, (WALL - 2 * 86_400, WALL - 2 * 86_400))
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert rotated_parts(config.log, WALL - 86_400) == [packed, plain, config.log]
+    assert (await ledger_of(config, WALL))["requests"] == 60
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@story
+async def test_clocks_that_are_put_back_make_no_second_ledger(tmp_path: Path) -> None:
+    local = (WALL % 86_400) / 60
+    daemon = Daemon(written(tmp_path, [60.0], ledger_s=0.01, ledger_at=f"{int(local + 1) // 60:02d}:{int(local + 1) % 60:02d}"))
+    made = ledgers(daemon)
+    for minutes in (1, 30):
+        daemon.clock.advance(60 * minutes)
+        await made.look()
+    daemon.clock.utc_offset_s -= 3600
+    await made.look()
+    daemon.clock.advance(3600)
+    await made.look()
+    assert len(daemon.events) == 1
+    daemon.clock.advance(24 * 3600)
+    await made.look()
+    assert len(daemon.events) == 2
