@@ -10,6 +10,8 @@
 - *on trial*: an ejection has ended, or the rest of a worker that has refused twice in a row, and one request is trying
   whether it may come back. No second one goes there until that one has succeeded, or a probe while it has been going
   well for `ejection_s`. From then until a request succeeds, one failure ejects it again.
+
+How many may be ejected at once is for `Fleet` to say, which sees all of them.
 """
 
 from __future__ import annotations
