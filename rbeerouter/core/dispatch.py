@@ -185,6 +185,9 @@ class Dispatcher:
             return self._fail(job, refusal)
         ended = now()
         job.decision_s, job.seen = ended - started, decider.seen
+        if decision.action == SEND:                            # what `_follow` would do, for nearly all requests
+            job.decision = decision
+            return self._send(job, decision, decision.worker, ended)
         return self._follow(job, decision, ended)
 
     def refuse(self, job: Job, refusal: RouterError) -> Fail:

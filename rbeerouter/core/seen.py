@@ -176,11 +176,12 @@ class Watch:
         chance = self.chance
         chance.n = n = chance.n + 1
         touched = fleet.touched
-        packed = [
-            (worker.index + 1) << 46 | worker.occupied << 24 | worker.in_flight << 2 | STATUS_CODES[worker.status]
-            for worker in touched
-        ]
-        packed.sort()                                          # a set of objects has another order in each run
+        packed: list[int] = []
+        for worker in touched:                                 # usually two: one sent, one finished
+            code = 0 if worker.status is READY else STATUS_CODES[worker.status]
+            packed.append((worker.index + 1) << 46 | worker.occupied << 24 | worker.in_flight << 2 | code)
+        if len(packed) > 1:
+            packed.sort()                                      # a set of objects has another order in each run
         seen = Seen(n, int(wall * 1000 + 0.001) / 1000, fleet.ordered, packed)     # whole_ms, without the call
         if figures:
             self._measure(fleet, figures, seen)

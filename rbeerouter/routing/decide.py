@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 _OUT = (OFFLINE, DRAINING)
 """Workers that get no request, whoever names them."""
+_MOST_MODELS = 256
+"""Names of models of which it is kept who serves them."""
 _PRIORITIES = {"high": 1, "normal": 0, "low": -1}
 
 
@@ -98,6 +100,8 @@ class Decider:
         self.listener: Listener | None = None
         self._turning: RoundRobin | None = None
         self._figures: tuple[str, ...] = ()
+        self._serving_models: dict[str, list[Worker]] = {}     # by model, as long as the list of workers is the same
+        self._serving_version = -1
         self._script: Script | None = None
         self.strategy = self._strategy(strategy)
         self.script = script
@@ -533,12 +537,18 @@ class Decider:
         return split.narrowed(model, eligible)
 
     def _serving(self, request: Request, model: str, tried: Collection[str] = ()) -> list[Worker]:
-        """Those that serve the model and may have the request, in whatever state they are."""
-        serving = [
-            worker
-            for worker in self.fleet.ordered
-            if (not worker.models or model in worker.model_set) and worker.id not in tried
-        ]
+        """Those that serve the model and may have the request, in whatever state they are. Not to be changed."""
+        fleet, known = self.fleet, self._serving_models
+        if fleet.version != self._serving_version:
+            self._serving_version = fleet.version
+            known.clear()
+        serving = known.get(model)
+        if serving is None:
+            if len(known) >= _MOST_MODELS:                     # clients may ask for anything
+                known.clear()
+            serving = known[model] = [worker for worker in fleet.ordered if worker.serves(model)]
+        if tried:
+            serving = [worker for worker in serving if worker.id not in tried]
         if self._rules.hold_for(self.fleet, request):
             return self._rules.allowed(self.fleet, request, model, serving)
         return serving

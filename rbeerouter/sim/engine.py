@@ -39,6 +39,8 @@ WAITING, PREFILL, DECODING, LEAVING, ENDED = range(5)
 """Where a request is: in the queue, its prompt being computed, its answer; cancelled, until the step's end; gone."""
 
 _MANY = 1 << 60
+_ROUNDED = 1.0 - 1e-9
+"""By what a time that must not be too late is made less, as sums of floats differ by their order."""
 UNLIMITED_TOKENS = 1 << 40
 """A KV cache of so many tokens or more is never full, and nobody counts."""
 
@@ -136,7 +138,9 @@ class Engine:
     def submit(self, work: Work, now: float) -> None:
         """A request comes in."""
         if self._end <= now:
-            self._catch_up(now)
+            while self._end <= now:
+                self._turn()
+            self.next_s = now if self._finished else self._soonest() if self._taking else self._end
         self._now = now
         work.engine = self
         if self._lanes is not None:
@@ -161,7 +165,7 @@ class Engine:
         while self._end <= now:
             self._turn()
         self._now = now
-        self.next_s = self._end
+        self.next_s = self._soonest() if self._taking else self._end
         done = self._finished
         if done:
             self._finished = []
@@ -316,6 +320,23 @@ class Engine:
                 self._count = steps
                 self._end = self._start + steps * (self._length + self._growth * ((steps - 1) * 0.5))
 
+    def _soonest(self) -> float:
+        """No request ends before that time, though the run under way, in which prompts are computed, ends earlier."""
+        if self._special or self._lanes is not None or self._waiting or len(self._prompts) > self._taking:
+            return self._end
+        decoding, prompts = self._decoding, self._prompts
+        steps = min([work.total - work.kept for work in prompts]) - 1 if self._taking > 1 else (
+            prompts[0].total - prompts[0].kept - 1
+        )
+        if decoding:
+            left = decoding[0][0] - self._step - self._count
+            if left < steps:
+                steps = left
+        if steps <= 0:
+            return self._end
+        least = self._step_s + self._sequence_s * self._weight + self._context_s * self._context
+        return self._end + steps * least * _ROUNDED
+
     def _catch_up(self, now: float) -> None:
         """Goes through all that ends until now. Who is done by then is given out by `advance`, which is due now."""
         while self._end <= now:
@@ -349,7 +370,12 @@ class Engine:
         count = self._count
         decoding = self._decoding
         if decoding:
-            self._account(count)
+            grown = len(decoding) * count                      # `_account`, in place
+            self._step += count
+            self._generated += grown
+            self._context += self._weight * count
+            if self._kv is not None:
+                self._tokens += grown
             if self._idle:
                 self._cache.shrink((self._kv - self._tokens) // self._block)
             step = self._step

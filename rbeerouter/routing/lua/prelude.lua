@@ -371,11 +371,14 @@ end }
 local no_headers = setmetatable({}, { __index = headers_meta.__index, __newindex = read_only })
 
 local function request_of(
-  model, model_size, user_id, session_id, priority, max_tokens, stream, path, prompt_tokens, prompt, entries, key, value, ...)
+  model, model_size, user_id, session_id, priority, max_tokens, stream, path, prompt_tokens, prompt, entries,
+  key, value, key2, value2, key3, value3, ...)
   local metadata, headers = setmetatable({}, metadata_meta), no_headers
   if entries > 0 then metadata[key] = value end
-  if ... or entries == 0 and key then                    -- more than the one entry that every request has
-    local given, last = { key, value, ... }, 2 * entries
+  if entries == 3 and not ... then                       -- tier, region and type
+    metadata[key2], metadata[key3] = value2, value3
+  elseif key2 or entries == 0 and key then               -- more than the one entry that every request has
+    local given, last = { key, value, key2, value2, key3, value3, ... }, 2 * entries
     for i = 1, last, 2 do metadata[given[i]] = given[i + 1] end
     if given[last + 1] then headers = setmetatable({}, headers_meta) end
     for i = last + 1, #given, 2 do headers[given[i]] = given[i + 1] end

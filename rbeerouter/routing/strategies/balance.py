@@ -38,6 +38,8 @@ class LeastRequest:
         self._chance = chance
 
     def choose(self, request: Request, workers: list[Worker]) -> Worker:
-        least = min(worker.load for worker in workers)
-        tied = [worker for worker in workers if worker.load == least]
-        return tied[0] if len(tied) == 1 else self._chance.choice(tied)
+        loads = [worker.load for worker in workers]
+        least = min(loads)
+        if loads.count(least) == 1:
+            return workers[loads.index(least)]
+        return self._chance.choice([worker for worker in workers if worker.load == least])
