@@ -570,7 +570,7 @@ class Decider:
         if ready:
             return ready
         busy = [worker for worker in serving if worker.status == BUSY]
-        taking = [worker for worker in busy if worker.takes_more]
+        taking = [one for one in busy if one.in_flight < one.most and one.takes_more]    # the first is part of it
         if taking or not busy:
             return taking
         if any(not worker.held or worker.cooling for worker in busy):

@@ -134,7 +134,7 @@ class World:
         self._choices, self._on_line = choices, on_line
         self._waiting: dict[Job, Flight] = {}
         self._waiting_area = 0.0
-        self._admitting = False
+        self._admitting = self._again = False
         self._told_offset_s: int | None = None
         self.decision_us = Sketch()
         self.arrived = self.live = 0
@@ -455,13 +455,16 @@ class World:
         return outcome
 
     def _admit(self) -> None:
-        """Lets go those who have a worker now, or have waited too long, as wire.waiting does."""
+        """Lets go those who have a worker now, or have waited too long, as wire.waiting does. It is asked again only
+        when one of them has ended at once."""
+        self._again = True
         if self._admitting:
             return
         self._admitting = True
         now = self._clock[0]
-        while effects := self.dispatcher.on_tick(now):
-            for job, effect in effects:
+        while self._again:
+            self._again = False
+            for job, effect in self.dispatcher.on_tick(now):
                 flight = self._waiting.pop(job)
                 self._waiting_area += now
                 self._perform(flight, effect)
