@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from math import isclose
 
 import msgspec
 
@@ -166,4 +167,6 @@ def _entry(name: str, about: str, result: Result, yours: float | None, lasts_s: 
     known = [cost for cost in (found["machine_cost"], result.all.cost) if cost is not None]
     spent = sum(known) if known else None
     saved = None if name == YOURS or spent is None or yours is None else spent - yours
+    if saved and isclose(spent, yours, rel_tol=1e-9):           # type: ignore[arg-type]
+        saved = 0.0                                             # machines' hours alone, which were divided
     return Entry(name, about, {metric: found[metric] for metric in METRICS}, spent, saved)

@@ -208,7 +208,7 @@ def test_who_reads_only_the_first_line_sees_no_traceback(tmp_path: Path) -> None
     assert done.stdout.startswith("note: ") and done.stderr == ""
 
 
-@pytest.mark.parametrize(("name", "speed"), [(AZURE, "0.4"), (MOONCAKE, "0.1")])
+@pytest.mark.parametrize(("name", "speed"), [(AZURE, "0.3"), (MOONCAKE, "0.1")])
 def test_the_public_traces_run_from_one_command(name: str, speed: str, capsys: pytest.CaptureFixture[str]) -> None:
     if not (SHARED / name).exists():
         pytest.skip(f"../shared/data/{name} is not there")
