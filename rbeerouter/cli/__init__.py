@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     param.set_defaults(run=_param)
 
     _explain_options(commands.add_parser("explain", help="decide one request without sending it, and say why"))
-    _routing_options(commands.add_parser("routing", help="check and test a routing script"))
+    _routing_options(commands.add_parser("routing", help="check, test, simulate, replay, compare and tune scripts"))
 
     _workers_options(commands.add_parser("workers", help="show the workers; drain, add or remove one"))
     _agent_options(commands.add_parser("agent", help="on a GPU machine: register its engines with a router"))
