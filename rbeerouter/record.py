@@ -37,6 +37,9 @@ Metadata = dict[str, str | int | float | bool]
 _MOST_ROWS = 4096
 CREDENTIALS = frozenset(("x-api-key", "api-key", "x-goog-api-key", "x-auth-token", "x-access-token", "x-csrf-token"))
 """Headers that a script may be shown, if its owner wants that, but which are keys: no log has them."""
+HASHED_SESSION = "~"
+"""Before the hash of a session, so that nobody takes it for the name that the client gave."""
+SESSION_HEADER = "x-session-id"
 _BATCH = 64
 """Jobs whose lines are made in one go: few enough to hold up the loop for some 0.2 ms at most."""
 
@@ -117,13 +120,14 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
 class Inputs(msgspec.Struct, frozen=True):
     """What a line tells of a request beside its answer: what a decision can be made from again.
 
-    kept: is anything of that told? plain_users: are users told by name rather than by hash?
+    kept: is anything of that told? plain_users, plain_sessions: are these told by name rather than by hash?
     metadata_chars: so long may the metadata of a request be, names and texts together; the rest is left out.
     """
 
     kept: bool = True
     plain_users: bool = False
     metadata_chars: int = 1000
+    plain_sessions: bool = True
 
 
 class LogFile:
@@ -441,6 +445,10 @@ class Recorder:
             line.headers = headers
             if not CREDENTIALS.isdisjoint(headers):
                 line.headers = {name: text for name, text in headers.items() if name not in CREDENTIALS}
+        if line.session is not None and not self.inputs.plain_sessions:
+            line.session = HASHED_SESSION + hashed(line.session)
+            if SESSION_HEADER in (line.headers or ()):
+                line.headers = {**line.headers, SESSION_HEADER: line.session}
 
 
 class Histogram:
@@ -481,7 +489,9 @@ def timestamp(wall: float) -> str:
 
 def told_inputs(routing: Routing) -> Inputs:
     """What lines tell of requests, as it is configured."""
-    return Inputs(routing.log_inputs, routing.log_users == "plain", routing.log_metadata_chars)
+    return Inputs(
+        routing.log_inputs, routing.log_users == "plain", routing.log_metadata_chars, routing.log_sessions == "plain"
+    )
 
 
 def _outcome(job: Job) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import resource
@@ -14,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rbeerouter.config.sections import Routing
 from rbeerouter.core.dispatch import Dispatcher, Job, Send, refused_job
 from rbeerouter.core.errors import FAILURES, RouterError, refusal
 from rbeerouter.core.models import Model, Models, name_to_send
 from rbeerouter.core.types import REJECT, WAIT, Decision, Outcome, Report, Request
-from rbeerouter.record import Histogram, Inputs, LogFile, Recorder, event_logger, timestamp
+from rbeerouter.record import Histogram, Inputs, LogFile, Recorder, event_logger, timestamp, told_inputs
 from rbeerouter.routing.decide import Decider
 from tests.support.builders import Clock, down, env, fleet, quick, request, script, worker
 
@@ -704,3 +706,14 @@ def test_an_alias_and_the_name_that_was_sent_stand_in_the_line() -> None:
     story = Story(asked_model="default")
     line = priced(story, (None, None))
     assert (line["model"], line["asked_model"], line["sent_model"]) == ("m", "default", "m")
+
+
+def test_sessions_are_told_by_hash_where_that_is_wanted_and_so_is_their_header() -> None:
+    story = Story(session_id="of alice", headers={"x-session-id": "of alice", "x-team": "a"})
+    story.recorder.inputs = Inputs(plain_sessions=False)
+    story.begin()
+    story.end(SERVED)
+    line = story.line()
+    told = "~" + hashlib.sha256(b"of alice").hexdigest()[:8]
+    assert (line["session"], line["headers"]) == (told, {"x-session-id": told, "x-team": "a"})
+    assert told_inputs(Routing(log_sessions="hashed")).plain_sessions is False

@@ -24,7 +24,8 @@ from rbeerouter.core.types import LOCAL, REMOTE
 
 _NAME = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]+")
 _NAME_OR_PREFIX = re.compile(rf"{_NAME.pattern}\*?")
-_CHOICES = {"isolation": ("none", "process"), "reload_gate": ("off", "check", "test"), "log_users": ("hashed", "plain")}
+_CHOICES = {"isolation": ("none", "process"), "reload_gate": ("off", "check", "test"), "log_users": ("hashed", "plain"),
+            "log_sessions": ("plain", "hashed")}
 
 
 def check_file(file: File, where: str, strategies: tuple[str, ...]) -> None:

@@ -102,6 +102,7 @@ class Routing(Section):
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = None
     log_inputs: bool = True
     log_users: str = "hashed"
+    log_sessions: str = "plain"
     log_metadata_chars: CountFromZero = 1000
     decisions_kept: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
     versions_kept: Annotated[int, Meta(ge=2, le=1000)] = 20

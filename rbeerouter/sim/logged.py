@@ -41,6 +41,8 @@ def log_of(path: Path, config: Config) -> Iterator[Recorder]:
     with file:
         recorder = Recorder(_Writer(file), 0)
         recorder.models = config.models
-        recorder.inputs = msgspec.structs.replace(told_inputs(config.routing), kept=True, plain_users=True)
+        recorder.inputs = msgspec.structs.replace(
+            told_inputs(config.routing), kept=True, plain_users=True, plain_sessions=True
+        )
         yield recorder
         recorder.catch_up()

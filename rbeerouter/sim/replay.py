@@ -22,7 +22,7 @@ from rbeerouter.core.errors import RouterError
 from rbeerouter.core.models import NO_MODELS, Models
 from rbeerouter.core.seen import Call, Seen
 from rbeerouter.core.types import Env, Request
-from rbeerouter.record import CREDENTIALS, Called, Decided, Line, decided, hashed
+from rbeerouter.record import CREDENTIALS, HASHED_SESSION, Called, Decided, Line, decided, hashed
 from rbeerouter.recorded import Enrolled, Tally, UnknownWorker, decided_of, enrolled_of, read_all, request_of, seen_of
 from rbeerouter.routing.replay import FollowedSplit, Replayer
 from rbeerouter.routing.script import Script, configured_abilities, configured_limits
@@ -231,7 +231,7 @@ class _Play:
         self.result = Replayed(self.script.hash if self.script else None)
         self._users = _users(asked.script)                     # it compiles: the parser takes no long time over it
         self._by = ""
-        self._uncertain = False
+        self._uncertain = self._astray = False
         self._changes: dict[tuple[str, str, str, str], Change] = {}
         self._notes: Counter[str] = Counter()
         self._enrolled: Enrolled | None = None
@@ -264,8 +264,10 @@ class _Play:
         roll, script = told.roll, self.script
         if self.replayer.run != roll.run and roll.n > 1 and "state" in self._reads:
             self._notes["what `state` held before the log begins is not known"] += 1
+        if self.replayer.run != roll.run:
+            self._astray = False
         if roll.whole:
-            self._uncertain = False
+            self._uncertain = self._astray
         last, self._enrolled = self._enrolled, told
         self.replayer.set_utc_offset(told.utc_offset_s)
         self.replayer.enroll(roll)
@@ -336,14 +338,18 @@ class _Play:
             request = msgspec.structs.replace(request, user_id=self._users[line.user])
         elif line.user is not None and "user_id" in reads and len(line.user) == 8:
             self._notes["users are known by their hash alone, and the script reads user_id (log_users)"] += 1
+        if line.session is not None and line.session.startswith(HASHED_SESSION) and reads & {"session_id", "session"}:
+            self._notes["sessions are known by their hash alone, and the script reads them (log_sessions)"] += 1
         return request
 
     def _lose(self, what: str) -> None:
-        """From here on not all is known, until the next whole list of workers."""
+        """From here on not all is known: until the next whole list of workers, or, where the script goes by `state`,
+        until the daemon's next start."""
         self._uncertain = True
         self._notes[_UNCERTAIN] += 1
         if "state" in self._reads:
-            self._notes[f"{what}: `state` may not be what it was"] += 1
+            self._astray = True
+            self._notes[f"{what}: `state` may not be what it was until the daemon's next start"] += 1
 
     def told(self) -> Replayed:
         result, reads = self.result, self._reads
