@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from rbeerouter.sim.workload import Generated
 
 
+_MOST_FAULTS = 100_000
+"""They are made before it begins and kept in memory."""
+
+
 class Prepared(msgspec.Struct, frozen=True):
     """A scenario, and in words what was chosen because nobody said it."""
 
@@ -118,6 +122,11 @@ def _random_faults(
         raise ConfigError(f"--random-faults {per_hour:g}: expected 0 or more per hour, and at most 1000000")
     until_s = (workload.count or 0) / workload.requests_per_s
     until_s = until_s if lasts_s is None else min(until_s, lasts_s)
+    if per_hour * until_s > _MOST_FAULTS * 3600:
+        raise ConfigError(
+            f"--random-faults {per_hour:g}: {per_hour * until_s / 3600:.3g} faults in {until_s:.3g} s of traffic; expected "
+            f"{_MOST_FAULTS} at most"
+        )
     return random_faults(random.Random(f"{options.seed} faults"), ids, per_hour, until_s)
 
 

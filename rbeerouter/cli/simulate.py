@@ -54,6 +54,8 @@ def run(options: argparse.Namespace) -> int:
     assertions = [asserts.Assertion(text) for text in options.expressions]
     if options.timing and not options.json:
         raise ConfigError("--timing: is for --json; expected both")
+    if options.json and options.report == IN_FULL:
+        raise ConfigError("--report without a file is text, and --json is not; expected --report FILE, or one of them")
     price = None if options.remote_price is None else ledger.read_price(options.remote_price)
     prepared = scenario.prepare(options)
     if options.report:
@@ -67,6 +69,8 @@ def run(options: argparse.Namespace) -> int:
         print(_json(result, compared, verdicts, options.timing).decode())
     else:
         _print_text(result, compared, prepared.scenario, options)
+    if options.report:
+        _write_page(result, compared, prepared.scenario, options)
     for verdict in verdicts:
         print(verdict, file=sys.stderr if options.json or not verdict.ok else sys.stdout)
     return 0 if all(verdict.ok for verdict in verdicts) else EXIT_FAILED
@@ -108,7 +112,7 @@ def _json(result: Result, compared: Ledger | None, verdicts: list[Verdict], timi
 
 
 def _print_text(result: Result, compared: Ledger | None, given: Scenario, options: argparse.Namespace) -> None:
-    from rbeerouter.sim import page, tables, text
+    from rbeerouter.sim import tables, text
 
     colour = sys.stdout.isatty()
     if options.report == IN_FULL:
@@ -118,12 +122,14 @@ def _print_text(result: Result, compared: Ledger | None, given: Scenario, option
     if compared is not None:
         print()
         print(text.section(tables.ledger(compared), colour=colour), end="")
-    if options.report is not None:
-        made = page.page(
-            result, source=given.script, scenario=given, command=options.command, ledger=compared
-        )
-        Path(options.report).write_text(made, encoding="utf-8")
-        print(f"\nreport: {options.report}")
+
+
+def _write_page(result: Result, compared: Ledger | None, given: Scenario, options: argparse.Namespace) -> None:
+    from rbeerouter.sim import page
+
+    made = page.page(result, source=given.script, scenario=given, command=options.command, ledger=compared)
+    Path(options.report).write_text(made, encoding="utf-8")
+    print(f"\nreport: {options.report}", file=sys.stderr if options.json else sys.stdout)
 
 
 def _check_writable(name: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from rbeerouter.config.sections import health_rules, queue_rules, retry_rules
+from rbeerouter.config.sections import ConfigError, health_rules, queue_rules, retry_rules
 from rbeerouter.config.values import utc_offset_s
 from rbeerouter.core.chance import Chance
 from rbeerouter.core.dispatch import WAITING, Dispatcher, Effect, Job, Send, Wait
@@ -47,6 +47,8 @@ from rbeerouter.wire import refusals
 _SETTLE_S = 75.0
 """Before something happens after an idle time, so much of it is gone through, as figures of the last minute are made of
 it; the rest is left out."""
+LONGEST_S = 1e11
+"""Three thousand years: clocks that went on for much longer could not tell a half second any more."""
 _RETRY_AFTER_S = 1.0
 _FULL_BODY = b'{"error":{"message":"the server is overloaded","type":"overloaded_error","code":503}}'
 _MISSING_BODY = b'{"error":{"message":"the model does not exist","type":"invalid_request_error","code":404}}'
@@ -160,6 +162,9 @@ class World:
             at = arrival.at_s
             if at > stop_s:
                 break
+            if at > LONGEST_S:
+                name = self._scenario.workload.name
+                raise ConfigError(f"{name}: a request comes after {at:.3g} s; expected {LONGEST_S:g} s at most")
             self._next_at = at
             while heap[0][0] <= at:
                 before = clock[0]

@@ -121,6 +121,7 @@ def test_random_faults_come_as_often_as_was_said_while_traffic_comes() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        (["--random-faults", "9999", "--rate", "1e-9"], "faults in 1e+12 s of traffic; expected 100000 at most"),
         (["--random-faults", "-1"], "--random-faults -1: expected 0 or more per hour"),
         (["--requests", "0"], "--requests 0: expected more than 0"),
         (["--rate", "-1"], "--rate -1: expected more than 0"),

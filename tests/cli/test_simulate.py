@@ -62,6 +62,24 @@ def test_a_report_with_a_file_is_a_page_that_says_how_it_was_made(capsys: pytest
     assert f"rbeerouter routing simulate --script {EXAMPLE} --requests 200" in page
 
 
+def test_json_and_a_page_can_be_had_at_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "out.html"
+    ran = Ran(capsys, "--requests", "20", "--no-ledger", "--json", "--report", str(path))
+    assert json.loads(ran.out)["all"]["requests"] == 20
+    assert f"report: {path}\n" in ran.err and path.read_text().lower().startswith("<!doctype html>")
+
+
+def test_json_and_the_full_text_cannot(capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "--json", "--report")
+    assert (ran.code, ran.out) == (2, "") and "expected --report FILE, or one of them" in ran.err
+
+
+@pytest.mark.parametrize("given", [("--rate", "1e-30"), ("--rate", "1e-12", "--for", "9d")], ids=" ".join)
+def test_traffic_that_takes_for_ever_is_refused_unless_it_is_cut(capsys: pytest.CaptureFixture[str], given: tuple[str, ...]) -> None:
+    ran = Ran(capsys, "--requests", "3", "--no-ledger", *given)
+    assert (ran.code == 2 and "a request comes after " in ran.err) if len(given) == 2 else ran.code == 0
+
+
 def test_the_json_is_the_same_byte_for_byte_in_another_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rbeerouter", "routing", "simulate", "--script", str(EXAMPLE), "--requests", "300",
                "--json", "--workload", "sessions={}", "--random-faults", "60"]  # fmt: skip
