@@ -124,8 +124,8 @@ def _random_faults(
     until_s = until_s if lasts_s is None else min(until_s, lasts_s)
     if per_hour * until_s > _MOST_FAULTS * 3600:
         raise ConfigError(
-            f"--random-faults {per_hour:g}: {per_hour * until_s / 3600:.3g} faults in {until_s:.3g} s of traffic; expected "
-            f"{_MOST_FAULTS} at most"
+            f"--random-faults {per_hour:g}: {per_hour * until_s / 3600:.3g} faults in {until_s:.3g} s of traffic; "
+            f"expected {_MOST_FAULTS} at most"
         )
     return random_faults(random.Random(f"{options.seed} faults"), ids, per_hour, until_s)
 
