@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import gzip
 import os
-import shutil
 import signal
 import sys
 import tempfile
+import threading
 import zlib
 from collections import deque
 from pathlib import Path
@@ -99,9 +99,10 @@ def passed(at_s: float, before_s: float, now_s: float) -> bool:
 
 async def ledger_of(config: Config, now: float) -> dict[str, Any]:
     """The ledger of the day until `now` (Unix seconds), as sim.ledger has it. Raises LedgerError."""
+    stopped = threading.Event()
     try:
         with tempfile.TemporaryDirectory(prefix=".rbeerouter-ledger-", dir=config.log.parent) as folder:
-            log = await asyncio.to_thread(_whole_day, config.log, now - _DAY_S, Path(folder))
+            log = await asyncio.to_thread(_whole_day, config.log, now - _DAY_S, Path(folder), stopped)
             begin_s = await asyncio.to_thread(_beginning, log, now - _DAY_S)
             arguments = ["--trace", str(log), "--from", f"{begin_s:.0f}s", "--json"]
             settings = ["--config", str(config.source)] if config.source is not None else []
@@ -110,6 +111,8 @@ async def ledger_of(config: Config, now: float) -> dict[str, Any]:
         raise LedgerError(str(error)) from None
     except OSError as error:
         raise LedgerError(f"{config.log}: cannot be put together: {error.strerror or error}") from None
+    finally:
+        stopped.set()                                          # a daemon that stops waits for its threads
     try:
         found = msgspec.json.decode(output)["ledger"]
         return {"requests": found["requests"], "sampled": found["sampled"], "entries": found["entries"]}
@@ -117,16 +120,17 @@ async def ledger_of(config: Config, now: float) -> dict[str, Any]:
         raise LedgerError(f"routing simulate said nothing of a ledger: {error!r}") from None
 
 
-def _whole_day(log: Path, since: float, folder: Path) -> Path:
-    """The log, or, where it was rotated since then, a file in the folder with all of its parts. Raises LogError,
-    OSError."""
+def _whole_day(log: Path, since: float, folder: Path, stopped: threading.Event) -> Path:
+    """The log, or, where it was rotated since then, a file in the folder with all of its parts; less of them when it is
+    stopped. Raises LogError, OSError."""
     parts = rotated_parts(log, since)
     if len(parts) < 2:
         return log
     with (folder / log.name).open("wb") as file:
         for part in parts:
             with opened(part) as source, contextlib.suppress(EOFError, zlib.error, gzip.BadGzipFile):
-                shutil.copyfileobj(source, file, _COPIED_BYTES)        # mostly without the interpreter, which serves
+                while not stopped.is_set() and (piece := source.read(_COPIED_BYTES)):
+                    file.write(piece)                          # mostly without the interpreter, which serves
             file.write(b"\n")                                  # a part may be cut within a line
     return folder / log.name
 
