@@ -125,10 +125,11 @@ def _print_text(result: Result, compared: Ledger | None, given: Scenario, option
 
 
 def _write_page(result: Result, compared: Ledger | None, given: Scenario, options: argparse.Namespace) -> None:
+    from rbeerouter.cli.judging import write
     from rbeerouter.sim import page
 
     made = page.page(result, source=given.script, scenario=given, command=options.command, ledger=compared)
-    Path(options.report).write_text(made, encoding="utf-8")
+    write(Path(options.report), made)
     print(f"\nreport: {options.report}", file=sys.stderr if options.json else sys.stdout)
 
 

@@ -35,8 +35,29 @@ def pasted(source: bytes, values: Mapping[str, float]) -> list[tuple[int, str]]:
 def settable(source: bytes, names: Iterable[str]) -> bool:
     """Do all these params heed `rbeerouter param`? One that is read outside of every function is read only once."""
     tree = parse(source)
-    once = {_name(tree, node) for node in tree.nodes if _name(tree, node) is not None and not _within_function(node)}
-    return once.isdisjoint(names)
+    return {_name(tree, node) for node in _read_once(tree)}.isdisjoint(names)
+
+
+def loaded_with(source: bytes, values: Mapping[str, float]) -> bytes:
+    """The script in which those of the params have these values that are read only once, when it is loaded: to set them
+    later would change nothing. Raises ValueError where such a one has no number that could be another."""
+    tree, once = parse(source), {}
+    for node in _read_once(tree):
+        name = _name(tree, node)
+        if name is not None and name in values:
+            now, value = constant(tree, arguments(node)[1]), values[name]
+            if not isinstance(now, int | float) or isinstance(now, bool):
+                raise ValueError(
+                    f"param {name}: line {tree.line(node)} reads it once, with a default that is no plain number; "
+                    "expected one, or param() within a function"
+                )
+            once[name] = int(value) if isinstance(now, int) and float(value).is_integer() else value
+    return with_defaults(source, once) if once else source
+
+
+def _read_once(tree: Tree) -> list[Node]:
+    """The calls of param() outside of every function."""
+    return [node for node in tree.nodes if _name(tree, node) is not None and not _within_function(node)]
 
 
 def shown(value: float) -> str:

@@ -21,6 +21,7 @@ from rbeerouter.routing.script import Script, ScriptError, configured_abilities,
 from rbeerouter.routing.split import make_split
 from rbeerouter.routing.strategies import STRATEGIES
 from rbeerouter.sim.faults import check_faults
+from rbeerouter.sim.paste import loaded_with
 from rbeerouter.sim.types import Scenario
 
 _NO_CPU_LIMIT_S = 3600.0
@@ -49,7 +50,11 @@ def make_decider(scenario: Scenario, fleet: Fleet, env: Env) -> Decider:
     )  # fmt: skip
     if scenario.script is not None:
         limits = msgspec.structs.replace(configured_limits(routing), cpu_s=_NO_CPU_LIMIT_S)
-        script = Script(scenario.script, scenario.script_name, env, limits, configured_abilities(routing))
+        try:
+            source = loaded_with(scenario.script, scenario.params) if scenario.params else scenario.script
+        except ValueError as error:
+            raise ConfigError(f"{scenario.script_name}: {error}") from None
+        script = Script(source, scenario.script_name, env, limits, configured_abilities(routing))
         fault = script.self_test(fleet, decider.choose_for_script)
         if fault is not None:
             raise ScriptError(f"{scenario.script_name}: the self-test request failed: {fault}")

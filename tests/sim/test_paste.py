@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rbeerouter.routing.syntax import params
-from rbeerouter.sim.paste import pasted, settable, shown, with_defaults
+from rbeerouter.sim.paste import loaded_with, pasted, settable, shown, with_defaults
 
 SCRIPT = b"""-- policy
 local limit = param("limit", 4, 1, 16)      -- requests
@@ -59,3 +59,15 @@ def test_a_param_that_is_read_once_cannot_be_set_while_the_script_runs() -> None
 def test_letters_of_more_bytes_before_a_param_do_no_harm() -> None:
     source = 'local größe = param("größe", 1, 0, 9)'.encode()
     assert pasted(source, {"größe": 5}) == [(1, 'local größe = param("größe", 5, 0, 9)')]
+
+
+def test_only_what_is_read_once_is_written_into_the_script_that_is_loaded() -> None:
+    assert loaded_with(SCRIPT, {"a": 1.0, "c": 3}) == SCRIPT.replace(b'"a", 0.5', b'"a", 1.0').replace(b"1e2", b"3")
+    assert b'param("limit", 9, 1, 16)      -- requests' in loaded_with(SCRIPT, {"limit": 9.0})
+    within = b'function route_request(r, w) return param("p", 1, 0, 2) > 1 and w:first() or nil end'
+    assert loaded_with(within, {"p": 2}) is within and loaded_with(SCRIPT, {"strange": 1}) is SCRIPT
+
+
+def test_what_is_read_once_and_has_no_number_to_change_is_refused() -> None:
+    with pytest.raises(ValueError, match="param p: line 2 reads it once, with a default that is no plain number"):
+        loaded_with(b'local low = 1\nlocal p = param("p", low, 0, 2)\n', {"p": 2})

@@ -249,6 +249,19 @@ def test_params_are_set_and_unknown_ones_refused() -> None:
         world.run(msgspec.structs.replace(given, params={"which": 3}))
 
 
+def test_a_param_that_a_script_reads_once_has_its_value_as_well() -> None:
+    source = b"""
+    local which = param("which", 1, 1, 2)
+    function route_request(request, workers) return workers[which] end
+    """
+    given = scenario(Listed(arrival(0.0)), worker("a"), worker("b"), script=source)
+    result = world.run(msgspec.structs.replace(given, params={"which": 2}))
+    assert ([one.attempts for one in result.workers], result.params) == ([0, 1], {"which": 2})
+    computed = source.replace(b'"which", 1,', b'"which", 0 + 1,')
+    with pytest.raises(ConfigError, match=r"routing\.lua: param which: line 2 reads it once"):
+        world.run(msgspec.structs.replace(given, script=computed, params={"which": 2}))
+
+
 def test_what_cannot_be_simulated_is_said() -> None:
     traffic = Listed(arrival(0.0))
     with pytest.raises(ConfigError, match="no workers"):
