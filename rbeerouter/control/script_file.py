@@ -11,9 +11,9 @@ import stat
 import tempfile
 from pathlib import Path
 
+from rbeerouter.routing.script import MAX_SOURCE_BYTES
+
 _NEW_FILE_MODE = 0o644
-_MOST_BYTES = 1 << 20
-"""Far more than a script may have: what stands in its file is read by a daemon that serves."""
 
 
 class NotWritten(Exception):
@@ -27,9 +27,9 @@ def text_of(path: Path) -> bytes | None:
         with open(path, "rb", opener=_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise NotWritten(f"{path}: cannot be read: it is no ordinary file")
-            text = file.read(_MOST_BYTES + 1)
-            if len(text) > _MOST_BYTES:
-                raise NotWritten(f"{path}: is larger than {_MOST_BYTES} bytes, and no script")
+            text = file.read(MAX_SOURCE_BYTES + 1)
+            if len(text) > MAX_SOURCE_BYTES:
+                raise NotWritten(f"{path}: is too large; a script may have at most {MAX_SOURCE_BYTES} bytes")
             return text
     except FileNotFoundError:
         return None

@@ -84,7 +84,7 @@ def test_a_file_that_is_read_only_stays_as_it_is(tmp_path: Path) -> None:
 def test_what_is_no_ordinary_file_or_far_too_large_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
     os.mkfifo(pipe := tmp_path / "pipe.lua")
     (device := tmp_path / "zero.lua").symlink_to("/dev/zero")
-    (large := tmp_path / "large.lua").write_bytes(b"-" * 2_000_000)
-    for path, why in ((pipe, "no ordinary file"), (device, "no ordinary file"), (large, "no script"), (tmp_path, "directory")):
+    (large := tmp_path / "large.lua").write_bytes(b"-" * 32_769)
+    for path, why in ((pipe, "no ordinary file"), (device, "no ordinary file"), (large, "at most 32768 bytes"), (tmp_path, "directory")):
         with pytest.raises(NotWritten, match=why):
             text_of(path)

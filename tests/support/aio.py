@@ -19,7 +19,7 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 def run(
-    coroutine: Coroutine[Any, Any, Result], timeout_s: float = 30.0, *, loop_factory: LoopFactory | None = None
+    coroutine: Coroutine[Any, Any, Result], timeout_s: float = 90.0, *, loop_factory: LoopFactory | None = None
 ) -> Result:
     """Run `coroutine` in a new event loop; raises TimeoutError when it takes longer than `timeout_s`."""
 
@@ -32,7 +32,7 @@ def run(
 
 
 def story(
-    test: Callable[..., Coroutine[Any, Any, None]] | None = None, *, timeout_s: float = 30.0
+    test: Callable[..., Coroutine[Any, Any, None]] | None = None, *, timeout_s: float = 90.0
 ) -> Callable[..., Any]:
     """Make a plain test function of an async one, run as `run` does, on the loop that the daemon uses."""
     if test is None:
@@ -56,7 +56,7 @@ class LoopThread:
         self._thread.start()
         return self
 
-    def run(self, coroutine: Coroutine[Any, Any, Result], timeout_s: float = 30.0) -> Result:
+    def run(self, coroutine: Coroutine[Any, Any, Result], timeout_s: float = 90.0) -> Result:
         """Run `coroutine` there, and block until it has ended."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)
 
