@@ -150,8 +150,9 @@ class Engine:
         least = (self._step_s + self._sequence_s + self._context_s * work.size) * work.times
         if not self._count:
             self._compose(now)
-        elif len(waiting) == 1 and (self.running < self._slots or self._memory is not None):
-            self._cut(now)
+        elif self.running < self._slots or self._memory is not None:
+            if len(waiting) == 1:                              # else the one before has cut it
+                self._cut(now)
             if not self._taking:
                 least = self._length
         else:

@@ -31,13 +31,20 @@ def drive(engine: Engine, actions: Iterable[tuple[float, str, object]], eager: b
     done = []
     for at, kind, what in actions:
         while eager and engine.next_s <= at:
-            due = engine.next_s
-            done += engine.advance(due)
-            assert engine.next_s > due
+            done += told_in_time(engine)
         getattr(engine, {"speed": "set_speed"}.get(kind, kind))(what, at)
     while engine.next_s < math.inf:
-        done += engine.advance(engine.next_s)
+        done += told_in_time(engine) if eager else engine.advance(engine.next_s)
     return done
+
+
+def told_in_time(engine: Engine) -> list[Work]:
+    """Those who end at the time that the engine names: nobody ended before it, and time goes on."""
+    due = engine.next_s
+    ended = engine.advance(due)
+    assert engine.next_s > due
+    assert all(work.finished_s == pytest.approx(due, rel=1e-9) for work in ended)
+    return ended
 
 
 def random_load(rng: random.Random, count: int, pace_s: float, models: tuple[str, ...], block: int) -> list[Sequence]:
