@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import os
 import shlex
@@ -25,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     options.command = shlex.join(["rbeerouter", *(sys.argv[1:] if arguments is None else arguments)])
     try:
-        return options.run(options)
+        code = options.run(options)
+        sys.stdout.flush()                                    # at the exit, nobody could say what is wrong with it
+        return code
     except ScriptError as error:
         print(f"rbeerouter: {error.problem.rendered() if error.problem else error}", file=sys.stderr)
         return EXIT_REFUSED
@@ -35,8 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_FAILED
     except BrokenPipeError:                                   # whoever read what is printed wants no more of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_no_more()
         return EXIT_FAILED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _print_no_more()
+        print(f"rbeerouter: what is written finds no room: {error.strerror}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _print_no_more() -> None:
+    """What is left to print goes nowhere: at the exit it would fail once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:

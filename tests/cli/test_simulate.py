@@ -80,6 +80,18 @@ def test_traffic_that_takes_for_ever_is_refused_unless_it_is_cut(capsys: pytest.
     assert (ran.code == 2 and "a request comes after " in ran.err) if len(given) == 2 else ran.code == 0
 
 
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no /dev/full")
+    with full.open("wb") as nowhere:
+        ran = subprocess.run(
+            [sys.executable, "-m", "rbeerouter", "routing", "simulate", "--requests", "5"], stdout=nowhere,
+            stderr=subprocess.PIPE, env={"HOME": str(tmp_path)}, check=False,
+        )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (1, b"rbeerouter: what is written finds no room: No space left on device\n")
+
+
 def test_the_json_is_the_same_byte_for_byte_in_another_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rbeerouter", "routing", "simulate", "--script", str(EXAMPLE), "--requests", "300",
                "--json", "--workload", "sessions={}", "--random-faults", "60"]  # fmt: skip
