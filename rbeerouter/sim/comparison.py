@@ -133,7 +133,7 @@ def _change(change: Change) -> tuple[str, str]:
         return ("0" if change.effect == SAME else ""), ""
     around = None if high is None else high - difference
     if change.unit == "share":
-        return f"{100 * difference:+.2g} pp", "" if around is None else f"{100 * around:.2g} pp"
+        return f"{_points(difference):+g} pp", "" if around is None else f"{_points(around):g} pp"
     if change.before and abs(difference) < 10 * abs(change.before):
         return _relative(difference / abs(change.before), "+"), "" if around is None else _relative(
             around / abs(change.before), ""
@@ -214,3 +214,9 @@ def page(found: Diff, command: str | None = None) -> str:
         made.heading("To run it again")
         made.add(f'<pre class="command" tabindex="0"><code>{escaped(command)}</code></pre>')
     return made.text()
+
+
+def _points(share: float) -> float:
+    """Percentage points with two digits, or all that stand before the point."""
+    points = 100 * share
+    return round(points) if abs(points) >= 9.95 else float(f"{points:.2g}")

@@ -169,7 +169,7 @@ def _shown(metric: Metric) -> str:
 def _of_group(group: Group) -> dict[str, float | None]:
     found: dict[str, float | None] = {
         "requests": group.requests, "ok": group.ok, "rejected": group.rejected, "failed": group.failed,
-        "gone": group.gone, "retried": group.retried, "goodput": group.goodput,
+        "gone": group.gone, "retried": group.retried, "goodput": group.goodput if group.requests else None,
     }  # fmt: skip
     for quantity in ("ttft_s", "e2e_s", "queue_s", "tpot_s"):
         found |= _of_quantiles(quantity, getattr(group, quantity))

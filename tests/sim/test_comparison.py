@@ -132,3 +132,7 @@ def test_the_page_has_tables_plots_and_how_to_make_it_again() -> None:
     assert len(re.findall('class="plot"', page)) == 2
     for part in ("What changes", "Who moves", "p95_ttft_s", "rbeerouter routing diff a.lua b.lua", "seeds 1, 2, 3, 4, 5"):
         assert part in page
+
+
+def test_all_of_it_is_a_hundred_points() -> None:
+    assert [f"{comparison._points(share):+g}" for share in (1.0, -1.0, 0.156, -0.048, 0.0996)] == ["+100", "-100", "+16", "-4.8", "+10"]

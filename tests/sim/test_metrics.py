@@ -69,3 +69,8 @@ def test_an_empty_result_has_counts_and_no_times() -> None:
 def test_a_part_s_numbers_are_its_own() -> None:
     numbers = metrics(result(tiers={"a": group(10, 1.0), "b": group(20, 2.0)}))
     assert (numbers['tier["a"].mean_ttft_s'], numbers['tier["b"].mean_ttft_s']) == (1.0, 2.0)
+
+
+def test_a_part_without_requests_has_no_goodput() -> None:
+    idle = worker("gpu-1", group=Group())
+    assert metrics(result(workers=[idle]))['worker["gpu-1"].goodput'] is None
