@@ -36,7 +36,7 @@ class Metric(msgspec.Struct, frozen=True):
 def _quantiles() -> list[Metric]:
     found = []
     quantities = {
-        "ttft_s": "until the first token, waiting included; of an answer that is not streamed, until it is whole",
+        "ttft_s": "until the first token of a stream, waiting included",
         "e2e_s": "until the whole answer, waiting included",
         "queue_s": "waiting in the router",
         "tpot_s": "for each token after the first",

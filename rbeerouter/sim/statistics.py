@@ -167,7 +167,7 @@ class Statistics:
         queue_at = 0
         tokens_in = tokens_out = 0
         cost = 0.0
-        if first is not None:
+        if first is not None and job.request.stream:
             ttft = first - arrived
             ttft_at = int(log(ttft) * BUCKETS_PER_E + FIRST) if ttft >= _LEAST else 0
         if job.queue_s >= _LEAST:

@@ -141,7 +141,7 @@ def latency(every: Group) -> Table:
         row("Time to first token", every.ttft_s), row("Whole answer", every.e2e_s),
         row("In the router's queue", every.queue_s), row("Per token after the first", every.tpot_s),
     ]  # fmt: skip
-    note = "An answer that is not streamed has its first token when it is whole."
+    note = "The time to first token is that of streams."
     return table("latency", "Latency", ("", "mean", "p50", "p90", "p95", "p99", "most"), rows, note)
 
 

@@ -171,9 +171,9 @@ class Group(msgspec.Struct):
     """What a part of the requests got: all of them, those of a tier, a user, a model, or what one worker served.
 
     ok: the client got a whole good answer. rejected: refused by script, queue or for want of workers. failed: by
-    workers. gone: the client left. retried: more than one attempt was made. ttft_s, e2e_s, queue_s: from the arrival;
-    tpot_s: seconds per token after the first; waiting in the router is part of ttft_s and e2e_s. goodput: the share of
-    all requests that were ok and met the targets. cost: by the workers' prices of tokens.
+    workers. gone: the client left. retried: more than one attempt was made. ttft_s (of streams alone), e2e_s, queue_s:
+    from the arrival; tpot_s: seconds per token after the first; waiting in the router is part of ttft_s and e2e_s.
+    goodput: the share of all requests that were ok and met the targets. cost: by the workers' prices of tokens.
     """
 
     requests: int = 0
