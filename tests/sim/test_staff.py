@@ -56,7 +56,7 @@ def test_the_home_lab_is_well_at_the_usual_load() -> None:
     workers = staff.sim_workers(staff.HOME_LAB, {})
     notes: list[str] = []
     for seed in (1, 2, 3):
-        traffic = generated(Traffic(), workers, seed, notes)
+        traffic = generated(Traffic(), workers, config(), seed, notes)
         for strategy in ("least-request", "round-robin"):
             found = world.run(Scenario(config(), workers, traffic, strategy=strategy, seed=seed)).all
             assert found.rejected == found.failed == 0
