@@ -51,7 +51,7 @@ async def load_it(router: DaemonProcess, dice: random.Random, requests: int) -> 
             body = {**(STREAMED if number % 3 == 0 else PROMPT), "user": ("alice", "bob", "carol")[number % 3]}
             body |= {"max_tokens": number, "metadata": {"tier": "gold" if number % 4 else "free"}}
             headers = [("x-session-id", f"s{number % 5}"), ("x-rbee-priority", str(number % 3))]
-            await post(router.port, CHAT, body, headers, timeout_s=20.0)
+            await post(router.port, CHAT, body, headers, timeout_s=60.0)      # some wait for one that is down
 
     await asyncio.gather(*(one(dice.randrange(1000)) for _ in range(requests)))
 
