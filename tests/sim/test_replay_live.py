@@ -51,7 +51,7 @@ async def load_it(router: DaemonProcess, dice: random.Random, requests: int) -> 
             body = {**(STREAMED if number % 3 == 0 else PROMPT), "user": ("alice", "bob", "carol")[number % 3]}
             body |= {"max_tokens": number, "metadata": {"tier": "gold" if number % 4 else "free"}}
             headers = [("x-session-id", f"s{number % 5}"), ("x-rbee-priority", str(number % 3))]
-            await post(router.port, CHAT, body, headers, timeout_s=60.0)      # some wait for one that is down
+            await post(router.port, CHAT, body, headers, timeout_s=60.0)
 
     await asyncio.gather(*(one(dice.randrange(1000)) for _ in range(requests)))
 
@@ -100,6 +100,7 @@ async def test_every_decision_of_a_real_daemon_is_made_again_exactly(script: str
     ):  # fmt: skip
         workers = [a, b, c, d]
         sections = {"routing": {"strategy": "round-robin", "log_users": "plain"}, "routing.split": {"local_fraction": 0.7}}
+        sections["limits"] = {"queue_s": 4.0}                  # some wait for a worker that is down
         async with daemon(tmp_path, *entries(workers), script=script, **sections) as router:
 
             async def part(number: int) -> None:
