@@ -201,14 +201,16 @@ class Fleet:
         """The worker itself has asked to be left alone for so long, with a 429 or 503: strategies do so.
 
         One that refuses again each time that it is asked again is left alone for twice as long each time, and then
-        tried with one request: it would else be sent all who wait, whenever its time is over, and nobody be served.
+        tried with one request: it would else be sent all who wait, whenever its time is over, and nobody be served. As
+        with ejections, that needs others who can do its work: of the only one, clients get its own answer.
         """
         health, cap_s = worker.health, self.rules.cool_down_cap_s
         if cap_s <= 0.0:
             return
         if now >= worker.cooling_until:                       # else one more answer of the same time
-            health.refusals += 1
             health.troubled = True
+            if not health.refusals or self._may_eject(worker):
+                health.refusals += 1
         if health.refusals > 1:
             seconds = max(seconds, _LEAST_REST_S) * 2 ** min(health.refusals - 1, _MOST_DOUBLINGS)
         worker.cooling_until = max(worker.cooling_until, now + max(0.0, min(seconds, cap_s)))

@@ -767,6 +767,15 @@ def test_a_refusal_after_a_good_answer_is_the_first_again() -> None:
     assert one.cooling_until == 35.0
 
 
+def test_the_only_worker_of_a_model_is_left_alone_for_no_longer_than_it_asks() -> None:
+    made = fleet("w1")
+    one = made.workers["w1"]
+    for now in (0.0, 10.0, 20.0, 30.0):
+        made.cool_down(one, 1.0, now)
+        made.tick(now + 1.0)
+        assert (one.cooling_until, one.status, one.half_open) == (now + 1.0, READY, False)
+
+
 def test_refusals_that_are_not_heeded_by_configuration_keep_no_worker_away() -> None:
     made = fleet("w1", rules=HealthRules(cool_down_cap_s=0.0))
     one = made.workers["w1"]
