@@ -110,7 +110,7 @@ async def test_the_day_before_its_time_is_put_into_a_ledger(tmp_path: Path) -> N
     assert (page["at"], page["problem"], ledger["requests"], ledger["sampled"]) == (at, None, 40, False)
     names = [entry["name"] for entry in ledger["entries"]]
     assert names[0] == "yours" and {"round-robin", "least-request"} <= set(names)
-    assert ledger["entries"][0]["values"]["p95_ttft_s"] > 0
+    assert ledger["entries"][0]["values"]["p95_e2e_s"] > 0
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
