@@ -152,15 +152,15 @@ class Script:
         self._seen_version = -1
         self._wall_minute = -1.0
         self._utc_offset_s = 0
-        code = without_comments(source)
-        self.figures = tuple(field for field in FIGURES if field.encode() in code)
-        self.asks = b"strategy" in code
-        self.draws = any(word in code for word in _CHANCE)
         self.chance = env.chance or Chance(env.rng.getrandbits(64))
         self._watch: Watch | None = None
         self._marked: bytes | None = None
         self.has_on_complete = self.has_on_failure = False
         self._runtime = self._build()
+        code = without_comments(source)                        # of a text that Lua accepts: others can take seconds
+        self.figures = tuple(field for field in FIGURES if field.encode() in code)
+        self.asks = b"strategy" in code
+        self.draws = any(word in code for word in _CHANCE)
 
     def _build(self) -> Runtime:
         if len(self.source) > MAX_SOURCE_BYTES:

@@ -88,9 +88,13 @@ class Recorded(Script):
         return choice
 
     def look_at(self, fleet: Fleet) -> None:
-        """Takes in another fleet now, so that the next decision is not charged with it."""
+        """Takes in another fleet now, so that the next decision is not charged with it, and no number is drawn."""
+        chance = self.chance
+        decided = chance.n
         self._seen_version = -1
         self._bring_up_to_date(fleet, None)
+        chance.begin(chance.base)
+        chance.n = decided
 
     def reseed(self, seed: int) -> None:
         """What rand() gives from now on."""

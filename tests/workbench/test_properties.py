@@ -135,7 +135,7 @@ def test_a_script_that_uses_up_its_budget_is_found_and_not_waited_for(body: str,
 
 def test_an_answer_that_depends_on_the_order_of_a_table_is_found() -> None:
     found = broken("""
-      for _, group in pairs(workers:group_by("id")) do
+      for _, group in next, workers:group_by("id") do
         if group[1].status == "ready" then return group[1] end
       end
     """)
