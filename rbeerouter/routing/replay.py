@@ -24,7 +24,6 @@ import random
 from collections.abc import Callable
 
 from rbeerouter.core.chance import Chance
-from rbeerouter.core.errors import RouterError
 from rbeerouter.core.mirror import Mirror
 from rbeerouter.core.models import NO_MODELS, Models
 from rbeerouter.core.seen import Call, Roll, Seen
@@ -159,11 +158,3 @@ class Replayer:
             self.mirror, self.script, self._strategy, self._env, faults=self._faults, models=self._models,
             split=self._make_split(),
         )  # fmt: skip
-
-
-def outcome_of(replayer: Replayer, seen: Seen, request: Request) -> Decision | RouterError:
-    """A decision, or the error that there is none: for those who compare."""
-    try:
-        return replayer.decide(seen, request)
-    except RouterError as refusal:
-        return refusal

@@ -93,11 +93,6 @@ def served(worker: WorkerResult) -> str:
     return f"{count(worker.group.requests, 'request')} ({percent(worker.share)})"
 
 
-def bad_ends(result: Result) -> str:
-    """'12 rejected, 3 failed', of what happened; empty where all went well."""
-    ends = [(result.all.rejected, "rejected"), (result.all.failed, "failed"), (result.all.gone, "left by the client")]
-    return ", ".join(f"{count(number)} {what}" for number, what in ends if number)
-
 
 def key_figures(result: Result) -> list[tuple[str, str, str]]:
     """(what, value, remark), the most important first; only what is known. Goodput needs targets to say anything."""

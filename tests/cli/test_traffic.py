@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pytest
 
-from rbeerouter.cli import scenario
-from rbeerouter.config.sections import ConfigError
 from rbeerouter.sim.traces import Cut
+from tests.cli.test_scenario import prepare, refusal
 from tests.support.daemon import REPOSITORY
 
 DATA = REPOSITORY / "tests" / "sim" / "data"
@@ -21,18 +19,6 @@ AZURE, BURSTGPT, MOONCAKE, LOG = (
 @pytest.fixture(autouse=True)
 def have_no_files_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-
-
-def prepare(*given: str) -> scenario.Prepared:
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    scenario.scenario_options(parser)
-    return scenario.prepare(parser.parse_args(given))
-
-
-def refusal(*given: str) -> str:
-    with pytest.raises(ConfigError) as refused:
-        prepare(*given)
-    return str(refused.value)
 
 
 def test_a_trace_is_taken_whole_with_its_own_times() -> None:

@@ -12,7 +12,7 @@ from rbeerouter.core.errors import FAILURES, RouterError
 from rbeerouter.core.seen import Call, Listener, Seen
 from rbeerouter.core.types import Decision, Env, Outcome, Request
 from rbeerouter.routing.decide import Decider
-from rbeerouter.routing.replay import Replayer, outcome_of
+from rbeerouter.routing.replay import Replayer
 from rbeerouter.routing.script import Script
 from tests.support.builders import SCRIPT, WALL, Clock, down, env, fleet, lua, request
 
@@ -25,6 +25,14 @@ end
 function on_failure(request, attempt, workers) state:incr("failed", #attempt.tried) return nil end
 function on_complete(request, outcome) state:incr("ended") end
 """
+
+
+def outcome_of(replayer: Replayer, seen: Seen, request: Request) -> Decision | RouterError:
+    """A decision, or the error that there is none: for those who compare."""
+    try:
+        return replayer.decide(seen, request)
+    except RouterError as refusal:
+        return refusal
 
 
 class Live:
