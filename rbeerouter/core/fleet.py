@@ -209,8 +209,7 @@ class Fleet:
             return
         if now >= worker.cooling_until:                       # else one more answer of the same time
             health.troubled = True
-            if not health.refusals or self._may_eject(worker):
-                health.refusals += 1
+            health.refusals = health.refusals + 1 if not health.refusals or self._may_eject(worker) else 1
         if health.refusals > 1:
             seconds = max(seconds, _LEAST_REST_S) * 2 ** min(health.refusals - 1, _MOST_DOUBLINGS)
         worker.cooling_until = max(worker.cooling_until, now + max(0.0, min(seconds, cap_s)))

@@ -776,6 +776,18 @@ def test_the_only_worker_of_a_model_is_left_alone_for_no_longer_than_it_asks() -
         assert (one.cooling_until, one.status, one.half_open) == (now + 1.0, READY, False)
 
 
+def test_a_worker_that_has_become_the_only_one_is_left_alone_for_no_longer_than_it_asks() -> None:
+    made = fleet("w1", "w2")
+    one, other = made.ordered
+    for now in (0.0, 10.0, 20.0):
+        made.cool_down(one, 1.0, now)
+    assert one.cooling_until == 24.0
+    for now in (21.0, 22.0):
+        made.apply(Report(other.id, False, None, now))
+    made.cool_down(one, 1.0, 30.0)
+    assert one.cooling_until == 31.0
+
+
 def test_refusals_that_are_not_heeded_by_configuration_keep_no_worker_away() -> None:
     made = fleet("w1", rules=HealthRules(cool_down_cap_s=0.0))
     one = made.workers["w1"]
