@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from concurrent.futures import Future
 
 from rbeerouter.control.store import Store, Version
 
@@ -34,6 +35,7 @@ class Versions:
 
     def __init__(self, store: Store, kept: tuple[Version, ...], most: int) -> None:
         self._store = store
+        self.kept: Future[None] | None = None                 # done when the last change is on the disk
         self._most = most
         self._versions = list(kept)
         self._forget()
@@ -89,7 +91,7 @@ class Versions:
     def _put(self, version: Version) -> None:
         self._versions = [one for one in self._versions if one.hash != version.hash]
         self._versions.append(version)
-        self._store.keep_version(version)
+        self.kept = self._store.keep_version(version)
         self._forget()
 
     def _forget(self) -> None:

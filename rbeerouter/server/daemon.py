@@ -213,6 +213,8 @@ class Daemon:
         self._swap(config, decider, await self.staff.look(specs, pools))
         self.scripts.loaded = source
         self._note_version(who, how)
+        if self.versions.kept is not None:
+            await asyncio.wrap_future(self.versions.kept)
         self.reloads["ok"] += 1
         active = app.describe_routing(self)
         verdict = {"examined": examined} if examined else {}

@@ -116,7 +116,7 @@ async def test_twenty_thousand_requests_leave_nothing_behind(tmp_path: Path) -> 
         daemon(tmp_path, good, slow, streams, resets, script=SCRIPT, probes={"interval_s": 1}) as router,
     ):
         slow.delay_s, streams.delay_s = 0.01, 0.002
-        before_files = router.open_files()
+        before = router.open_sockets()
         crowd = Crowd(router)
         await asyncio.gather(*(crowd.client(number) for number in range(CLIENTS)))
         await router.check_books()
@@ -144,8 +144,8 @@ async def test_twenty_thousand_requests_leave_nothing_behind(tmp_path: Path) -> 
         assert outcomes["ok"] > REQUESTS / 3
         growth = crowd.rss_bytes[REQUESTS] - crowd.rss_bytes[WARM]
         assert growth < MOST_GROWTH_BYTES, f"{growth} bytes more; seed {SEED}"
-        # Idle connections end after 3 s; then there must be no more files than before the first request.
-        await until(lambda: router.open_files() <= before_files + PROBE_CONNECTIONS, "every file to be closed", 20.0)
+        # Idle connections end after 3 s; then there must be no more sockets than before the first request.
+        await until(lambda: router.open_sockets() <= before + PROBE_CONNECTIONS, "every connection to be closed", 20.0)
 
 
 @story(timeout_s=120.0)
@@ -179,14 +179,14 @@ async def test_ten_thousand_streams_that_are_left_leave_nothing_behind(tmp_path:
         FaultWorker(models=ENDLESS, name="b", send_buffer_bytes=16384) as second,
         daemon(tmp_path, first, second) as router,
     ):
-        before_files = router.open_files()
+        before = router.open_sockets()
         await asyncio.gather(*(client(number) for number in range(clients)))
         await router.check_books()
         outcomes = Counter(line["outcome"] for line in router.requests())
         assert outcomes.keys() == {"client_gone"}
         assert outcomes["client_gone"] > streams * 0.9
         assert marks[streams] - marks[warm] < MOST_GROWTH_BYTES, f"seed {SEED}"
-        await until(lambda: router.open_files() <= before_files + 2 * PROBE_CONNECTIONS, "every file to be closed", 20.0)
+        await until(lambda: router.open_sockets() <= before + 2 * PROBE_CONNECTIONS, "all to be closed", 20.0)
         assert [row["failed"] for row in (await router.workers()).values()] == [0, 0]
 
 

@@ -410,7 +410,7 @@ def test_params_that_were_set_go_over_to_a_new_script_which_may_have_other_bound
 
 def test_params_that_were_set_survive_a_heap_that_is_built_anew() -> None:
     source = b"kept = {} function route_request() for i = 1, 20000 do kept = { kept } end log(param('p', 1, 0, 9)) end"
-    one = script(source)
+    one = script(source, limits=Limits(cpu_s=10.0))
     one.set_param("p", 7)
     assert {one.route(request(), fleet()).log for _ in range(12)} == {("7",)}
 

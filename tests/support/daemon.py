@@ -8,6 +8,7 @@ its signals only.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -284,6 +285,14 @@ class DaemonProcess:
 
     def open_files(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def open_sockets(self) -> int:
+        """Without what a daemon opens once, when it needs it first: the log and what it keeps."""
+        folder, count = f"/proc/{self.process.pid}/fd", 0
+        for name in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):
+                count += os.readlink(f"{folder}/{name}").startswith("socket:")
+        return count
 
     # The invariant.
 
