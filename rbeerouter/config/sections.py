@@ -75,6 +75,12 @@ class Split(Section):
     debt: Annotated[float, Meta(ge=1, le=1e6)] = 10.0
 
 
+class Strategies(Section):
+    """What strategies can be told."""
+
+    strict: bool = False
+
+
 class Routing(Section):
     """Who decides."""
 
@@ -82,6 +88,7 @@ class Routing(Section):
     strategy: str = "least-request"
     debug: bool = False
     log: str | None = None
+    fallback: tuple[str, ...] = ("least-request",)
     script_instructions: Annotated[int, Meta(ge=1_000, le=10**12)] = 2_000_000
     script_cpu_s: Positive = 0.02
     script_memory_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 32)] = 2 << 20
@@ -112,6 +119,7 @@ class Routing(Section):
     ledger_at: str | None = None
     ledger_s: Positive = 600.0
     split: Split | None = None
+    strategies: Strategies = Strategies()
 
 
 class Limits(Section):

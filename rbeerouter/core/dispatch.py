@@ -172,6 +172,8 @@ class Dispatcher:
         self.retries.tick(now)
         self.poison.tick(now)
         self.fleet.tick(now)
+        for memory in self.decider.memories.all:
+            memory.tick(now, self.fleet.ordered)
 
     def on_request(self, job: Job) -> Effect:
         """Decides, and counts the job on its worker in the same step."""
@@ -194,6 +196,14 @@ class Dispatcher:
         """Ends a new job about which nothing need be decided."""
         self.retries.requests += 1
         return self._fail(job, refusal)
+
+    def on_content(self, job: Job, now: float) -> None:
+        """The client gets the first content of its answer."""
+        job.first_content = now
+        worker = job.worker
+        if worker is not None and (memories := self.decider.memories.all):
+            for memory in memories:
+                memory.answering(job, worker, now)
 
     def on_outcome(self, job: Job, outcome: Outcome) -> Effect:
         """An attempt ended. Says whether the job is finished, has failed, or goes to a worker again.
@@ -309,6 +319,9 @@ class Dispatcher:
         job.sent = now
         job.tried.append(worker.id)
         self.fleet.sent(worker, now)
+        if memories := self.decider.memories.all:
+            for memory in memories:
+                memory.sent(job, worker, now)
         return Send(worker, decision.model, False, decision.headers, pause_s)
 
     def _wait(self, job: Job, decision: Decision, now: float) -> Effect:
@@ -411,6 +424,9 @@ class Dispatcher:
             self.fleet.finished(worker, None, now)
         else:
             self.fleet.finished(worker, failure, now, job.sent)
+        if memories := self.decider.memories.all:
+            for memory in memories:
+                memory.released(job, worker, failure, now)
 
     def _fail(self, job: Job, refusal: RouterError) -> Fail:
         return self._end(job, FAILED, refusal.failure, refusal.message, refusal.param)

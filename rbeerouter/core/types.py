@@ -9,7 +9,7 @@ reads them.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -18,6 +18,7 @@ from rbeerouter.core.chance import Chance
 from rbeerouter.core.errors import Failure, Refusal
 from rbeerouter.core.health import Health
 from rbeerouter.core.measure import Window
+from rbeerouter.core.memory import Memories
 
 if TYPE_CHECKING:
     from rbeerouter.core.dispatch import Job
@@ -51,6 +52,38 @@ class Env(msgspec.Struct, frozen=True):
     chance: Chance | None = None
 
 
+class Text(Protocol):
+    """What a request says to the model, in blocks: computed when a strategy asks for it, and not before.
+
+    block_tokens: how many tokens, about, one block stands for.
+    """
+
+    block_tokens: int
+
+    def blocks(self) -> Sequence[int]:
+        """64-bit hashes of the whole blocks of the prompt, each over all that stands before it too (and over model,
+        adapter and salt): two prompts that begin alike have the same first ones. The last part of a block has none."""
+
+    def token_ids(self) -> Sequence[int] | None:
+        """The prompt as the engine's tokenizer reads it, where it was asked in time."""
+
+
+class Wishes(msgspec.Struct, frozen=True, gc=False):
+    """What a client's headers say of how its request is to be routed; None: they do not.
+
+    strategy: of the header routing-strategy. profile: of config-profile. session_key: of x-rbee-session-key.
+    slo_ttft_ms, slo_tpot_ms, slo_e2e_ms: how fast it wants to be answered: until the first content, for each token
+    after that, and as a whole.
+    """
+
+    strategy: str | None = None
+    profile: str | None = None
+    session_key: str | None = None
+    slo_ttft_ms: float | None = None
+    slo_tpot_ms: float | None = None
+    slo_e2e_ms: float | None = None
+
+
 class Request(msgspec.Struct, frozen=True, gc=False):
     """What a client asked for, as the router and the script see it. The body's bytes travel beside it, untouched.
 
@@ -60,7 +93,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     `prompt` is the text of the conversation, None unless `[routing] expose_prompt` lets the script have it.
     `asked_model` is the name in the body where `model` is what an alias stands for, else None. `timeout_s` is how long
     the client wants to wait from `Job.arrived` on, None when it does not say. `deployment` is LOCAL or REMOTE when only
-    workers of that side may have it.
+    workers of that side may have it. `client` is the address that it came from, and `text` what it says to the model;
+    both are None unless a strategy may want them. `wishes` are None where the client has none.
     """
 
     id: str
@@ -80,6 +114,9 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     asked_model: str | None = None
     timeout_s: float | None = None
     deployment: str | None = None
+    client: str | None = None
+    wishes: Wishes | None = None
+    text: Text | None = None
 
 
 class WorkerSpec(msgspec.Struct, frozen=True):
@@ -344,6 +381,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     patience: how long to wait, with WAIT
     refusal: what to tell the client, with REJECT
     log: what the script wrote with log()
+    strategy: the one that chose, None where the script did
+    told: headers for the client, names in lower case
     """
 
     worker: Worker | None
@@ -359,6 +398,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     refusal: Refusal | None = None
     log: tuple[str, ...] = ()
     wanted: str | None = None
+    strategy: str | None = None
+    told: tuple[tuple[str, str], ...] = ()
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
@@ -395,9 +436,11 @@ class Decide(Protocol):
     """What the dispatcher asks of `routing.decide`. The first two raise `RouterError` when no worker can be had.
 
     seen: what the last decision saw; None before the first.
+    memories: what strategies remember of traffic.
     """
 
     seen: Seen | None
+    memories: Memories
 
     def decide(self, request: Request, wall: float | None = None) -> Decision:
         """wall: Unix seconds of its arrival; None: now."""

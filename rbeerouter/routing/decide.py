@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from rbeerouter.config.sections import Strategies
 from rbeerouter.config.values import strategy_spelling
 from rbeerouter.core.chance import Chance
 from rbeerouter.core.errors import FULL, Failure, Refusal, RouterError, refusal
 from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.memory import Memories
 from rbeerouter.core.models import NO_MODELS, Models
 from rbeerouter.core.seen import Call, Listener, Seen, Watch, whole_ms
 from rbeerouter.core.types import (
@@ -36,13 +38,16 @@ from rbeerouter.core.types import (
 from rbeerouter.routing.rules import Rules
 from rbeerouter.routing.script import Answer, Choice, Script
 from rbeerouter.routing.split import Split, same_side, weights
-from rbeerouter.routing.strategies import STRATEGIES, RoundRobin, Strategy
+from rbeerouter.routing.strategies import ALIASES, STRATEGIES
+from rbeerouter.routing.strategies.balance import RoundRobin
+from rbeerouter.routing.strategies.base import Context, Hold, Strategy
 
 if TYPE_CHECKING:
     from rbeerouter.core.dispatch import Job
 
 _OUT = (OFFLINE, DRAINING)
 """Workers that get no request, whoever names them."""
+_NO_OPTIONS = Strategies()
 _MOST_MODELS = 256
 """Names of models of which it is kept who serves them."""
 _PRIORITIES = {"high": 1, "normal": 0, "low": -1}
@@ -59,6 +64,9 @@ class Decider:
         last_good: the script to go back to then.
         models: what the configuration says of models.
         split: shares requests between the sides; None shares nothing.
+        fallback: the strategies that are asked in turn where the chosen one has nothing to go by.
+        options: what strategies are told.
+        memories: what strategies remember of traffic; None begins anew.
 
     Attributes:
         seen: what the last decision saw; None before the first.
@@ -80,6 +88,9 @@ class Decider:
         last_good: Script | None = None,
         models: Models = NO_MODELS,
         split: Split | None = None,
+        fallback: Sequence[str] = ("least-request",),
+        options: Strategies = _NO_OPTIONS,
+        memories: Memories | None = None,
     ) -> None:
         self.fleet = fleet
         self.debug = debug
@@ -95,6 +106,8 @@ class Decider:
         self._faults: dict[str, int] = {}
         self._strategies: dict[str, Strategy] = {}
         self.chance = env.chance or Chance(env.rng.getrandbits(64))
+        self.memories = memories if memories is not None else Memories()
+        self._context = Context(self.chance, env.now, options, models, self.memories)
         self.watch = Watch(self.chance)
         self.seen: Seen | None = None
         self.listener: Listener | None = None
@@ -104,6 +117,7 @@ class Decider:
         self._serving_version = -1
         self._script: Script | None = None
         self.strategy = self._strategy(strategy)
+        self.fallback = tuple(self._strategy(name) for name in fallback)
         self.script = script
 
     @property
@@ -190,7 +204,7 @@ class Decider:
         """
         script = self._script
         if script is None:
-            return self._by_strategy(request, "strategy", self.strategy.name)
+            return self._by_strategy(request, "strategy")
         choice = script.route(request, self.fleet, self.choose_for_script, seen)
         if choice.error is None:
             if self._faults:
@@ -206,7 +220,7 @@ class Decider:
                 )
             return self._by_answer(request, script, choice)
         self._count_fault(script, "route_request", choice)
-        return self._by_strategy(request, "fallback", self.strategy.name, choice.error, log=choice.log)
+        return self._by_strategy(request, "fallback", error=choice.error, log=choice.log)
 
     def another(self, job: Job, failure: Failure) -> Decision | None:
         """What comes after a failed attempt: what on_failure says, else the script's list, else the strategy."""
@@ -243,7 +257,12 @@ class Decider:
         """One that decides as this one would next, with explanations, and changes nothing of it."""
         chance = copy.copy(self.chance)
         env = msgspec.structs.replace(self._env, chance=chance)
-        twin = Decider(fleet, script, self.strategy.name, env, debug=True, models=self.models)
+        fallback = [one.name for one in self.fallback]
+        options = self._context.options
+        twin = Decider(
+            fleet, script, self.strategy.name, env, debug=True, models=self.models, fallback=fallback, options=options,
+            memories=self.memories,
+        )  # fmt: skip
         twin.split = copy.deepcopy(self.split)
         if twin._turning is not None and self._turning is not None:
             twin._turning.turn = self._turning.turn
@@ -261,7 +280,10 @@ class Decider:
         if not serving and not job.attempts:
             raise self._nobody(job.request, _wanted_by(job))
         ready = self._with_room(serving)
-        return self._pick(self.strategy, job.request, ready) if ready else None
+        if not ready:
+            return None
+        choice, _ = self._pick(self._selected(job.request), job.request, ready)
+        return choice if isinstance(choice, Worker) else None
 
     def utc_offset_s(self) -> int:
         """What scripts add to the time for local time."""
@@ -344,17 +366,20 @@ class Decider:
             return self._waiting(request, script, answer, reason, choice)
         if answer is not None and answer.action == "give_up":
             error = script.fault_at(choice.line, "route_request returned false, expected a worker, nil or reject{...}")
-            return self._by_strategy(request, "fallback", self.strategy.name, error, log=choice.log)
+            return self._by_strategy(request, "fallback", error=error, log=choice.log)
         if choice.worker is None:
             model = self._wanted(answer)
             headers = tuple(answer.headers) if answer is not None else ()
-            why = f"{self.strategy.name}; {reason} returned nil" if not (answer and answer.reason) else reason
-            return self._by_strategy(request, "strategy", why, None, choice.log, model, headers)
+            given = answer is not None and answer.reason
+            return self._by_strategy(
+                request, "strategy", reason if given else None, "" if given else f"; {reason} returned nil", None,
+                choice.log, model, headers,
+            )  # fmt: skip
         named, wanted = choice.workers or (choice.worker,), self._wanted(answer)
         order = [worker for worker in self._permitted(request, wanted, named) if worker.status in (READY, BUSY)]
         if not order:
             error = script.fault_at(choice.line, self._not_usable(request, wanted, named))
-            return self._by_strategy(request, "fallback", self.strategy.name, error, log=choice.log)
+            return self._by_strategy(request, "fallback", error=error, log=choice.log)
         worker = next((worker for worker in order if worker.status == READY), order[0])
         order.remove(worker)
         patience = None if worker.status == READY else Patience(None, _priority(request))
@@ -410,7 +435,7 @@ class Decider:
             return self._refused(request, request.model, "script", reason, None, choice.log)
         if worker is not None and not self._permitted(request, None, (worker,)):
             error = script.fault_at(choice.line, self._not_usable(request, None, (worker,)))
-            return self._by_strategy(request, "fallback", self.strategy.name, error, log=choice.log)
+            return self._by_strategy(request, "fallback", error=error, log=choice.log)
         return Decision(
             worker, "script", reason, _rewrite(request, worker) if worker is not None else None, action=WAIT,
             patience=Patience(answer.timeout_s, priority),
@@ -457,9 +482,15 @@ class Decider:
             return None
         if self.split is not None and first.worker is not None:
             eligible = same_side(first.worker, eligible)
-        worker = self._pick(self.strategy, request, eligible)
-        reason = f"{self.strategy.name} after {tried[-1]} failed"
-        return Decision(worker, "failover", reason, model if model != request.model else None)
+        choice, strategy = self._pick(self._selected(request), request, eligible)
+        sent = model if model != request.model else None
+        reason = f"{strategy.name} after {tried[-1]} failed"
+        if isinstance(choice, Hold):
+            return Decision(
+                None, "failover", f"{reason}{_because(choice)}", sent, action=WAIT, patience=_patience(choice, request),
+                strategy=strategy.name,
+            )  # fmt: skip
+        return Decision(choice, "failover", reason, sent, strategy=strategy.name, told=strategy.headers(choice))
 
     def choose_for_script(self, name: str, request: Request, workers: list[Worker]) -> Worker | None:
         """What `strategy(name)(request, workers)` gives: of the workers that can be used, those that serve the model if
@@ -467,13 +498,17 @@ class Decider:
         usable = [worker for worker in self._permitted(request, None, workers) if worker.status not in _OUT]
         serving = [worker for worker in usable if worker.serves(request.model)] or usable
         able = [worker for worker in serving if worker.status == READY] or serving
-        return self._pick(self._strategy(name), request, able) if able else None
+        if not able:
+            return None
+        choice, _ = self._pick(self._strategy(name), request, able)
+        return choice if isinstance(choice, Worker) else None
 
     def _strategy(self, name: str) -> Strategy:
         spelled = strategy_spelling(name)
+        spelled = ALIASES.get(spelled, spelled)
         strategy = self._strategies.get(spelled)
         if strategy is None:
-            strategy = self._strategies[spelled] = STRATEGIES[spelled](self.chance)
+            strategy = self._strategies[spelled] = STRATEGIES[spelled](self._context)
             if isinstance(strategy, RoundRobin):
                 self._turning = strategy
         return strategy
@@ -504,30 +539,46 @@ class Decider:
         self,
         request: Request,
         by: str,
-        reason: str,
+        reason: str | None = None,
+        addition: str = "",
         error: str | None = None,
         log: tuple[str, ...] = (),
         model: str | None = None,
         headers: tuple[tuple[str, str], ...] = (),
     ) -> Decision:
+        """reason: the script's own; None for the name of the strategy that chose, and `addition`."""
         wanted = model or request.model
         eligible = self._eligible(request, wanted)
         sent = wanted if wanted != request.model else None
+        strategy = self._selected(request)
         if not eligible:
+            reason = reason or f"{strategy.name}{addition}"
             if any(worker.status == BUSY for worker in self._serving(request, wanted)):
                 explanation = self.explain(self.script, None) if self.debug else None
                 return Decision(
                     None, by, f"{reason}; no worker has room", sent, error, explanation, WAIT, None, headers,
-                    Patience(None, _priority(request)), log=log, wanted=model,
+                    Patience(None, _priority(request)), log=log, wanted=model, strategy=strategy.name,
                 )  # fmt: skip
             if error is None and not log:
                 raise self._nobody(request, wanted)
             return self._refused(request, wanted, by, reason, error, log)
         if self.split is not None and not self._rules.leave_one_side(self.fleet, request, wanted):
             eligible = self._narrowed(self.split, wanted, eligible)
-        worker = self._pick(self.strategy, request, eligible)
-        explanation = self._strategy_explained(request, wanted, worker) if self.debug else None
-        return Decision(worker, by, reason, sent, error, explanation, headers=headers, log=log, wanted=model)
+        choice, asked = self._pick(strategy, request, eligible)
+        if reason is None:
+            reason = asked.name if asked is strategy else f"{asked.name}, as {strategy.name} knows too little"
+            reason += addition
+        if isinstance(choice, Hold):
+            explanation = self.explain(self.script, None) if self.debug else None
+            return Decision(
+                None, by, f"{reason}{_because(choice)}", sent, error, explanation, WAIT, None, headers,
+                _patience(choice, request), log=log, wanted=model, strategy=asked.name,
+            )  # fmt: skip
+        explanation = self._strategy_explained(request, wanted, choice, asked) if self.debug else None
+        return Decision(
+            choice, by, reason, sent, error, explanation, headers=headers, log=log, wanted=model, strategy=asked.name,
+            told=asked.headers(choice),
+        )  # fmt: skip
 
     def _narrowed(self, split: Split, model: str, eligible: list[Worker]) -> list[Worker]:
         """Those of the side whose turn it is. Where the turns stood is part of what the decision saw."""
@@ -577,15 +628,30 @@ class Decider:
             return []
         return [worker for worker in busy if worker.load < 1]
 
-    def _pick(self, strategy: Strategy, request: Request, eligible: list[Worker]) -> Worker:
-        """The strategy's choice. A worker in slow start is kept from it all but as often as its weight says.
+    def _selected(self, request: Request) -> Strategy:
+        """The strategy that this request is to have."""
+        return self.strategy
+
+    def _pick(self, strategy: Strategy, request: Request, eligible: list[Worker]) -> tuple[Worker | Hold, Strategy]:
+        """(what is chosen, by whom): the strategy, or where it has nothing to go by, one of the fallbacks in turn. A
+        worker in slow start is kept from it all but as often as its weight says.
 
         A strategy that goes by load would give nearly all to a worker that comes back idle, so for it the chance is
         that of being chosen, not of being seen: its weight times a fair share.
         """
         if self.fleet.ramping:
             eligible = self._thinned(strategy.by_load, eligible)
-        return strategy.choose(request, eligible)
+        choice = strategy.choose(request, eligible)
+        if choice is None:
+            for strategy in self.fallback:
+                choice = strategy.choose(request, eligible)
+                if choice is not None:
+                    break
+            else:
+                return self.chance.choice(eligible), strategy
+        if choice.__class__ is Worker:
+            strategy.taken(request, choice)
+        return choice, strategy
 
     def _thinned(self, by_load: bool, eligible: list[Worker]) -> list[Worker]:
         slow = [worker for worker in eligible if worker.weight < 1.0]
@@ -620,15 +686,17 @@ class Decider:
                 return RouterError("model_not_found", what, "model")
         return RouterError("model_not_found", f"the model {_shown(model)} does not exist on any worker", "model")
 
-    def _strategy_explained(self, request: Request, model: str, chosen: Worker) -> list[dict[str, Any]]:
+    def _strategy_explained(
+        self, request: Request, model: str, chosen: Worker, strategy: Strategy
+    ) -> list[dict[str, Any]]:
         rows = self.explain(self.script, chosen)
         for row, worker in zip(rows, self.fleet.ordered, strict=True):
             if worker is not chosen:
-                why = self._reason_against(request, model, worker, chosen)
-                row.setdefault("steps", []).append({"by": self.strategy.name, "why": why})
+                why = self._reason_against(request, model, worker, chosen, strategy)
+                row.setdefault("steps", []).append({"by": strategy.name, "why": why})
         return rows
 
-    def _reason_against(self, request: Request, model: str, worker: Worker, chosen: Worker) -> str:
+    def _reason_against(self, request: Request, model: str, worker: Worker, chosen: Worker, strategy: Strategy) -> str:
         if not worker.serves(model):
             return f"does not serve {_shown(model)}"
         forbidden = self._rules.against(self.fleet, request, model, worker)
@@ -640,7 +708,7 @@ class Decider:
             return f"it was the turn of the {chosen.deployment} side"
         if worker.weight < 1.0:
             return f"in slow start, at {worker.weight:.0%} of its share"
-        return f"{self.strategy.name} chose {chosen.id} (load {worker.load:.2f} against {chosen.load:.2f})"
+        return f"{strategy.name} chose {chosen.id} (load {worker.load:.2f} against {chosen.load:.2f})"
 
 
 def _in_order(step: dict[str, Any]) -> dict[str, Any]:
@@ -693,6 +761,14 @@ def _priority(request: Request) -> int:
     if isinstance(given, str):
         return _PRIORITIES.get(given.lower(), 0)
     return max(-1000, min(1000, given)) if given is not None else 0
+
+
+def _because(hold: Hold) -> str:
+    return f"; {hold.why}" if hold.why else ""
+
+
+def _patience(hold: Hold, request: Request) -> Patience:
+    return Patience(hold.timeout_s, hold.priority or _priority(request))
 
 
 def _rewrite(request: Request, worker: Worker, wanted: str | None = None) -> str | None:

@@ -391,7 +391,7 @@ class Exchange:
         else:
             head = b"" if self._begun else self._head(upstream, shape, body)
             self._committed = True
-            job.first_content = listener.now()
+            listener.dispatcher.on_content(job, listener.now())
             job.status = upstream.status
         job.bytes_out += len(body)
         client.transport.write(head + (chunk(body) if self._chunked and body else body))

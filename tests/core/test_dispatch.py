@@ -31,6 +31,7 @@ from rbeerouter.core.dispatch import (
 )
 from rbeerouter.core.errors import FAILURES, Failure, RouterError, refusal
 from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.memory import Memories
 from rbeerouter.core.queue import QueueRules
 from rbeerouter.core.retry import RetryRules
 from rbeerouter.core.types import (
@@ -72,6 +73,7 @@ class InOrder:
     def __init__(self, made: Fleet, model: str | None = None, refusal: RouterError | None = None) -> None:
         self.made, self.model, self.refusal = made, model, refusal
         self.seen = None
+        self.memories = Memories()
         self.asked: list[tuple[list[str], str]] = []
         self.told: list[tuple[str, int]] = []
 

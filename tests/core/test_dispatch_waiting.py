@@ -10,6 +10,7 @@ import pytest
 from rbeerouter.core.dispatch import CANCELLED, FAILED, FINISH, SENDING, WAITING, Dispatcher, Fail, Job, Send, Wait
 from rbeerouter.core.errors import FAILURES, Failure, RouterError, refusal
 from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.memory import Memories
 from rbeerouter.core.queue import QueueRules
 from rbeerouter.core.retry import RetryRules
 from rbeerouter.core.types import BUSY, READY, REJECT, WAIT, Decision, Outcome, Patience, Report, Request, Worker
@@ -29,6 +30,7 @@ class Told:
         self.says: Callable[[Request], Decision] = lambda request: self.wait()
         self.then: Decision | None = None
         self.seen = None
+        self.memories = Memories()
         self.refusal: RouterError | None = None
         self.ended: list[Job] = []
 

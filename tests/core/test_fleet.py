@@ -11,13 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbeerouter.core.chance import Chance
 from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.health import HealthRules
 from rbeerouter.core.types import BUSY, DRAINING, OFFLINE, READY, Machine, Report, Worker, WorkerSpec
 from rbeerouter.routing.strategies.balance import LeastRequest
-from tests.support.builders import down, fill, fleet, quick, request, worker
+from tests.support.builders import context, down, fill, fleet, quick, request, worker
 
 CONNECT = FAILURES["upstream_connect_failed"]
 DISCONNECTED = FAILURES["upstream_disconnected"]
@@ -444,7 +443,7 @@ def test_a_burst_between_two_reports_spreads_evenly_though_they_are_old_and_uneq
     made = fleet(*(worker(f"w{n}", models=("m",), max_concurrency=64) for n in range(4)))
     for name, running in (("w0", 8), ("w1", 2), ("w2", 5), ("w3", 3)):
         told(made, name, 0.0, running=running, waiting=0)
-    strategy = LeastRequest(Chance(3))
+    strategy = LeastRequest(context(3))
     got: Counter[str] = Counter()
     for _ in range(64):
         chosen = strategy.choose(request(), made.ordered)

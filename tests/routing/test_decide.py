@@ -108,20 +108,22 @@ def test_the_script_may_choose_for_a_model_that_no_worker_serves() -> None:
 
 def test_without_a_script_the_strategy_chooses() -> None:
     made = one_up(fleet(), "w2")
-    assert decider(made).decide(request()) == Decision(made.workers["w2"], "strategy", "least-request")
+    assert decider(made).decide(request()) == Decision(
+        made.workers["w2"], "strategy", "least-request", strategy="least-request"
+    )
 
 
 def test_nil_leaves_the_choice_to_the_strategy() -> None:
     made = one_up(fleet(), "w2")
     assert decider(made, "if request.stream then return workers[1] end\nreturn nil").decide(request()) == Decision(
-        made.workers["w2"], "strategy", "least-request; routing.lua:3 returned nil"
+        made.workers["w2"], "strategy", "least-request; routing.lua:3 returned nil", strategy="least-request",
     )
 
 
 def test_a_script_that_ends_without_a_return_leaves_the_choice_too() -> None:
     made = one_up(fleet(), "w2")
     assert decider(made, "local x = 1").decide(request()) == Decision(
-        made.workers["w2"], "strategy", "least-request; routing.lua returned nil"
+        made.workers["w2"], "strategy", "least-request; routing.lua returned nil", strategy="least-request",
     )
 
 
@@ -279,7 +281,7 @@ def test_the_model_that_the_script_chose_is_what_the_next_worker_must_serve() ->
     made = fleet("w1", worker("w2", models=("tiny",)), worker("w3", models=("tiny",)))
     first = Decision(made.workers["w2"], "script", "routing.lua:2", "tiny")
     assert failed(decider(made), ["w2"], first) == Decision(
-        made.workers["w3"], "failover", "least-request after w2 failed", "tiny"
+        made.workers["w3"], "failover", "least-request after w2 failed", "tiny", strategy="least-request",
     )
 
 
@@ -287,7 +289,7 @@ def test_when_nobody_else_has_the_other_model_those_that_serve_the_one_asked_for
     made = fleet("w1", worker("w2", models=("tiny",)))
     implied = Decision(made.workers["w2"], "script", "routing.lua:2", "tiny")
     assert failed(decider(made), ["w2"], implied) == Decision(
-        made.workers["w1"], "failover", "least-request after w2 failed"
+        made.workers["w1"], "failover", "least-request after w2 failed", strategy="least-request",
     )
     named = Decision(made.workers["w2"], "script", "routing.lua:2", "tiny", wanted="tiny")
     assert failed(decider(made), ["w2"], named) is None

@@ -12,12 +12,14 @@ from typing import Any
 
 from hypothesis import settings
 
+from rbeerouter.core.chance import Chance
 from rbeerouter.core.dispatch import Job
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.health import HealthRules
 from rbeerouter.core.types import Env, Report, Request, Worker, WorkerSpec
 from rbeerouter.routing.sandbox import Abilities, Limits
 from rbeerouter.routing.script import Choice, Script
+from rbeerouter.routing.strategies.base import Context
 
 SCRIPT = "routing.lua"
 WALL = 1_772_366_405.25
@@ -102,6 +104,11 @@ def job(**changes: Any) -> Job:
 def lua(body: str) -> bytes:
     """A script whose route_request has this body, which begins at line 2."""
     return f"function route_request(request, workers)\n{body}\nend\n".encode()
+
+
+def context(seed: int = 1, **parts: Any) -> Context:
+    """What a strategy is made of."""
+    return Context(Chance(seed), parts.pop("now", lambda: 100.0), **parts)
 
 
 def script(

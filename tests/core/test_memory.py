@@ -1,0 +1,25 @@
+"""What strategies remember: one memory of a kind, told by the dispatcher of every job."""
+
+from __future__ import annotations
+
+import msgspec
+
+from rbeerouter.core.memory import Memories, Memory
+
+
+class Size(msgspec.Struct, frozen=True):
+    most: int = 1
+
+
+class Kind(Memory):
+    pass
+
+
+def test_two_who_ask_for_the_same_share_one_and_other_options_are_another() -> None:
+    memories = Memories()
+    one = memories.of(Kind, Size(2))
+    assert memories.of(Kind, Size(2)) is one
+    other = memories.of(Kind, Size(3))
+    assert other is not one
+    assert memories.all == (one, other)
+    assert other.options == Size(3)
