@@ -229,6 +229,9 @@ class ModelEntry(Section):
     gap_s: Positive | None = None
     request_s: Positive | None = None
     stream_s: Positive | None = None
+    slo_ttft_ms: Positive | None = None
+    slo_tpot_ms: Positive | None = None
+    slo_e2e_ms: Positive | None = None
 
 
 class DnsEntry(WorkerEntry, frozen=True, kw_only=True):

@@ -332,7 +332,7 @@ class Dispatcher:
             worker = self._with_room(job, decision.worker)
         except RouterError as refusal:
             return self._fail(job, refusal)
-        if worker is not None and not (self.waiting and queue.before(patience.priority, worker, self._could_have)):
+        if worker is not None and not (self.waiting and queue.before(patience, worker, self._could_have)):
             return self._send_waiting(job, worker, now)
         deadline = queue.deadline(job, patience, now)
         if deadline <= now:
@@ -341,11 +341,11 @@ class Dispatcher:
         if rests_until > deadline:
             what = "the workers that could serve this request want to be left alone for longer than it can wait"
             return self._fail(job, RouterError("queue_timeout", what, retry_after_s=rests_until - now))
-        refusal = queue.refusal(job, decision.worker, patience.priority, deadline - now, self._room_per_s(job))
+        refusal = queue.refusal(job, decision.worker, patience, deadline - now, self._room_per_s(job))
         if refusal is not None:
             return self._fail(job, refusal)
         job.state, job.queued = WAITING, now
-        queue.add(job, decision.worker, patience.priority, deadline)
+        queue.add(job, decision.worker, patience, deadline)
         return _WAIT
 
     def _could_have(self, job: Job, worker: Worker) -> bool:

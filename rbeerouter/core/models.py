@@ -12,10 +12,12 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from rbeerouter.core.errors import RouterError
-from rbeerouter.core.types import LOCAL, REMOTE, Request, Worker, WorkerSpec
+from rbeerouter.core.types import LOCAL, NO_WISHES, REMOTE, Request, Wishes, Worker, WorkerSpec
 
 _LATEST = ":latest"
 _TOKENS_PRICED = 1_000_000
+OWN_TARGETS = ("slo_ttft_ms", "slo_tpot_ms", "slo_e2e_ms")
+"""What a model's clients get for wishes that they do not say."""
 OWN_LIMITS = ("first_content_s", "gap_s", "request_s", "stream_s")
 """What a model may have in place of what holds for all."""
 
@@ -30,6 +32,7 @@ class Model(msgspec.Struct, frozen=True):
     price_in, price_out: per million tokens; a worker's own prices go before these.
     continuation: may another worker go on with an answer that broke off?
     first_content_s, gap_s, request_s, stream_s: in place of the limits of the same names.
+    slo_ttft_ms, slo_tpot_ms, slo_e2e_ms: the wishes of those who do not say.
     """
 
     name: str
@@ -45,6 +48,14 @@ class Model(msgspec.Struct, frozen=True):
     gap_s: float | None = None
     request_s: float | None = None
     stream_s: float | None = None
+    slo_ttft_ms: float | None = None
+    slo_tpot_ms: float | None = None
+    slo_e2e_ms: float | None = None
+
+    @property
+    def has_targets(self) -> bool:
+        """Does it say how fast its requests are to be answered?"""
+        return any(getattr(self, name) is not None for name in OWN_TARGETS)
 
     @property
     def restricted(self) -> bool:
@@ -66,12 +77,14 @@ class Models:
     Attributes:
         restricted: {name: model} of those that not every worker may have.
         priced: does any of them have a price?
+        targeted: does any of them say how fast its requests are to be answered?
     """
 
     def __init__(self, models: Iterable[Model] = ()) -> None:
         self.all = tuple(models)
         self.restricted = {model.name: model for model in self.all if model.restricted}
         self.priced = any(model.price_in is not None or model.price_out is not None for model in self.all)
+        self.targeted = any(model.has_targets for model in self.all)
         self._by_name = {model.name: model for model in self.all}
         for model in self.all:
             for alias in model.aliases:
@@ -98,15 +111,19 @@ class Models:
         return model.name if model is not None else name
 
     def resolved(self, request: Request) -> Request:
-        """The request for the model that its name stands for."""
+        """The request for the model that its name stands for, with that model's wishes where the client says none."""
         model = self._by_name.get(request.model)
-        if model is None or (model.name == request.model and model.size is None):
+        if model is None:
+            return request
+        targeted = self.targeted and model.has_targets
+        if model.name == request.model and model.size is None and not targeted:
             return request
         return msgspec.structs.replace(
             request,
             model=model.name,
             asked_model=request.model if request.model != model.name else None,
             model_size=request.model_size if model.size is None else model.size,
+            wishes=with_targets(request.wishes, model) if targeted else request.wishes,
         )
 
     def cost(self, spec: WorkerSpec, name: str, tokens_in: int | None, tokens_out: int | None) -> float | None:
@@ -125,6 +142,13 @@ class Models:
 
 
 NO_MODELS = Models()
+
+
+def with_targets(wishes: Wishes | None, targets: Model | Wishes) -> Wishes:
+    """The wishes with these targets where they say none."""
+    known = wishes or NO_WISHES
+    missing = {name: getattr(targets, name) for name in OWN_TARGETS if getattr(known, name) is None}
+    return msgspec.structs.replace(known, **missing)
 
 
 def for_side(request: Request, wanted: bytes) -> Request:

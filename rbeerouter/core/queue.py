@@ -4,9 +4,10 @@
 becomes of a job: it keeps who is here, in which order they go and how long each may stay.
 
 Those who wait for the same thing stand in one *lane*: a worker that the script named, or whichever worker may serve
-their model. In a lane, and among the heads of the lanes, the higher priority goes first; among equals each caller in
-turn; then who came first. When the head of a lane cannot go, nobody behind it can, so a freed slot costs one look at
-each lane rather than at each job; and lanes do not hold each other up.
+their model. In a lane, and among the heads of the lanes, the higher priority goes first; among equals whoever has to
+be sent soonest, where a strategy holds requests with such a time; then each caller in turn; then who came first. When
+the head of a lane cannot go, nobody behind it can, so a freed slot costs one look at each lane rather than at each
+job; and lanes do not hold each other up.
 
 Each caller in turn is start-time fair queueing (Goyal, Vin and Cheng, 1996) with a cost of one for each request: a job
 gets a turn one later than the last of its caller, and never one that has passed. Who sends a hundred requests at once
@@ -53,8 +54,8 @@ class QueueRules(msgspec.Struct, frozen=True):
         return job.arrived + (most_s if request.timeout_s is None else min(most_s, request.timeout_s))
 
 
-_Place = tuple[int, int, int]
-"""(-priority, turn, number): the lower one goes first. No two jobs have the same."""
+_Place = tuple[int, float, int, int]
+"""(-priority, due, turn, number): the lower one goes first. No two jobs have the same."""
 _Lane = tuple[Worker | None, str, str, str | None, frozenset[str]]
 """The worker that was named; or None, the model's name, the protocol, the only side that may have it, and the workers
 that it has failed on: who may go where must be the same for all of a lane."""
@@ -96,17 +97,17 @@ class Queue:
         return min(now + min(rules.wait_s if asked is None else asked, rules.most_s), rules.time_limit(job))
 
     def refusal(
-        self, job: Job, worker: Worker | None, priority: int, time_s: float, room_per_s: float | None
+        self, job: Job, worker: Worker | None, patience: Patience, time_s: float, room_per_s: float | None
     ) -> RouterError | None:
         """Why a job cannot be let in, None when it can.
 
         Args:
-            worker, priority: as for `add`.
+            worker, patience: as for `add`.
             time_s: how long it could stay.
             room_per_s: how many requests a second leave its lane, None while nobody knows.
         """
         rules = self.rules
-        before = self._before(self._place(job, priority), _lane(worker, job))
+        before = self._before(self._place(job, patience), _lane(worker, job))
         turn_s = (before + 1) / room_per_s if room_per_s else None
         if len(self.waiters) >= rules.length:
             what = f"no worker has room for this request, and the queue of {rules.length} is full"
@@ -120,11 +121,11 @@ class Queue:
             return RouterError("queue_timeout", what, retry_after_s=turn_s - time_s)
         return None
 
-    def add(self, job: Job, worker: Worker | None, priority: int, deadline: float) -> None:
+    def add(self, job: Job, worker: Worker | None, patience: Patience, deadline: float) -> None:
         """Lets a job in that is not here yet."""
-        place, caller = self._place(job, priority), _caller(job)
+        place, caller = self._place(job, patience), _caller(job)
         self._number += 1
-        self._last_turns[caller] = place[1]
+        self._last_turns[caller] = place[2]
         self._waiting[caller] = self._waiting.get(caller, 0) + 1
         self._stand(job, Waiter(place, _lane(worker, job), deadline, caller))
 
@@ -145,15 +146,16 @@ class Queue:
         waiter = self.waiters[job]
         return self._before(waiter.place, waiter.lane)
 
-    def before(self, priority: int, worker: Worker, could_have: Callable[[Job, Worker], bool]) -> bool:
-        """Does anybody wait for this worker, or perhaps for it, who would go before a newcomer of this priority?
+    def before(self, patience: Patience, worker: Worker, could_have: Callable[[Job, Worker], bool]) -> bool:
+        """Does anybody wait for this worker, or perhaps for it, who would go before a newcomer of this patience?
 
         Args:
             could_have: may a job that waits for no one by name go to this worker?
         """
+        newcomer = (-patience.priority, patience.due)
         for key, lane in self._lanes.items():
             place, head = lane[0]
-            if -place[0] >= priority and (key[0] is worker or (key[0] is None and could_have(head, worker))):
+            if place[:2] <= newcomer and (key[0] is worker or (key[0] is None and could_have(head, worker))):
                 return True
         return False
 
@@ -175,7 +177,7 @@ class Queue:
             place, job, key = heapq.heappop(heads)
             worker = find(job, key[0])
             if worker is not None:
-                self._turn = max(self._turn, place[1])
+                self._turn = max(self._turn, place[2])
                 self.remove(job)
                 yield job, worker
             elif job in self.waiters:
@@ -189,10 +191,10 @@ class Queue:
         late = bisect_right(self._deadlines, now, key=lambda row: row[0])
         return [job for _, _, job in self._deadlines[:late]]
 
-    def _place(self, job: Job, priority: int) -> _Place:
+    def _place(self, job: Job, patience: Patience) -> _Place:
         """Where a job would stand that came now."""
         turn = max(self._turn, self._last_turns.get(_caller(job), 0)) + 1
-        return -priority, turn, self._number + 1
+        return -patience.priority, patience.due, turn, self._number + 1
 
     def _before(self, place: _Place, lane: _Lane) -> int:
         return bisect_left(self._lanes.get(lane, ()), (place,))

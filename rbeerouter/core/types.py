@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -82,6 +83,9 @@ class Wishes(msgspec.Struct, frozen=True, gc=False):
     slo_ttft_ms: float | None = None
     slo_tpot_ms: float | None = None
     slo_e2e_ms: float | None = None
+
+
+NO_WISHES = Wishes()
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -360,10 +364,12 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Patience(msgspec.Struct, frozen=True, gc=False):
-    """How a request waits for room: None for the configured time; a higher priority goes first."""
+    """How a request waits for room: None for the configured time; a higher priority goes first, and of one priority
+    whoever has to be sent soonest. due: until when, as `Env.now`; without end for those who have no such time."""
 
     timeout_s: float | None = None
     priority: int = 0
+    due: float = inf
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):

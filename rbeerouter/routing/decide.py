@@ -245,7 +245,9 @@ class Decider:
                 if decision is not None:
                     return decision
                 error = self._forbidden_choice(request, script, choice, first)
+        self._context.arrived = job.arrived
         decision = self._next_in_line(job, first, failure)
+        self._context.arrived = None
         if error is None and not log:
             return decision
         if decision is None:
@@ -282,7 +284,9 @@ class Decider:
         ready = self._with_room(serving)
         if not ready:
             return None
+        self._context.arrived = job.arrived
         choice, _ = self._pick(self._selected(job.request), job.request, ready)
+        self._context.arrived = None
         return choice if isinstance(choice, Worker) else None
 
     def utc_offset_s(self) -> int:
@@ -768,7 +772,7 @@ def _because(hold: Hold) -> str:
 
 
 def _patience(hold: Hold, request: Request) -> Patience:
-    return Patience(hold.timeout_s, hold.priority or _priority(request))
+    return Patience(hold.timeout_s, hold.priority or _priority(request), hold.due)
 
 
 def _rewrite(request: Request, worker: Worker, wanted: str | None = None) -> str | None:

@@ -46,7 +46,7 @@ def make_decider(scenario: Scenario, fleet: Fleet, env: Env) -> Decider:
     config, routing = scenario.config, scenario.config.routing
     decider = Decider(
         fleet, None, scenario.strategy, env, False, routing.script_faults, models=config.models,
-        split=make_split(routing.split, config.models),
+        split=make_split(routing.split, config.models), fallback=routing.fallback, options=routing.strategies,
     )  # fmt: skip
     if scenario.script is not None:
         limits = msgspec.structs.replace(configured_limits(routing), cpu_s=_NO_CPU_LIMIT_S)

@@ -124,7 +124,7 @@ class Workload(Protocol):
 
 
 class Targets(msgspec.Struct, frozen=True):
-    """The service level objectives that goodput counts by; None: no such target."""
+    """The service level objectives that goodput counts by, and that clients wish for; None: no such target."""
 
     ttft_s: float | None = None
     tpot_s: float | None = None

@@ -27,9 +27,9 @@ from rbeerouter.core.chance import Chance
 from rbeerouter.core.dispatch import WAITING, Dispatcher, Effect, Job, Send, Wait
 from rbeerouter.core.errors import FAILURES, LOST, RouterError
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.models import name_to_send
+from rbeerouter.core.models import name_to_send, with_targets
 from rbeerouter.core.seen import Roll
-from rbeerouter.core.types import READY, Env, Outcome
+from rbeerouter.core.types import READY, Env, Outcome, Wishes
 from rbeerouter.routing.decide import Decider
 from rbeerouter.sim import outcome
 from rbeerouter.sim.engine import Work
@@ -41,7 +41,7 @@ from rbeerouter.sim.site import NEVER, Flight, Site
 from rbeerouter.sim.sketch import Sketch
 from rbeerouter.sim.statistics import BATCH, Statistics
 from rbeerouter.sim.timeline import Timeline
-from rbeerouter.sim.types import Arrival, Result, Scenario
+from rbeerouter.sim.types import Arrival, Result, Scenario, Targets
 from rbeerouter.wire import refusals
 
 _SETTLE_S = 75.0
@@ -133,6 +133,7 @@ class World:
         self.timeline = Timeline([worker.id for worker in self.fleet.ordered])
         self.statistics = Statistics(self.fleet.ordered, config.models, scenario.targets, self.timeline)
         self._ended = self.statistics.ended
+        self._wishes = _wishes(scenario.targets)
         self._choices, self._on_line = choices, on_line
         self._waiting: dict[Job, Flight] = {}
         self._waiting_area = 0.0
@@ -258,6 +259,8 @@ class World:
 
     def _arrive(self, arrival: Arrival) -> None:
         request, clock = arrival.request, self._clock
+        if self._wishes is not None:
+            request = msgspec.structs.replace(request, wishes=with_targets(request.wishes, self._wishes))
         if self._models is not None:
             request = self._models.resolved(request)
         job = Job(request, clock[0], clock[1])
@@ -513,3 +516,11 @@ class World:
         if due < site.due:
             site.due = due
             self.at(due, self._advance, site)
+
+
+def _wishes(targets: Targets) -> Wishes | None:
+    """What clients say in their headers of how fast they want to be answered; None: nothing."""
+    if targets == Targets():
+        return None
+    seconds = (targets.ttft_s, targets.tpot_s, targets.e2e_s)
+    return Wishes(None, None, None, *(None if one is None else one * 1000 for one in seconds))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rbeerouter.core.models import NO_MODELS, Model, Models, matches, name_to_send
-from rbeerouter.core.types import Worker
+from rbeerouter.core.types import Wishes, Worker
 from tests.support.builders import request, worker
 
 LLAMA = Model("llama-3-8b", aliases=("gpt-4o-mini", "default"), size=8.03, price_in=1.0, price_out=2.0)
@@ -88,6 +88,17 @@ def test_latest_is_served_as_the_bare_name_and_by_ollama_the_other_way_round() -
     assert [bare.serves(name) for name in ("llama3", "llama3:latest", "qwen:7b:latest")] == [True, True, False]
     assert not one(models=("llama3",)).serves("llama3:latest")
     assert tagged.models == ("llama3:latest", "qwen:7b")
+
+
+def test_a_model_fills_in_the_wishes_that_its_clients_do_not_say() -> None:
+    models = Models([Model("m", slo_ttft_ms=500.0, slo_tpot_ms=50.0), Model("plain")])
+    said = Wishes(session_key="s", slo_tpot_ms=20.0)
+    assert models.resolved(request(wishes=said)).wishes == Wishes(
+        session_key="s", slo_ttft_ms=500.0, slo_tpot_ms=20.0
+    )
+    assert models.resolved(request()).wishes == Wishes(slo_ttft_ms=500.0, slo_tpot_ms=50.0)
+    untouched = request(model="plain")
+    assert models.resolved(untouched) is untouched
 
 
 def test_a_worker_has_its_own_prices_before_those_of_the_model() -> None:

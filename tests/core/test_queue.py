@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 import pytest
 from hypothesis import given
@@ -16,8 +17,8 @@ from tests.support.builders import fleet, job, quick, worker
 
 def room(*waiting: tuple[Job, Worker | None, int, float]) -> Queue:
     made = Queue()
-    for one in waiting:
-        made.add(*one)
+    for waiter, one, priority, until in waiting:
+        made.add(waiter, one, Patience(None, priority), until)
     return made
 
 
@@ -38,6 +39,17 @@ def test_the_higher_priority_goes_first_then_who_came_first() -> None:
     made = room(*((named(name), one, priority, 9.0) for name, priority in (("a", 0), ("b", 5), ("c", 0), ("d", 5))))
     assert admitted(made, lambda job, worker: worker) == ["b", "d", "a", "c"]
     assert (len(made.waiters), made.overdue(1e9)) == (0, [])
+
+
+def test_of_one_priority_whoever_must_be_sent_soonest_goes_first_and_those_without_such_a_time_last() -> None:
+    one = fleet("w1").ordered[0]
+    made = Queue()
+    for name, priority, due in (("none", 0, inf), ("late", 0, 8.0), ("soon", 0, 5.0), ("first", 1, inf)):
+        made.add(named(name), one, Patience(None, priority, due), 9.0)
+    newcomers = [made.before(Patience(None, priority, due), one, lambda job, worker: True) for priority, due in (
+        (1, 1.0), (1, inf), (2, inf))]  # fmt: skip
+    assert newcomers == [False, True, False]
+    assert admitted(made, lambda job, worker: worker) == ["first", "soon", "late", "none"]
 
 
 def test_lanes_compete_by_priority_and_arrival_and_do_not_hold_each_other_up() -> None:
@@ -111,7 +123,7 @@ def test_a_newcomer_stands_behind_those_who_could_take_the_same_worker() -> None
     made = room((named("any-a", model="a"), None, 1, 9.0), (named("w2"), w2, 0, 9.0))
 
     def before(priority: int, one: Worker) -> bool:
-        return made.before(priority, one, lambda waiting, wanted: wanted.serves(waiting.request.model))
+        return made.before(Patience(None, priority), one, lambda waiting, wanted: wanted.serves(waiting.request.model))
 
     assert [before(priority, w1) for priority in (0, 1, 2)] == [True, True, False]
     assert [before(priority, w2) for priority in (-1, 0, 1)] == [True, True, False]
@@ -123,7 +135,7 @@ def test_who_may_not_go_to_a_worker_that_failed_it_holds_up_nobody_who_may() -> 
     failed.attempts = [Attempt("w1", "upstream_disconnected", 1.0)]
     made = room((failed, None, 0, 9.0), (fresh, None, 0, 9.0))
     assert admitted(made, lambda job, _: None if w1.id in job.failed_on() else w1) == ["fresh"]
-    assert not made.before(0, w1, lambda waiting, wanted: wanted.id not in waiting.failed_on())
+    assert not made.before(Patience(), w1, lambda waiting, wanted: wanted.id not in waiting.failed_on())
 
 
 JOBS = st.lists(
@@ -152,7 +164,7 @@ def test_who_goes_is_who_a_look_at_each_job_in_order_would_let_go(
     for number, (which, priority, model, leaves) in enumerate(asked):
         one = named(str(number), model=model)
         on = None if which is None else workers[which]
-        made.add(one, on, priority, 9.0)
+        made.add(one, on, Patience(None, priority), 9.0)
         if leaves:
             made.remove(one)
         else:
@@ -166,7 +178,7 @@ def test_who_goes_is_who_a_look_at_each_job_in_order_would_let_go(
 def test_callers_take_turns_however_many_requests_one_of_them_sends() -> None:
     one = fleet("w1").ordered[0]
     made = room(*((named(f"flood-{number}", user_id="flood"), one, 0, 9.0) for number in range(4)))
-    made.add(named("single", user_id="single"), one, 0, 9.0)
+    made.add(named("single", user_id="single"), one, Patience(), 9.0)
     first, second = [gone.request.id for gone, _ in made.admit(lambda job, worker: worker)][:2]
     assert (first, second) == ("flood-0", "single")
 
@@ -183,7 +195,7 @@ def test_a_caller_that_comes_late_does_not_get_the_turns_that_it_missed() -> Non
 
     assert admitted(made, find) == ["a0", "a1", "a2"]
     for number in range(3):
-        made.add(named(f"b{number}", user_id="b"), one, 0, 9.0)
+        made.add(named(f"b{number}", user_id="b"), one, Patience(), 9.0)
     assert admitted(made, lambda job, worker: worker) == ["a3", "b0", "a4", "b1", "a5", "b2"]
 
 

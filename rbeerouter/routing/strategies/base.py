@@ -8,6 +8,7 @@ data are missing: it says None, and the next strategy of the configured chain de
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any, ClassVar
 
 import msgspec
@@ -24,12 +25,14 @@ class Hold(msgspec.Struct, frozen=True):
 
     timeout_s: for so long at most; None for the configured time.
     priority: higher goes first.
+    due: until when it has to be sent, as `Context.now`; among equals in priority the soonest goes first.
     why: for the reason in the log.
     """
 
     timeout_s: float | None = None
     priority: int = 0
     why: str = ""
+    due: float = inf
 
 
 class Context(msgspec.Struct):
@@ -37,6 +40,7 @@ class Context(msgspec.Struct):
 
     chance: the random numbers of the decision that is being made.
     now: monotonic seconds.
+    arrived: when the request came that is being decided about, in the same seconds; None: now.
     options: [routing.strategies] of the configuration.
     models: what the configuration says of models.
     memories: what is remembered, of all strategies together.
@@ -47,6 +51,7 @@ class Context(msgspec.Struct):
     options: Strategies = Strategies()
     models: Models = NO_MODELS
     memories: Memories = msgspec.field(default_factory=Memories)
+    arrived: float | None = None
 
     def memory(self, kind: type[M], options: msgspec.Struct | None = None) -> M:
         return self.memories.of(kind, options)
