@@ -65,6 +65,7 @@ TESTED_ELSEWHERE = {
     "rbeerouter.config.loading": "tests/test_config.py",
     "rbeerouter.config.reading": "tests/test_config.py",
     "rbeerouter.config.sections": "tests/test_config.py",
+    "rbeerouter.config.strategies": "tests/routing/test_selection.py",
     "rbeerouter.config.values": "tests/test_config.py",
     "rbeerouter.config.workers": "tests/test_config.py",
     "rbeerouter.routing.blocks": "tests/routing/test_problem.py",

@@ -17,10 +17,11 @@ NEVER_PASSED = {
     "authorization", "proxy-authorization", "proxy-authenticate", "proxy-connection", "cookie", "set-cookie", "host",
     "content-length", "content-encoding", "accept-encoding", "transfer-encoding", "connection", "upgrade", "te",
     "trailer", "keep-alive", "expect", "date", "x-request-id", "x-conversation-id",
+    "routing-strategy", "config-profile",
 }  # fmt: skip
 """Headers that no rule lets through, `*` included: credentials, hop-by-hop ones, and those the router writes itself.
 x-conversation-id makes llama.cpp go on generating for a client that has left."""
-NEVER_PASSED_PREFIXES = ("x-rbee-", "x-override-")
+NEVER_PASSED_PREFIXES = ("x-rbee-", "x-slo-", "x-override-")
 """Nor those that begin like this: our own, and those by which SGLang lets a caller choose its rank and its priority."""
 
 

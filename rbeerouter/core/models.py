@@ -22,6 +22,28 @@ OWN_LIMITS = ("first_content_s", "gap_s", "request_s", "stream_s")
 """What a model may have in place of what holds for all."""
 
 
+class Profile(msgspec.Struct, frozen=True):
+    """One way to route a model's requests. None: not said.
+
+    strategy: a name or a list; None leaves it to whatever is in force.
+    prompt_tokens_gte, prompt_tokens_lt, max_tokens_gte, max_tokens_lt: the sizes that it is for, where clients leave
+    the choice to us.
+    """
+
+    name: str
+    strategy: str | None = None
+    prompt_tokens_gte: int | None = None
+    prompt_tokens_lt: int | None = None
+    max_tokens_gte: int | None = None
+    max_tokens_lt: int | None = None
+
+    @property
+    def hints(self) -> int:
+        """How many sizes it names."""
+        sizes = (self.prompt_tokens_gte, self.prompt_tokens_lt, self.max_tokens_gte, self.max_tokens_lt)
+        return sum(size is not None for size in sizes)
+
+
 class Model(msgspec.Struct, frozen=True):
     """One model, as the operator describes it. None: not said, so what holds for all models holds.
 
@@ -33,6 +55,8 @@ class Model(msgspec.Struct, frozen=True):
     continuation: may another worker go on with an answer that broke off?
     first_content_s, gap_s, request_s, stream_s: in place of the limits of the same names.
     slo_ttft_ms, slo_tpot_ms, slo_e2e_ms: the wishes of those who do not say.
+    locked_strategy: the one that its requests have whatever anybody else says.
+    default_profile: of the requests that name none, None for the one of that name; profiles: all of them.
     """
 
     name: str
@@ -51,11 +75,19 @@ class Model(msgspec.Struct, frozen=True):
     slo_ttft_ms: float | None = None
     slo_tpot_ms: float | None = None
     slo_e2e_ms: float | None = None
+    locked_strategy: str | None = None
+    default_profile: str | None = None
+    profiles: tuple[Profile, ...] = ()
 
     @property
     def has_targets(self) -> bool:
         """Does it say how fast its requests are to be answered?"""
         return any(getattr(self, name) is not None for name in OWN_TARGETS)
+
+    @property
+    def chooses(self) -> bool:
+        """Does it say something of strategies?"""
+        return self.locked_strategy is not None or bool(self.profiles)
 
     @property
     def restricted(self) -> bool:
@@ -78,6 +110,7 @@ class Models:
         restricted: {name: model} of those that not every worker may have.
         priced: does any of them have a price?
         targeted: does any of them say how fast its requests are to be answered?
+        choose: does any of them say something of strategies?
     """
 
     def __init__(self, models: Iterable[Model] = ()) -> None:
@@ -85,6 +118,7 @@ class Models:
         self.restricted = {model.name: model for model in self.all if model.restricted}
         self.priced = any(model.price_in is not None or model.price_out is not None for model in self.all)
         self.targeted = any(model.has_targets for model in self.all)
+        self.choose = any(model.chooses for model in self.all)
         self._by_name = {model.name: model for model in self.all}
         for model in self.all:
             for alias in model.aliases:

@@ -443,10 +443,15 @@ class Decide(Protocol):
 
     seen: what the last decision saw; None before the first.
     memories: what strategies remember of traffic.
+    reads_prompt, reads_client: does a strategy that may be asked need `Request.text`, or `Request.client`?
+    reads_request: either of them.
     """
 
     seen: Seen | None
     memories: Memories
+    reads_prompt: bool
+    reads_client: bool
+    reads_request: bool
 
     def decide(self, request: Request, wall: float | None = None) -> Decision:
         """wall: Unix seconds of its arrival; None: now."""

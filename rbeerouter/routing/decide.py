@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rbeerouter.config.sections import Strategies
-from rbeerouter.config.values import strategy_spelling
+from rbeerouter.config.strategies import StrategyError, spelled
 from rbeerouter.core.chance import Chance
 from rbeerouter.core.errors import FULL, Failure, Refusal, RouterError, refusal
 from rbeerouter.core.fleet import Fleet
@@ -37,10 +37,12 @@ from rbeerouter.core.types import (
 )
 from rbeerouter.routing.rules import Rules
 from rbeerouter.routing.script import Answer, Choice, Script
+from rbeerouter.routing.selection import chosen_name, profile_of
 from rbeerouter.routing.split import Split, same_side, weights
-from rbeerouter.routing.strategies import ALIASES, STRATEGIES
+from rbeerouter.routing.strategies import NAMES, STRATEGIES
 from rbeerouter.routing.strategies.balance import RoundRobin
 from rbeerouter.routing.strategies.base import Context, Hold, Strategy
+from rbeerouter.routing.strategies.combined import Combined
 
 if TYPE_CHECKING:
     from rbeerouter.core.dispatch import Job
@@ -50,6 +52,9 @@ _OUT = (OFFLINE, DRAINING)
 _NO_OPTIONS = Strategies()
 _MOST_MODELS = 256
 """Names of models of which it is kept who serves them."""
+_MOST_TEXTS = 256
+"""Ways to write a strategy that are kept with what they mean: clients may write anything."""
+PROFILE_HEADER = "x-rbee-profile"
 _PRIORITIES = {"high": 1, "normal": 0, "low": -1}
 
 
@@ -58,7 +63,7 @@ class Decider:
 
     Args:
         script: the loaded routing script, None to use the strategy alone.
-        strategy: a name in STRATEGIES; `_` and `-` are alike.
+        strategy: a name or a list, as `NAMES` reads it. Raises StrategyError for others, as `fallback` does.
         debug: say for each worker what became of it; needs a script that was loaded with `explain`.
         faults: how many decisions in a row may fail by the script's fault until it is taken out of service; 0: any.
         last_good: the script to go back to then.
@@ -67,8 +72,11 @@ class Decider:
         fallback: the strategies that are asked in turn where the chosen one has nothing to go by.
         options: what strategies are told.
         memories: what strategies remember of traffic; None begins anew.
+        header: may clients choose a strategy?
 
     Attributes:
+        strategy: the one in force, where neither the model nor the client says anything.
+        reads_prompt, reads_client, reads_request: as `Decide` has them.
         seen: what the last decision saw; None before the first.
         watch: looks at the fleet; goes from one decider to the next, as decisions are counted on.
         listener: hears of each decision (`listen`); None costs nothing.
@@ -91,6 +99,7 @@ class Decider:
         fallback: Sequence[str] = ("least-request",),
         options: Strategies = _NO_OPTIONS,
         memories: Memories | None = None,
+        header: bool = True,
     ) -> None:
         self.fleet = fleet
         self.debug = debug
@@ -104,7 +113,11 @@ class Decider:
         self._env = env
         self._most_faults = faults
         self._faults: dict[str, int] = {}
-        self._strategies: dict[str, Strategy] = {}
+        self._strategies: dict[str, Strategy] = {}             # by name
+        self._lists: dict[str, Strategy] = {}                  # by what was written
+        self._header = header
+        self._models_choose = models.choose
+        self.reads_prompt = self.reads_client = self.reads_request = False
         self.chance = env.chance or Chance(env.rng.getrandbits(64))
         self.memories = memories if memories is not None else Memories()
         self._context = Context(self.chance, env.now, options, models, self.memories)
@@ -118,6 +131,10 @@ class Decider:
         self._script: Script | None = None
         self.strategy = self._strategy(strategy)
         self.fallback = tuple(self._strategy(name) for name in fallback)
+        for model in models if models.choose else ():
+            for text in (model.locked_strategy, *(profile.strategy for profile in model.profiles)):
+                if text is not None:
+                    self._strategy(text)
         self.script = script
 
     @property
@@ -200,8 +217,10 @@ class Decider:
            strategy chooses; the fault is logged.
 
         Raises:
-            RouterError: model_not_found, no_healthy_worker.
+            RouterError: model_not_found, no_healthy_worker; invalid_header for a strategy that there is not.
         """
+        if request.wishes is not None:
+            self._selected(request)
         script = self._script
         if script is None:
             return self._by_strategy(request, "strategy")
@@ -486,7 +505,7 @@ class Decider:
             return None
         if self.split is not None and first.worker is not None:
             eligible = same_side(first.worker, eligible)
-        choice, strategy = self._pick(self._selected(request), request, eligible)
+        choice, strategy = self._pick(self._selected(request, model), request, eligible)
         sent = model if model != request.model else None
         reason = f"{strategy.name} after {tried[-1]} failed"
         if isinstance(choice, Hold):
@@ -494,7 +513,8 @@ class Decider:
                 None, "failover", f"{reason}{_because(choice)}", sent, action=WAIT, patience=_patience(choice, request),
                 strategy=strategy.name,
             )  # fmt: skip
-        return Decision(choice, "failover", reason, sent, strategy=strategy.name, told=strategy.headers(choice))
+        told = self._told(strategy, choice, request, model)
+        return Decision(choice, "failover", reason, sent, strategy=strategy.name, told=told)
 
     def choose_for_script(self, name: str, request: Request, workers: list[Worker]) -> Worker | None:
         """What `strategy(name)(request, workers)` gives: of the workers that can be used, those that serve the model if
@@ -507,15 +527,35 @@ class Decider:
         choice, _ = self._pick(self._strategy(name), request, able)
         return choice if isinstance(choice, Worker) else None
 
-    def _strategy(self, name: str) -> Strategy:
-        spelled = strategy_spelling(name)
-        spelled = ALIASES.get(spelled, spelled)
-        strategy = self._strategies.get(spelled)
+    def _strategy(self, text: str) -> Strategy:
+        """What a name or a list stands for, made at its first use. Raises StrategyError."""
+        strategy = self._strategies.get(text) or self._lists.get(text)
         if strategy is None:
-            strategy = self._strategies[spelled] = STRATEGIES[spelled](self._context)
+            parts = NAMES.read(text)
+            strategy = self._named(parts[0][0]) if len(parts) == 1 else self._combined(parts)
+            if len(self._lists) >= _MOST_TEXTS:
+                self._lists.clear()
+            self._lists[text] = strategy
+        return strategy
+
+    def _named(self, name: str) -> Strategy:
+        strategy = self._strategies.get(name)
+        if strategy is None:
+            strategy = self._strategies[name] = STRATEGIES[name](self._context)
             if isinstance(strategy, RoundRobin):
                 self._turning = strategy
+            self.reads_prompt |= strategy.reads_prompt
+            self.reads_client |= strategy.reads_client
+            self.reads_request = self.reads_prompt or self.reads_client
         return strategy
+
+    def _combined(self, parts: tuple[tuple[str, int], ...]) -> Combined:
+        """Lists that mean the same are one, as long as it is kept."""
+        name = spelled(parts)
+        known = self._lists.get(name)
+        if isinstance(known, Combined):
+            return known
+        return Combined(self._context, [(self._named(name), weight) for name, weight in parts])
 
     # Faults
 
@@ -554,7 +594,7 @@ class Decider:
         wanted = model or request.model
         eligible = self._eligible(request, wanted)
         sent = wanted if wanted != request.model else None
-        strategy = self._selected(request)
+        strategy = self._selected(request, model)
         if not eligible:
             reason = reason or f"{strategy.name}{addition}"
             if any(worker.status == BUSY for worker in self._serving(request, wanted)):
@@ -581,7 +621,7 @@ class Decider:
         explanation = self._strategy_explained(request, wanted, choice, asked) if self.debug else None
         return Decision(
             choice, by, reason, sent, error, explanation, headers=headers, log=log, wanted=model, strategy=asked.name,
-            told=asked.headers(choice),
+            told=self._told(asked, choice, request, wanted),
         )  # fmt: skip
 
     def _narrowed(self, split: Split, model: str, eligible: list[Worker]) -> list[Worker]:
@@ -632,9 +672,31 @@ class Decider:
             return []
         return [worker for worker in busy if worker.load < 1]
 
-    def _selected(self, request: Request) -> Strategy:
-        """The strategy that this request is to have."""
-        return self.strategy
+    def _selected(self, request: Request, wanted: str | None = None) -> Strategy:
+        """The strategy that this request is to have. Raises RouterError where the client names none that there is.
+
+        Args:
+            wanted: the model that is chosen in place of the request's.
+        """
+        if request.wishes is None and not self._models_choose:
+            return self.strategy
+        text = chosen_name(request, self.models.resolve(wanted or request.model), self._header)
+        if text is None:
+            return self.strategy
+        try:
+            return self._strategy(text)
+        except StrategyError as error:
+            raise RouterError("invalid_header", f"routing-strategy: {error}") from None
+
+    def _told(self, strategy: Strategy, worker: Worker, request: Request, wanted: str) -> tuple[tuple[str, str], ...]:
+        """What the client is told of how its worker was chosen."""
+        told = strategy.headers(worker)
+        if self._models_choose:
+            model = self.models.resolve(wanted)
+            profile = profile_of(request, model) if model is not None else None
+            if profile is not None:
+                return (*told, (PROFILE_HEADER, profile.name))
+        return told
 
     def _pick(self, strategy: Strategy, request: Request, eligible: list[Worker]) -> tuple[Worker | Hold, Strategy]:
         """(what is chosen, by whom): the strategy, or where it has nothing to go by, one of the fallbacks in turn. A

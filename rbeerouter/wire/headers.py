@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import functools
 import http
+import ipaddress
 import re
 from collections.abc import Iterable
 
 from rbeerouter.config.values import NEVER_PASSED, NEVER_PASSED_PREFIXES
 from rbeerouter.core.errors import RouterError
+from rbeerouter.core.types import Wishes
 
 RawHeaders = dict[bytes, bytes]
 """Headers under the names as they were written."""
 
 _TIME = re.compile(rb"\d{1,9}(?:\.\d{1,6})?")
+_MOST_WISH_CHARS = 256
+_WISHES = {
+    b"routing-strategy": "strategy", b"config-profile": "profile", b"x-rbee-session-key": "session_key",
+    b"x-slo-ttft-ms": "slo_ttft_ms", b"x-slo-tpot-ms": "slo_tpot_ms", b"x-slo-e2e-ms": "slo_e2e_ms",
+}  # fmt: skip
+"""{header: the field of `Wishes` that it fills}."""
 _MOST_SHAPES = 512
 """Peers choose their header names, so the memory of shapes must not grow with them."""
 
@@ -32,9 +40,10 @@ class Shape:
         shown: (name in lower case, name as written) of the headers that the script may see.
         credential: the name, as written, of the header that tells who the client is, if there is one.
         hurried: does any of them say how long the client wants to wait?
+        wishing: (field of `Wishes`, name as written) of those that say how the client wants to be routed.
     """
 
-    __slots__ = ("credential", "hurried", "names", "ours", "passing", "shown")
+    __slots__ = ("credential", "hurried", "names", "ours", "passing", "shown", "wishing")
 
     def __init__(
         self, written: Iterable[bytes], allowed: list[bytes], ours: frozenset[bytes] = frozenset(),
@@ -53,6 +62,7 @@ class Shape:
         ]
         self.credential = self.names.get(b"authorization") or self.names.get(b"x-api-key")
         self.hurried = b"x-rbee-timeout-ms" in self.names or b"x-stainless-read-timeout" in self.names
+        self.wishing = [(_WISHES[name], spelled) for name, spelled in self.names.items() if name in _WISHES]
         self.shown = [(name.decode(), spelled) for name, spelled in self.names.items() if name in shown]
 
     def get(self, raw: RawHeaders, name: bytes) -> bytes | None:
@@ -84,6 +94,24 @@ class Shape:
             return float(given) / 1000
         given = self.get(raw, b"x-stainless-read-timeout")
         return float(given) if given and not stream and _TIME.fullmatch(given) and float(given) else None
+
+    def wishes(self, raw: RawHeaders) -> Wishes | None:
+        """How the client wants to be routed; None where its headers of that kind are all empty.
+
+        Raises:
+            RouterError: invalid_header.
+        """
+        found: dict[str, str | float] = {}
+        for field, spelled in self.wishing:
+            text = raw[spelled].decode("latin-1").strip()
+            if field.endswith("_ms"):
+                found[field] = _milliseconds(spelled, text)
+            elif len(text) > _MOST_WISH_CHARS or (not text and field == "session_key"):
+                expected = f"expected 1 to {_MOST_WISH_CHARS} bytes, got {len(text)}"
+                raise RouterError("invalid_header", f"{spelled.decode().lower()}: {text[:40]!r}: {expected}")
+            elif text:
+                found[field] = text
+        return Wishes(**found) if found else None  # type: ignore[arg-type]
 
     def texts(self, raw: RawHeaders) -> dict[str, str]:
         """The headers that the script may see."""
@@ -124,6 +152,35 @@ class Shapes:
 
 _NEVER_PASSED = {name.encode() for name in NEVER_PASSED}
 _NEVER_PASSED_PREFIXES = tuple(prefix.encode() for prefix in NEVER_PASSED_PREFIXES)
+
+
+def client_of(told: bytes, hops: int) -> str | None:
+    """The client's address in a list that each proxy on the way has added the address of its own client to, as in
+    X-Forwarded-For; without a port. None where there is none.
+
+    Args:
+        hops: how many proxies stand before us. What the first of them wrote is the last entry but `hops - 1`: all that
+            stands before it may have been made up by the client.
+    """
+    entries = told.split(b",")
+    if len(entries) < hops:
+        return None
+    text = entries[-hops].strip().strip(b'"').decode("latin-1")
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return None
+
+
+def _milliseconds(header: bytes, text: str) -> float:
+    if _TIME.fullmatch(text.encode("latin-1")) and float(text):
+        return float(text)
+    expected = "expected a positive number of milliseconds, such as 250"
+    raise RouterError("invalid_header", f"{header.decode().lower()}: {text[:40]!r}: {expected}")
 
 
 def _may_pass(name: bytes, allowed: list[bytes]) -> bool:

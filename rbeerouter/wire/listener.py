@@ -20,15 +20,16 @@ from collections.abc import Callable
 
 import httptools
 import msgspec
+from msgspec.structs import force_setattr
 
 from rbeerouter.config.sections import Limits, Server, limits_of_models, queue_rules, retry_rules
 from rbeerouter.core.dispatch import Dispatcher, Job, refused_job
 from rbeerouter.core.errors import FAILURES, Failure, RouterError
 from rbeerouter.core.models import NO_MODELS, Models, for_side
-from rbeerouter.core.types import Env
+from rbeerouter.core.types import Env, Request, Text
 from rbeerouter.dialects.surfaces import ADMINISTRATION, OPENAI_DIALECT, SURFACES, Dialect, Surface, dialect_of
 from rbeerouter.wire.exchange import Exchange
-from rbeerouter.wire.headers import RawHeaders, Shape, Shapes, header_value, status_line, with_headers
+from rbeerouter.wire.headers import RawHeaders, Shape, Shapes, client_of, header_value, status_line, with_headers
 from rbeerouter.wire.refusals import OwnError
 from rbeerouter.wire.relay import Asgi, Relay, relayed
 from rbeerouter.wire.upstream import Pools
@@ -57,6 +58,8 @@ class Listener:
 
     Attributes:
         shown_headers, prompt_chars: what the script wants to see of a request, see `show`.
+        client_header: (the header that names the client, b"" for none; how many proxies stand before us).
+        text_of: makes `Request.text` of (surface, request, body), for strategies that read the prompt.
         models: None where the configuration names none.
         limits_of: {model: the limits with its own in their place}.
     """
@@ -84,6 +87,8 @@ class Listener:
         self.clock = env.now()
         self.shown_headers: tuple[str, ...] = ()
         self.prompt_chars = 0
+        self.client_header = b"", 1
+        self.text_of: Callable[[Surface, Request, bytes], Text | None] | None = None
         self.models: Models | None = None
         self.limits_of: dict[str, Limits] = {}
         self.apply(server, limits, models)
@@ -380,6 +385,8 @@ class ClientConnection(asyncio.Protocol):
                 request = listener.models.resolved(request)
             if ours and b"x-rbee-deployment" in ours:
                 request = for_side(request, ours[b"x-rbee-deployment"])
+            if shape.wishing or listener.dispatcher.decider.reads_request:
+                self._look_closer(request, surface, raw, shape, body)
         except RouterError as refusal:
             listener.record(refused_job(surface.unread(request_id.decode()), refusal, arrived, wall, listener.now()))
             raise
@@ -391,6 +398,30 @@ class ClientConnection(asyncio.Protocol):
             shape = listener.request_shapes.less(raw)
         forwarded = b"content-type: %b\r\n%bx-request-id: %b\r\n" % (content_type, shape.lines(raw), request_id)
         return Exchange(self, job, surface, target, forwarded, body)
+
+    def _look_closer(
+        self, request: Request, surface: Surface, raw: RawHeaders, shape: Shape, body: bytes
+    ) -> None:
+        """Fills in what few requests need: the client's wishes, and what some strategies go by. Raises RouterError."""
+        listener, wishes = self.listener, shape.wishes(raw) if shape.wishing else None
+        decider, may_choose = listener.dispatcher.decider, wishes is not None and wishes.strategy is not None
+        if wishes is not None:
+            force_setattr(request, "wishes", wishes)
+        if may_choose or decider.reads_client:
+            force_setattr(request, "client", self._client_address(raw, shape))
+        if (may_choose or decider.reads_prompt) and listener.text_of is not None:
+            force_setattr(request, "text", listener.text_of(surface, request, body))
+
+    def _client_address(self, raw: RawHeaders, shape: Shape) -> str | None:
+        """Where the request came from: the peer, or whom a proxy before us names, as far as we are told to trust it."""
+        header, hops = self.listener.client_header
+        peer = self.transport.get_extra_info("peername")
+        told = shape.get(raw, header) if header else None
+        if told is not None:
+            address = client_of(told, hops)
+            if address is not None:
+                return address
+        return peer[0] if isinstance(peer, tuple) else None
 
     def _other(self, method: bytes, path: bytes) -> Relay:
         page = relayed(path)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from rbeerouter.wire.headers import Shapes, chunk, header_value, status_line, with_headers
+from rbeerouter.core.errors import RouterError
+from rbeerouter.core.types import Wishes
+from rbeerouter.wire.headers import Shapes, chunk, client_of, header_value, status_line, with_headers
 
 SHAPES = Shapes(["Accept", "openai-*"])
 
@@ -53,6 +55,56 @@ def test_only_the_headers_that_the_script_may_see_are_shown_to_it_under_lower_ca
 def test_headers_for_us_are_found_in_any_spelling() -> None:
     raw = {b"X-Rbee-Priority": b"1", b"X-SESSION-ID": b"s", b"x-session": b"t"}
     assert SHAPES.of(raw).ours == [(b"x-rbee-priority", b"X-Rbee-Priority"), (b"x-session-id", b"X-SESSION-ID")]
+
+
+WISHES = {
+    b"Routing-Strategy": b" least-request:2 ", b"config-profile": b"auto", b"X-Rbee-Session-Key": b"k" * 256,
+    b"x-slo-ttft-ms": b"250", b"x-slo-tpot-ms": b"12.5", b"x-slo-e2e-ms": b"999999999",
+}  # fmt: skip
+
+
+def test_a_clients_wishes_are_read_and_go_no_further() -> None:
+    shape = Shapes(["*"]).of(WISHES)
+    assert shape.wishes(WISHES) == Wishes("least-request:2", "auto", "k" * 256, 250.0, 12.5, 999_999_999.0)
+    assert shape.lines(WISHES) == b""
+    assert Shapes(["*"]).of({b"Accept": b"a"}).wishing == []
+
+
+def test_wishes_that_are_empty_are_none() -> None:
+    raw = {b"routing-strategy": b"  ", b"config-profile": b""}
+    assert SHAPES.of(raw).wishes(raw) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (b"X-SLO-TTFT-ms", b"0", "x-slo-ttft-ms: '0': expected a positive number of milliseconds, such as 250"),
+        (b"x-slo-tpot-ms", b"-1", "x-slo-tpot-ms: '-1': expected a positive number of milliseconds, such as 250"),
+        (b"x-slo-e2e-ms", b"soon", "x-slo-e2e-ms: 'soon': expected a positive number of milliseconds, such as 250"),
+        (b"x-slo-e2e-ms", b"", "x-slo-e2e-ms: '': expected a positive number of milliseconds, such as 250"),
+        (b"x-slo-e2e-ms", b"nan", "x-slo-e2e-ms: 'nan': expected a positive number of milliseconds, such as 250"),
+        (b"x-rbee-session-key", b"", "x-rbee-session-key: '': expected 1 to 256 bytes, got 0"),
+        (b"X-Rbee-Session-Key", b"k" * 257, f"x-rbee-session-key: '{'k' * 40}': expected 1 to 256 bytes, got 257"),
+        (b"routing-strategy", b"s" * 300, f"routing-strategy: '{'s' * 40}': expected 1 to 256 bytes, got 300"),
+    ],
+)  # fmt: skip
+def test_wishes_that_make_no_sense_are_refused_with_what_was_expected(name: bytes, value: bytes, message: str) -> None:
+    raw = {name: value}
+    with pytest.raises(RouterError) as caught:
+        SHAPES.of(raw).wishes(raw)
+    assert (caught.value.failure.code, caught.value.message) == ("invalid_header", message)
+
+
+@pytest.mark.parametrize(
+    ("told", "hops", "client"),
+    [
+        (b"192.0.2.7", 1, "192.0.2.7"), (b"6.6.6.6, 192.0.2.7", 1, "192.0.2.7"), (b"6.6.6.6 , 192.0.2.7,10.0.0.1", 2, "192.0.2.7"),
+        (b"192.0.2.7", 2, None), (b"192.0.2.7:5123", 1, "192.0.2.7"), (b"2001:DB8::1", 1, "2001:db8::1"),
+        (b'"[2001:db8::1]:443"', 1, "2001:db8::1"), (b"unknown", 1, None), (b"", 1, None), (b"6.6.6.6,", 1, None),
+    ],
+)  # fmt: skip
+def test_the_client_is_whom_the_first_of_our_own_proxies_names(told: bytes, hops: int, client: str | None) -> None:
+    assert client_of(told, hops) == client
 
 
 @pytest.mark.parametrize(

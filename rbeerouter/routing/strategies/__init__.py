@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from rbeerouter.config.strategies import Names
 from rbeerouter.routing.strategies.balance import LeastRequest, RoundRobin
-from rbeerouter.routing.strategies.base import Strategy
+from rbeerouter.routing.strategies.base import Scored, Strategy
 
 STRATEGIES: dict[str, type[Strategy]] = {strategy.name: strategy for strategy in (RoundRobin, LeastRequest)}
-ALIASES: dict[str, str] = {}
+ALIASES: dict[str, str] = {"least-connections": "least-request"}
 """{other name: name in STRATEGIES}."""
-RESERVED: dict[str, str] = {}
+RESERVED: dict[str, str] = {
+    "pd": "prefill and decode on different workers is not built yet; its name is reserved",
+}
 """{name that will be a strategy: why it is none yet}."""
+NAMES = Names(
+    tuple(STRATEGIES), ALIASES, RESERVED, frozenset(name for name, one in STRATEGIES.items() if issubclass(one, Scored))
+)
+"""What may be given as a strategy, wherever one is named."""
