@@ -27,7 +27,7 @@ from rbeerouter.config.sections import Routing
 from rbeerouter.core.dispatch import CANCELLED, DONE, NEW, Job
 from rbeerouter.core.models import NO_MODELS
 from rbeerouter.core.seen import Roll, Seen, unpack, whole_ms
-from rbeerouter.core.types import READY, SEND, Attempt, Decision, Request, Worker
+from rbeerouter.core.types import READY, SEND, Attempt, Decision, Request, Wishes, Worker
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS
 from rbeerouter.routing.decide import Decider
 
@@ -60,7 +60,7 @@ class Called(msgspec.Struct, omit_defaults=True, frozen=True):
     time: str
     n: int
     saw: list[list[Any]] | None = None
-    turn: int | None = None
+    turns: dict[str, Any] | None = None
     attempt: dict[str, Any] | None = None
     tried: tuple[str, ...] = ()
     outcome: dict[str, Any] | None = None
@@ -108,10 +108,12 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
     headers: dict[str, str] | None = None
     timeout_s: float | None = None
     deployment: str | None = None
+    wishes: Wishes | None = None
+    client: str | None = None
     run: str | None = None
     n: int | None = None
     saw: list[list[Any]] | None = None
-    turn: int | None = None
+    turns: dict[str, Any] | None = None
     owed: tuple[str, float] | None = None
     decided: Decided | None = None
     calls: list[Called] | None = None
@@ -302,7 +304,9 @@ class Recorder:
         row = {"time": timestamp(roll.wall), "event": "fleet", "n": roll.n, "run": roll.run, "seed": roll.base}
         row |= {"reloads": decider.reloads, "strategy": decider.strategy.name, "utc_offset_s": decider.utc_offset_s()}
         if script is not None:
-            row |= {"script": script.hash, "figures": script.figures, "params": script.overrides}
+            row |= {"script": script.hash, "params": script.overrides}
+        if decider.figures:
+            row["figures"] = decider.figures
         row |= {"workers": roll.workers} if roll.whole else {"order": roll.order, "workers": roll.workers}
         self._log.msg(_encode(row))
 
@@ -395,7 +399,7 @@ class Recorder:
 
     def _add_seen(self, line: Line, job: Job, seen: Seen) -> None:
         """What the decision was made from beside the request, and what it was, where the line does not tell it."""
-        line.run, line.n, line.turn, line.owed = self._run, seen.n, seen.turn, seen.owed
+        line.run, line.n, line.turns, line.owed = self._run, seen.n, seen.turns, seen.owed
         if seen.packed or seen.figures:
             line.saw = self._saw(seen)
         first = job.first
@@ -404,7 +408,7 @@ class Recorder:
         if job.calls:
             line.calls = [
                 Called(
-                    timestamp(call.seen.wall), call.seen.n, self._saw(call.seen) or None, call.seen.turn, call.attempt,
+                    timestamp(call.seen.wall), call.seen.n, self._saw(call.seen) or None, call.seen.turns, call.attempt,
                     call.tried, call.outcome,
                 )
                 for call in job.calls
@@ -428,6 +432,17 @@ class Recorder:
             found.append(row)
         return found
 
+    def _add_wishes(self, line: Line, request: Request) -> None:
+        """Addresses are people's, and are logged as users are; keys of sessions as sessions."""
+        if request.client is not None:
+            line.client = request.client if self.inputs.plain_users else hashed(request.client)
+        wishes = request.wishes
+        if wishes is None:
+            return
+        if wishes.session_key is not None and not self.inputs.plain_sessions:
+            wishes = msgspec.structs.replace(wishes, session_key=HASHED_SESSION + hashed(wishes.session_key))
+        line.wishes = wishes
+
     def _add_inputs(self, line: Line, request: Request) -> None:
         """What the decision knew of the request, beside what the line tells anyhow."""
         line.prompt_tokens, line.max_tokens, line.model_size = (
@@ -435,6 +450,8 @@ class Recorder:
         )  # fmt: skip
         line.session, line.priority = request.session_id, request.priority
         line.timeout_s, line.deployment = request.timeout_s, request.deployment
+        if request.wishes is not None or request.client is not None:
+            self._add_wishes(line, request)
         metadata = request.metadata
         if len(metadata) != 1 or metadata.get("type") != KINDS_OF_PATHS.get(request.path):
             line.meta = metadata

@@ -114,6 +114,7 @@ def request_of(line: Line) -> Request:
         priority=line.priority, max_tokens=line.max_tokens, stream=line.stream, metadata=metadata,
         session_id=line.session, prompt_tokens=line.prompt_tokens, headers=line.headers or {},
         protocol=protocol_of(path), asked_model=line.asked_model, timeout_s=line.timeout_s, deployment=line.deployment,
+        client=line.client, wishes=line.wishes,
     )  # fmt: skip
 
 
@@ -201,7 +202,7 @@ def seen_of(row: Line | Called, mirror: Mirror, roll: Roll | None = None) -> See
             figures.append((worker.index, _check_figures(measured)))
     owed = row.owed if isinstance(row, Line) else None
     return Seen(
-        row.n or 0, seconds(row.time), mirror.ordered, packed, tuple(standings), tuple(figures), roll, row.turn, owed
+        row.n or 0, seconds(row.time), mirror.ordered, packed, tuple(standings), tuple(figures), roll, row.turns, owed
     )
 
 

@@ -100,7 +100,8 @@ class Seen(msgspec.Struct, gc=False):
     packed: the workers whose load or status had changed, as `pack` tells it.
     standings, figures: (index from 0, what it is now) of those where that had changed.
     roll: the list of workers, where it was told anew. It comes first, the others change it.
-    turn: where the strategy round-robin stood; None where there was none to be asked.
+    turns: {strategy: where it stood} of those that remember their own choices, such as whose turn it is; None where
+        there was none to be asked.
     owed: (model of its own fraction or "", what the local side was owed) of the split, where it was asked.
     """
 
@@ -111,7 +112,7 @@ class Seen(msgspec.Struct, gc=False):
     standings: tuple[tuple[int, Standing], ...] = ()
     figures: tuple[tuple[int, Figures], ...] = ()
     roll: Roll | None = None
-    turn: int | None = None
+    turns: dict[str, Any] | None = None
     owed: tuple[str, float] | None = None
 
 

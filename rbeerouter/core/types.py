@@ -69,7 +69,7 @@ class Text(Protocol):
         """The prompt as the engine's tokenizer reads it, where it was asked in time."""
 
 
-class Wishes(msgspec.Struct, frozen=True, gc=False):
+class Wishes(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What a client's headers say of how its request is to be routed; None: they do not.
 
     strategy: of the header routing-strategy. profile: of config-profile. session_key: of x-rbee-session-key.

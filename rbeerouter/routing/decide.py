@@ -40,7 +40,6 @@ from rbeerouter.routing.script import Answer, Choice, Script
 from rbeerouter.routing.selection import chosen_name, profile_of
 from rbeerouter.routing.split import Split, same_side, weights
 from rbeerouter.routing.strategies import NAMES, STRATEGIES
-from rbeerouter.routing.strategies.balance import RoundRobin
 from rbeerouter.routing.strategies.base import Context, Hold, Strategy
 from rbeerouter.routing.strategies.combined import Combined
 
@@ -81,6 +80,7 @@ class Decider:
         watch: looks at the fleet; goes from one decider to the next, as decisions are counted on.
         listener: hears of each decision (`listen`); None costs nothing.
         reloads: how many deciders were before this one.
+        figures: those of seen.FIGURES that script and strategies go by, and who listens.
         suspended: the script that was taken out of service, with what it did last; None as long as none was.
         on_suspended: called when that happens.
     """
@@ -105,6 +105,7 @@ class Decider:
         self.debug = debug
         self.last_good = last_good
         self.reloads = 0
+        self.figures: tuple[str, ...] = ()
         self.suspended: tuple[Script, str] | None = None
         self.on_suspended: Callable[[], None] = lambda: None
         self.models = models
@@ -124,8 +125,9 @@ class Decider:
         self.watch = Watch(self.chance)
         self.seen: Seen | None = None
         self.listener: Listener | None = None
-        self._turning: RoundRobin | None = None
-        self._figures: tuple[str, ...] = ()
+        self._standing: tuple[Strategy, ...] = ()             # those that remember their own choices
+        self._remembering: set[str] = set()                    # names of those that go by what they remember of traffic
+        self._states: dict[str, Any] = {}                      # where those of the decider before stood
         self._serving_models: dict[str, list[Worker]] = {}     # by model, as long as the list of workers is the same
         self._serving_version = -1
         self._script: Script | None = None
@@ -148,8 +150,8 @@ class Decider:
         self._choose_figures()
         if script is not None:
             script.chance = self.chance
-            if script.asks:                                    # its turn must be known before it is asked
-                self._strategy(RoundRobin.name)
+            for name in script.asks:                           # their turns must be known before they are asked
+                self._strategy(name)
         self.watch.tell_all()
 
     def listen(self, listener: Listener | None) -> None:
@@ -164,12 +166,19 @@ class Decider:
         self.watch, self.listener, self.reloads = old.watch, old.listener, old.reloads + 1
         if self.split is not None and old.split is not None:
             self.split.adopt(old.split)
+        self._go_on_from(old)
         self.watch.tell_all()
+
+    def _go_on_from(self, old: Decider) -> None:
+        """Whose turn it was for the other one, it is for this one."""
+        self._states = old._states | {strategy.name: strategy.state() for strategy in old._standing}
+        self.stand_at(self._states)
 
     def _choose_figures(self) -> None:
         read = self._script.figures if self._script is not None else ()
         wanted = self.listener.figures if self.listener is not None else ()
-        self._figures = (*read, *(name for name in wanted if name not in read))
+        goes_by = (name for strategy in self._strategies.values() for name in strategy.figures)
+        self.figures = tuple(dict.fromkeys((*read, *wanted, *goes_by)))
 
     def decide(self, request: Request, wall: float | None = None) -> Decision:
         """Looks at the fleet and chooses a worker, as `choose` tells. Raises RouterError.
@@ -179,9 +188,9 @@ class Decider:
         """
         if wall is None:
             wall = self._env.wall()
-        self.seen = seen = self.watch.look(self.fleet, wall, self._figures)
-        if self._turning is not None:
-            seen.turn = self._turning.turn
+        self.seen = seen = self.watch.look(self.fleet, wall, self.figures)
+        if self._standing:
+            seen.turns = {strategy.name: strategy.state() for strategy in self._standing}
         if self.listener is None:
             return self.choose(request, seen)
         try:
@@ -194,15 +203,16 @@ class Decider:
 
     def _look(self) -> Seen:
         """What a hook sees. `seen` stays that of the decision before."""
-        seen = self.watch.look(self.fleet, self._env.wall(), self._figures)
-        if self._turning is not None:
-            seen.turn = self._turning.turn
+        seen = self.watch.look(self.fleet, self._env.wall(), self.figures)
+        if self._standing:
+            seen.turns = {strategy.name: strategy.state() for strategy in self._standing}
         return seen
 
-    def stand_at(self, turn: int) -> None:
-        """Round-robin goes on from here, if there is one to be asked: for those who decide again."""
-        if self._turning is not None:
-            self._turning.turn = turn
+    def stand_at(self, turns: dict[str, Any]) -> None:
+        """Strategies go on from here, as far as there are such to be asked: for those who decide again."""
+        for strategy in self._standing:
+            if strategy.name in turns:
+                strategy.stand_at(turns[strategy.name])
 
     def choose(self, request: Request, seen: Seen) -> Decision:
         """Chooses a worker by what was seen.
@@ -285,9 +295,18 @@ class Decider:
             memories=self.memories,
         )  # fmt: skip
         twin.split = copy.deepcopy(self.split)
-        if twin._turning is not None and self._turning is not None:
-            twin._turning.turn = self._turning.turn
+        twin._go_on_from(self)
         return twin
+
+    def goes_by_memory(self, request: Request, decision: Decision | None) -> bool:
+        """May what strategies remember of traffic, which no log has, have a part in this decision?"""
+        known = self._remembering
+        if not known:
+            return False
+        if self._script is not None and not known.isdisjoint(self._script.asks):
+            return True
+        by_script = decision is not None and decision.by == "script"
+        return not by_script and (self._selected(request).name in known or (decision and decision.strategy) in known)
 
     def serving(self, job: Job) -> list[Worker]:
         """Those that serve what a job wants and may have it, reachable or not. One that has failed it is none of them,
@@ -541,9 +560,17 @@ class Decider:
     def _named(self, name: str) -> Strategy:
         strategy = self._strategies.get(name)
         if strategy is None:
+            asked = self._context.asked
             strategy = self._strategies[name] = STRATEGIES[name](self._context)
-            if isinstance(strategy, RoundRobin):
-                self._turning = strategy
+            if self._context.asked > asked:
+                self._remembering.add(name)
+            if strategy.figures:
+                self._choose_figures()
+                self.watch.tell_all()
+            if strategy.state() is not None:
+                self._standing = (*self._standing, strategy)
+                if name in self._states:
+                    strategy.stand_at(self._states[name])
             self.reads_prompt |= strategy.reads_prompt
             self.reads_client |= strategy.reads_client
             self.reads_request = self.reads_prompt or self.reads_client
@@ -555,7 +582,10 @@ class Decider:
         known = self._lists.get(name)
         if isinstance(known, Combined):
             return known
-        return Combined(self._context, [(self._named(name), weight) for name, weight in parts])
+        made = [(self._named(one), weight) for one, weight in parts]
+        if any(one in self._remembering for one, _ in parts):
+            self._remembering.add(name)
+        return Combined(self._context, made)
 
     # Faults
 

@@ -139,8 +139,8 @@ class Replayer:
         self._wall = seen.wall
         decider = self.decider
         decider.chance.n = seen.n
-        if seen.turn is not None:
-            decider.stand_at(seen.turn)
+        if seen.turns is not None:
+            decider.stand_at(seen.turns)
         split = decider.split
         if isinstance(split, FollowedSplit):
             split.owed = seen.owed

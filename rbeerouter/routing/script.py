@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from rbeerouter.config.sections import Routing
+from rbeerouter.config.values import strategy_spelling
 from rbeerouter.core.chance import Chance
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.seen import FIGURES, Seen, Watch, whole_ms
@@ -25,7 +26,7 @@ from rbeerouter.routing.language import LANGUAGE
 from rbeerouter.routing.problem import Problem, explain
 from rbeerouter.routing.returns import mark_returns
 from rbeerouter.routing.sandbox import DELIBERATE, SYNTAX, Abilities, Limits, Runtime, RuntimeLost, Sandbox
-from rbeerouter.routing.strategies import STRATEGIES
+from rbeerouter.routing.strategies import ALIASES, STRATEGIES
 from rbeerouter.routing.syntax import params as literal_params
 from rbeerouter.routing.syntax import without_comments
 
@@ -117,7 +118,8 @@ class Script:
     Attributes:
         notes: what it wrote with log() while it was loaded.
         overrides: params that were given other values.
-        figures: those of seen.FIGURES that its text has. asks: it may ask a strategy.
+        figures: those of seen.FIGURES that its text has. asks: strategies that it may
+            ask, as far as its text tells.
         chance, draws: what seeds it before each decision, if it draws numbers; whoever decides sets its own.
 
     Raises:
@@ -159,7 +161,7 @@ class Script:
         self._runtime = self._build()
         code = without_comments(source)                        # of a text that Lua accepts: others can take seconds
         self.figures = tuple(field for field in FIGURES if field.encode() in code)
-        self.asks = b"strategy" in code
+        self.asks = _asks(code)
         self.draws = any(word in code for word in _CHANCE)
 
     def _build(self) -> Runtime:
@@ -480,6 +482,15 @@ class Script:
 
     def _named(self, problem: str) -> str:
         return problem if problem.startswith(self.name) else f"{self.name}: {problem}"
+
+
+def _asks(code: bytes) -> tuple[str, ...]:
+    """The strategies that a text names, and one whose turn is worth knowing even where the name is put together."""
+    if b"strategy" not in code:
+        return ()
+    text = strategy_spelling(code.decode(errors="replace"))
+    names = {ALIASES.get(name, name) for name in (*STRATEGIES, *ALIASES) if name in text}
+    return tuple(name for name in STRATEGIES if name in names or name == "round-robin")
 
 
 def configured_limits(routing: Routing) -> Limits:

@@ -55,6 +55,8 @@ class Tally:
         results: {one of RESULTS: requests}. pairs: {(place of the live decision, of the shadow's, result): requests} of
             those that differ; at most 100, then OTHERS. live, shadow: {worker: requests that it gets}.
         last: the newest differences. skipped: requests that the shadow had no time for; missed: calls of hooks.
+        unsure: requests that are not compared, as the shadow's strategy goes by what is remembered of traffic, and that
+            knows of the live decision already.
         requests, spent_s: what the loop's time was spent on, decisions alone.
     """
 
@@ -64,7 +66,7 @@ class Tally:
         self.live: Counter[str] = Counter()
         self.shadow: Counter[str] = Counter()
         self.last: deque[Difference] = deque(maxlen=_KEPT)
-        self.skipped = self.missed = 0
+        self.skipped = self.missed = self.unsure = 0
         self.spent_s = 0.0
 
     @property
@@ -250,15 +252,19 @@ class Shadow:
         self._packed.clear()
         self._figures.clear()
         decider.seen, decider.chance.n = own, seen.n
-        if seen.turn is not None:
-            decider.stand_at(seen.turn)
+        if seen.turns is not None:
+            decider.stand_at(seen.turns)
         if isinstance(decider.split, FollowedSplit):
             decider.split.owed = seen.owed
         try:
             if isinstance(told, Call):
                 self._call(own, request, told)
             else:
-                self.tally.add(request, seen.wall, told, self._decide(request, own))
+                decision = self._decide(request, own)
+                if decider.goes_by_memory(request, decision):
+                    self.tally.unsure += 1
+                else:
+                    self.tally.add(request, seen.wall, told, decision)
         except Exception as error:                             # a defect in it must never reach those who serve
             self.broken = repr(error)
 

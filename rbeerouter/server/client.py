@@ -108,9 +108,10 @@ def shadow_text(answer: dict[str, Any]) -> str:
         lines.append(answer["error"])
     requests = answer["requests"]
     if not requests:
-        return "\n".join([*lines, f"no request compared yet, {answer['skipped']} skipped"])
+        return "\n".join([*lines, f"no request compared yet, {answer['skipped']} skipped, {answer['unsure']} unsure"])
     cost = f"{answer['us_per_request']:g} us for each, {answer['share']:.2%} of the time"
-    lines.append(f"{requests} requests compared, {answer['skipped']} skipped; {cost}")
+    unsure = f", {answer['unsure']} unsure" if answer["unsure"] else ""
+    lines.append(f"{requests} requests compared, {answer['skipped']} skipped{unsure}; {cost}")
     counted = {_RESULTS.get(name, name): count for name, count in answer["results"].items() if count}
     lines += ["", in_columns([(name, str(count), f"{count / requests:.1%}") for name, count in counted.items()])]
     if answer["pairs"]:

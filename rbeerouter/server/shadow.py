@@ -179,12 +179,13 @@ class Shadowing:
     def _summarise(self) -> None:
         """A line of the log, if there is anything new to tell."""
         tally = self.tally
-        if tally.requests + tally.skipped == self._told:
+        if tally.requests + tally.skipped + tally.unsure == self._told:
             return
-        self._told = tally.requests + tally.skipped
+        self._told = tally.requests + tally.skipped + tally.unsure
         self._daemon.log.info(
             "shadow_summary", script=full_hash(self.source or b"")[:SHOWN_DIGITS], requests=tally.requests,
-            results=dict(tally.results), skipped=tally.skipped, us_per_request=self._us_per_request(),
+            results=dict(tally.results), skipped=tally.skipped, unsure=tally.unsure,
+            us_per_request=self._us_per_request(),
         )  # fmt: skip
 
     def _us_per_request(self) -> float | None:
@@ -202,7 +203,7 @@ class Shadowing:
             "live": live.hash if live is not None else None, "error": self.error,
             "since": timestamp(self.since), "requests": tally.requests,
             "results": {result: tally.results[result] for result in RESULTS},
-            "skipped": tally.skipped, "missed_calls": tally.missed,
+            "skipped": tally.skipped, "unsure": tally.unsure, "missed_calls": tally.missed,
             "waiting": self._shadow.waiting if self._shadow is not None else 0,
             "us_per_request": self._us_per_request(),
             "share": round(tally.spent_s / elapsed_s, 5) if elapsed_s > 0 else 0.0,

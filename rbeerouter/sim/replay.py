@@ -21,7 +21,7 @@ from rbeerouter.config.sections import Routing
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.models import NO_MODELS, Models
 from rbeerouter.core.seen import Call, Seen
-from rbeerouter.core.types import Env, Request
+from rbeerouter.core.types import Decision, Env, Request
 from rbeerouter.record import CREDENTIALS, HASHED_SESSION, Called, Decided, Line, decided, hashed
 from rbeerouter.recorded import Enrolled, Tally, UnknownWorker, decided_of, enrolled_of, read_all, request_of, seen_of
 from rbeerouter.routing.replay import FollowedSplit, Replayer
@@ -41,6 +41,7 @@ _IMPOSSIBLE = "the line says what no daemon can have seen"
 _ELSEWHERE = "another daemon decided it, or another run of it, whose list of workers the log does not have"
 _CUT = "its metadata, which the script reads, was too long for the log (log_metadata_chars)"
 _LATE = "the line came too late to be put in order"
+_MEMORY = "the strategy goes by what it remembers of traffic, such as prompts or tokens, which the log does not have"
 _UNCERTAIN = "after lines that are not there, until the next whole list of workers"
 
 
@@ -273,6 +274,10 @@ class _Play:
         self.replayer.enroll(roll)
         if last is not None and last.roll.run == roll.run and last.reloads != told.reloads:
             self.replayer.reload()
+        missing = sorted(set(self.replayer.decider.figures) - set(told.figures))
+        if missing:
+            what = ", ".join(missing)
+            self._notes[f"{what}: what decided did not go by it, so it is known only now and then"] += 1
         self.script = script = self.replayer.script
         self._by = f"script {told.script}" if told.script else f"strategy {told.strategy}"
         if script is None:
@@ -283,10 +288,6 @@ class _Play:
         for name, value in told.params.items():
             if name in known and known[name]["min"] <= value <= known[name]["max"]:
                 script.set_param(name, value)
-        missing = sorted(set(script.figures) - set(told.figures))
-        if missing:
-            what = ", ".join(missing)
-            self._notes[f"the script reads {what}, which the one that decided did not: known only now and then"] += 1
 
     def _decide(self, line: Line) -> None:
         replayer, result, asked = self.replayer, self.result, self.asked
@@ -294,6 +295,7 @@ class _Play:
         if told is None:
             return
         seen, request = told
+        decision: Decision | None = None
         try:
             decision = replayer.decide(seen, request)
             now, error = decided(decision), decision.error
@@ -308,7 +310,9 @@ class _Play:
             _skip(result, _CUT)
             return
         moved = (now.action, now.worker) != (before.action, before.worker)
-        if self._uncertain or not replayer.mirror.complete:
+        remembers = replayer.decider.goes_by_memory(request, decision)
+        self._notes[_MEMORY] += remembers
+        if remembers or self._uncertain or not replayer.mirror.complete:
             result.uncertain += 1
             result.uncertain_changed += moved
             return
@@ -354,7 +358,7 @@ class _Play:
     def told(self) -> Replayed:
         result, reads = self.result, self._reads
         result.changes = sorted(self._changes.values(), key=lambda one: (-one.count, one.before, one.after))
-        notes = [text if count == 1 else f"{text} ({count} times)" for text, count in self._notes.items()]
+        notes = [text if count == 1 else f"{text} ({count} times)" for text, count in self._notes.items() if count]
         if "prompt" in reads:
             notes.append("the script reads request.prompt, which is never logged")
         text = (self.asked.script or b"").decode(errors="replace").lower()

@@ -596,3 +596,18 @@ def test_a_script_reads_that_a_worker_drains() -> None:
     made.drain("w1")
     both = decider(made, 'log(workers[1].status) return workers[2]')
     assert both.decide(request()).log == ("draining",)
+
+
+# What strategies remember.
+
+
+def test_whose_turn_it_is_outlives_a_reload() -> None:
+    made = fleet()
+    old = Decider(made, None, "round-robin", env())
+    order = [old.decide(request()).worker.id for _ in range(4)]
+    new = Decider(made, None, "round-robin", env())
+    new.succeed(old)
+    order += [new.decide(request()).worker.id for _ in range(5)]
+    first = int(order[0][1])
+    assert order == [f"w{(first - 1 + step) % 3 + 1}" for step in range(9)]
+    assert new.seen is not None and new.seen.turns == {"round-robin": old.strategy.state() + 4}

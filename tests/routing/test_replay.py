@@ -110,11 +110,11 @@ def test_what_was_seen_belongs_to_its_job_and_is_never_changed() -> None:
     live = Live(None, "round-robin")
     job = live.serve()
     assert job.seen is not None
-    before = (job.seen.n, job.seen.turn, list(job.seen.packed), job.seen.owed)
+    before = (job.seen.n, job.seen.turns, list(job.seen.packed), job.seen.owed)
     by = replayer(None, "round-robin")
     by.decide(job.seen, job.request)
     by.decide(job.seen, job.request)
-    assert (job.seen.n, job.seen.turn, job.seen.packed, job.seen.owed) == before
+    assert (job.seen.n, job.seen.turns, job.seen.packed, job.seen.owed) == before
 
 
 def test_who_begins_late_goes_on_from_the_next_whole_list() -> None:

@@ -304,9 +304,9 @@ def test_what_the_live_decision_leaves_for_the_log_is_not_touched() -> None:
     beside.ask()
     seen = beside.live.seen
     assert seen is not None
-    before = (seen.n, seen.packed[:], seen.owed, seen.turn)
+    before = (seen.n, seen.packed[:], seen.owed, seen.turns)
     beside.work()
-    assert (seen.n, seen.packed, seen.owed, seen.turn) == before
+    assert (seen.n, seen.packed, seen.owed, seen.turns) == before
 
 
 def test_where_both_leave_it_to_strategy_and_split_they_agree_though_some_are_skipped() -> None:

@@ -340,7 +340,7 @@ def test_what_a_new_script_reads_and_the_old_one_did_not_is_told(tmp_path: Path)
     new = LEAST + b"-- latency_ms in a comment is nothing\nlocal x = { 'prompt', 'kv_usage', 'state', 'X-Api-Key' }\n"
     notes = replay([path], asked(world, script=new, configured=False)).notes
     assert [note.partition(",")[0] for note in notes] == [
-        "the script reads kv_usage", "the script reads request.prompt",
+        "kv_usage: what decided did not go by it", "the script reads request.prompt",
         "the script reads x-api-key: headers that carry keys are never logged", "no configuration: rules of [[models]]",
         f"script {replay([path], asked(world)).script} decided in between",
     ]  # fmt: skip

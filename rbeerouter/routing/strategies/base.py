@@ -44,6 +44,7 @@ class Context(msgspec.Struct):
     options: [routing.strategies] of the configuration.
     models: what the configuration says of models.
     memories: what is remembered, of all strategies together.
+    asked: how often somebody asked for one of them.
     """
 
     chance: Chance
@@ -52,8 +53,10 @@ class Context(msgspec.Struct):
     models: Models = NO_MODELS
     memories: Memories = msgspec.field(default_factory=Memories)
     arrived: float | None = None
+    asked: int = 0
 
     def memory(self, kind: type[M], options: msgspec.Struct | None = None) -> M:
+        self.asked += 1
         return self.memories.of(kind, options)
 
 
@@ -65,12 +68,14 @@ class Strategy:
         by_load: it takes the idlest, so that a worker which comes back must be kept from it (`Decider._thinned`).
         reads_prompt: it needs `Request.text`.
         reads_client: it needs `Request.client`.
+        figures: those of seen.FIGURES that it goes by: the log tells them with each decision.
     """
 
     name: ClassVar[str]
     by_load: ClassVar[bool] = False
     reads_prompt: ClassVar[bool] = False
     reads_client: ClassVar[bool] = False
+    figures: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, context: Context) -> None:
         self.context = context
