@@ -75,10 +75,38 @@ class Split(Section):
     debt: Annotated[float, Meta(ge=1, le=1e6)] = 10.0
 
 
+class Prefix(Section):
+    """What is remembered of prompts, so that one goes where its beginning is in the cache."""
+
+    block_bytes: Annotated[int, Meta(ge=4, le=1 << 20)] = 256
+    most_blocks: Annotated[int, Meta(ge=1, le=1 << 20)] = 2048
+    worker_tokens: Count = 500_000
+    cold_share: Fraction = 0.05
+    strict_seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
+    strict_blocks: Count = 200_000
+    strict_kept_s: Positive = 1200.0
+    strict_imbalance: CountFromZero = 16
+    strict_deviations: Annotated[float, Meta(ge=0, le=1e6)] = 2.0
+
+
+class Preble(Section):
+    """By what prefix-cache-preble reckons the cost of a prompt, and for how long it remembers."""
+
+    reuse_share: Fraction = 0.5
+    window_s: Positive = 180.0
+    kept_s: Positive = 300.0
+    most_prompts: Count = 100_000
+    slowness: Positive = 2.5
+    decode_tokens: CountFromZero = 45
+    token_s: Annotated[float, Meta(ge=0, le=1e6)] = 0.15
+
+
 class Strategies(Section):
     """What strategies can be told."""
 
     strict: bool = False
+    prefix: Prefix = Prefix()
+    preble: Preble = Preble()
 
 
 class Routing(Section):

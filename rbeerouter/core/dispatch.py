@@ -447,6 +447,8 @@ class Dispatcher:
             self.decider.completed(job)
         except Exception as error:
             self.fault = error
+        if (text := job.request.text) is not None:             # requests are kept for longer than their bodies may be
+            text.forget()
 
 
 def _failover(first: Decision, another: Decision) -> Decision:

@@ -68,6 +68,9 @@ class Text(Protocol):
     def token_ids(self) -> Sequence[int] | None:
         """The prompt as the engine's tokenizer reads it, where it was asked in time."""
 
+    def forget(self) -> None:
+        """The request has ended: nobody will ask any more, and what it holds of the body goes. Then it has no blocks."""
+
 
 class Wishes(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What a client's headers say of how its request is to be routed; None: they do not.

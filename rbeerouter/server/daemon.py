@@ -16,6 +16,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from rbeerouter.core.dispatch import Dispatcher, Job
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import DRAINING, OFFLINE, Env, Worker
 from rbeerouter.dialects.engines import ENGINES
+from rbeerouter.dialects.prompts import prompt_of
 from rbeerouter.record import LogFile, Recorder, event_logger, open_log, timestamp, told_inputs
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.script import ScriptError
@@ -312,6 +314,7 @@ class Daemon:
             tuple(name.lower() for name in routing.request_headers) if headers else (),
             routing.prompt_chars if prompt else 0,
         )
+        self.listener.text_of = partial(prompt_of, routing.strategies)
 
     # What the control plane asks
 

@@ -110,6 +110,25 @@ class Arrival(msgspec.Struct, gc=False):
     leaves_after_s: float | None = None
 
 
+class BlockNames:
+    """What a request of a simulation says to the model (`core.types.Text`): the names of its blocks, and no words."""
+
+    __slots__ = ("_blocks", "block_tokens")
+
+    def __init__(self, blocks: tuple[int, ...], block_tokens: int) -> None:
+        self._blocks = blocks
+        self.block_tokens = block_tokens
+
+    def blocks(self) -> tuple[int, ...]:
+        return self._blocks
+
+    def token_ids(self) -> None:
+        return None
+
+    def forget(self) -> None:
+        self._blocks = ()
+
+
 class Workload(Protocol):
     """A sequence of arrivals in order of time, the same each time it is gone through.
 

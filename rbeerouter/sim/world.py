@@ -41,7 +41,7 @@ from rbeerouter.sim.site import NEVER, Flight, Site
 from rbeerouter.sim.sketch import Sketch
 from rbeerouter.sim.statistics import BATCH, Statistics
 from rbeerouter.sim.timeline import Timeline
-from rbeerouter.sim.types import Arrival, Result, Scenario, Targets
+from rbeerouter.sim.types import Arrival, BlockNames, Result, Scenario, Targets
 from rbeerouter.wire import refusals
 
 _SETTLE_S = 75.0
@@ -110,7 +110,7 @@ class World:
         )  # fmt: skip
         self.fleet = Fleet(health_rules(config), env.rng)
         self.fleet.configure([worker.spec for worker in scenario.workers])
-        block_tokens = scenario.workload.block_tokens
+        self._block_tokens = block_tokens = scenario.workload.block_tokens
         self.sites = [
             Site(sim, worker, block_tokens, scenario.start_wall)
             for sim, worker in zip(scenario.workers, self.fleet.ordered, strict=True)
@@ -263,6 +263,8 @@ class World:
             request = msgspec.structs.replace(request, wishes=with_targets(request.wishes, self._wishes))
         if self._models is not None:
             request = self._models.resolved(request)
+        if arrival.blocks and self.decider.reads_prompt:
+            request = msgspec.structs.replace(request, text=BlockNames(arrival.blocks, self._block_tokens))
         job = Job(request, clock[0], clock[1])
         flight = Flight(job, arrival, self.arrived)
         if self._choices is not None:
@@ -351,6 +353,8 @@ class World:
             return
         flight.send = None
         engine = site.engine
+        if engine.on_first is None and self.decider.memories.all:
+            engine.on_first = self._speaks
         engine.submit(work, self._clock[0])
         due = engine.next_s
         if due < site.due:
@@ -401,6 +405,14 @@ class World:
             site.due = due
             heappush(self._heap, (due, next(self._number), self._advance, site))
 
+    def _speaks(self, work: Work, now: float) -> None:
+        """The first token is out, which the client of a stream gets at once. Only memories want to know it then."""
+        flight: Flight = work.tag
+        job = flight.job
+        if job.request.stream and job.first_content is None and flight.work is work:
+            job.status = 200
+            self.dispatcher.on_content(job, now)
+
     def _finished(self, work: Work, now: float) -> None:
         """The engine gave its answer to the end."""
         flight: Flight = work.tag
@@ -412,6 +424,9 @@ class World:
             return
         if job.first_content is None:                          # else from the worker that this one went on for
             job.first_content = work.first_s if job.request.stream else now
+            if self.decider.memories.all:                      # else `_speaks` has told of it
+                job.status = 200
+                self.dispatcher.on_content(job, job.first_content)
         job.status = 200
         job.tokens_in, job.tokens_out = arrival.tokens_in - flight.got, arrival.tokens_out + flight.got
         dispatcher, site = self.dispatcher, flight.site

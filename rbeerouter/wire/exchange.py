@@ -391,8 +391,8 @@ class Exchange:
         else:
             head = b"" if self._begun else self._head(upstream, shape, body)
             self._committed = True
-            listener.dispatcher.on_content(job, listener.now())
             job.status = upstream.status
+            listener.dispatcher.on_content(job, listener.now())
         job.bytes_out += len(body)
         client.transport.write(head + (chunk(body) if self._chunked and body else body))
         if upstream.complete:
