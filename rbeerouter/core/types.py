@@ -69,7 +69,7 @@ class Text(Protocol):
         """The prompt as the engine's tokenizer reads it, where it was asked in time."""
 
     def forget(self) -> None:
-        """The request has ended: nobody will ask any more, and what it holds of the body goes. Then it has no blocks."""
+        """The request has ended and nobody will ask any more: what it holds of the body goes, and it has no blocks."""
 
 
 class Wishes(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

@@ -55,7 +55,7 @@ _PIECES: dict[str, tuple[str, ...]] = {
     "/api/chat": ("tools", "messages"),
     "/api/generate": ("system", "prompt"),
 }
-"""{path: where its body says something, in the order of chat templates}. Others have no prompt that is worth caching."""
+"""{path: where its body says something, in the order of chat templates}. Of others nobody caches the prompt."""
 
 
 class Prompt:

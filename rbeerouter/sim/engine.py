@@ -326,7 +326,9 @@ class Engine:
 
     def _soonest(self) -> float:
         """No request ends before that time, though the run under way, in which prompts are computed, ends earlier."""
-        if self.on_first is not None or self._special or self._lanes is not None or self._waiting or len(self._prompts) > self._taking:
+        if self.on_first is not None or self._special or self._lanes is not None or self._waiting:
+            return self._end
+        if len(self._prompts) > self._taking:
             return self._end
         decoding, prompts = self._decoding, self._prompts
         steps = min([work.total - work.kept for work in prompts]) - 1 if self._taking > 1 else (

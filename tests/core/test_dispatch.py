@@ -797,3 +797,44 @@ class AnyLife(RuleBasedStateMachine):
 
 TestAnyLife = AnyLife.TestCase
 TestAnyLife.settings = quick(max_examples=120, stateful_step_count=40)
+
+
+class Words:
+    """A text that notes whether it still holds anything."""
+
+    block_tokens = 16
+
+    def __init__(self) -> None:
+        self.held = True
+
+    def blocks(self) -> tuple[int, ...]:
+        return (1,) if self.held else ()
+
+    def token_ids(self) -> None:
+        return None
+
+    def forget(self) -> None:
+        self.held = False
+
+
+def test_the_words_of_a_request_are_kept_while_it_may_be_tried_again_and_no_longer() -> None:
+    ways = {
+        "served": lambda story: [story.begin(), story.end(SERVED)],
+        "failed": lambda story: [story.begin(), story.end(BROKEN_OFF)],
+        "passed on": lambda story: [story.begin(), story.end(ANSWERED_500), story.end(ANSWERED_500)],
+        "cancelled": lambda story: [story.begin(), story.dispatcher.on_cancel(story.job)],
+    }
+    for name, ends in ways.items():
+        story, words = Story(), Words()
+        story.job = job(text=words)
+        ends(story)
+        assert (name, story.job.finished is not None, words.held) == (name, True, False)
+    story, words = Story(), Words()
+    story.job = job(text=words)
+    story.begin()
+    story.end(CONNECT)
+    assert (story.job.state, words.held) == (SENDING, True)
+    refused, words = Story(refusal=RouterError("model_not_found", "no", "model")), Words()
+    refused.job = job(text=words)
+    refused.begin()
+    assert not words.held

@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,9 @@ import pytest
 
 from rbeerouter.config.sections import ConfigError
 from rbeerouter.core.dispatch import DONE, Job
+from rbeerouter.core.memory import Memory
 from rbeerouter.core.models import Model, Models
+from rbeerouter.core.types import Decision, Request, Worker
 from rbeerouter.routing.script import ScriptError
 from rbeerouter.sim import world
 from rbeerouter.sim.faults import random_faults
@@ -304,3 +307,59 @@ def test_all_that_may_come_at_one_moment_is_no_standstill() -> None:
     many = Listed(*[arrival(1.0, f"r-{n}", leaves_after_s=2.0) for n in range(3000)])
     result = world.run(scenario(many, worker("w", slots=4096, overhead_s=0.5), config=PATIENT))
     assert result.all.ok == 3000
+
+
+class Answers(Memory):
+    """Notes when each request began to be answered, by its clock and by what it was told."""
+
+    def __init__(self, options: None = None) -> None:
+        super().__init__(options)
+        self.told: list[tuple[str, str, float, float]] = []
+        self.clock: Callable[[], float] = lambda: 0.0
+
+    def answering(self, job: Job, worker: Worker, now: float) -> None:
+        self.told.append((job.request.id, worker.id, now, self.clock()))
+
+
+@pytest.mark.parametrize("kv_tokens", [1 << 40, 600])
+@pytest.mark.parametrize("stream", [True, False])
+def test_memories_hear_of_the_first_content_when_it_comes_and_change_nothing(kv_tokens: int, stream: bool) -> None:
+    traffic = Poisson(400, 9.0, lambda rng: rng.randrange(1, 60), tokens_in=50, stream=stream)
+    workers = [worker(f"w{n}", prefill_s=0.002, batch_tokens=32, kv_tokens=kv_tokens) for n in range(2)]
+    faults = (Fault("w0", "stall", 5.0, 20.0, 0.3), Fault("w1", "crash", 12.0, 3.0), Fault("w1", "slow", 20.0, 9.0, 2.0))
+    given = scenario(traffic, *workers, faults=faults)
+    plain: list[Job] = []
+    listened: list[Job] = []
+    world.World(given, on_line=plain.append).play()
+    run = world.World(given, on_line=listened.append)
+    answers = run.decider.memories.of(Answers)
+    answers.clock = run.env.now
+    run.play()
+    assert [(job.request.id, job.first_content, job.finished, job.status) for job in plain] == [
+        (job.request.id, job.first_content, job.finished, job.status) for job in listened
+    ]
+    assert all(now == clock for _, _, now, clock in answers.told)
+    firsts = {job.request.id: job.first_content for job in listened if job.first_content is not None}
+    assert {name: now for name, _, now, _ in answers.told} == firsts
+    assert len(answers.told) == len(firsts) > 300
+
+
+def test_requests_say_something_only_to_strategies_that_want_to_know() -> None:
+    jobs: list[Job] = []
+    said = msgspec.structs.replace(arrival(0.0), blocks=(7, 8))
+    run = world.World(scenario(Listed(said, arrival(1.0)), worker("w")), on_line=jobs.append)
+    run.decider.reads_prompt = True
+    asked: list[tuple[int, ...]] = []
+    decide = run.decider.decide
+
+    def listen(request: Request, wall: float | None = None) -> Decision:
+        asked.append(request.text.blocks() if request.text is not None else ())
+        return decide(request, wall)
+
+    run.decider.decide = listen  # type: ignore[method-assign]
+    run.play()
+    assert asked == [(7, 8), ()]
+    assert [job.request.text.blocks() for job in jobs if job.request.text is not None] == [()], "it has ended"
+    jobs.clear()
+    world.World(scenario(Listed(said), worker("w")), on_line=jobs.append).play()
+    assert [job.request.text for job in jobs] == [None]
