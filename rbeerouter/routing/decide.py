@@ -126,7 +126,6 @@ class Decider:
         self.seen: Seen | None = None
         self.listener: Listener | None = None
         self._standing: tuple[Strategy, ...] = ()             # those that remember their own choices
-        self._remembering: set[str] = set()                    # names of those that go by what they remember of traffic
         self._states: dict[str, Any] = {}                      # where those of the decider before stood
         self._serving_models: dict[str, list[Worker]] = {}     # by model, as long as the list of workers is the same
         self._serving_version = -1
@@ -300,13 +299,13 @@ class Decider:
 
     def goes_by_memory(self, request: Request, decision: Decision | None) -> bool:
         """May what strategies remember of traffic, which no log has, have a part in this decision?"""
-        known = self._remembering
-        if not known:
-            return False
-        if self._script is not None and not known.isdisjoint(self._script.asks):
+        if self._script is not None and any(self._strategy(name).remembers for name in self._script.asks):
             return True
-        by_script = decision is not None and decision.by == "script"
-        return not by_script and (self._selected(request).name in known or (decision and decision.strategy) in known)
+        if decision is not None and decision.by == "script":
+            return False
+        asked = self._selected(request)
+        fell_back = decision is not None and decision.strategy != asked.name
+        return asked.remembers or (fell_back and any(strategy.remembers for strategy in self.fallback))
 
     def serving(self, job: Job) -> list[Worker]:
         """Those that serve what a job wants and may have it, reachable or not. One that has failed it is none of them,
@@ -562,8 +561,7 @@ class Decider:
         if strategy is None:
             asked = self._context.asked
             strategy = self._strategies[name] = STRATEGIES[name](self._context)
-            if self._context.asked > asked:
-                self._remembering.add(name)
+            strategy.remembers = self._context.asked > asked
             if strategy.figures:
                 self._choose_figures()
                 self.watch.tell_all()
@@ -582,10 +580,7 @@ class Decider:
         known = self._lists.get(name)
         if isinstance(known, Combined):
             return known
-        made = [(self._named(one), weight) for one, weight in parts]
-        if any(one in self._remembering for one, _ in parts):
-            self._remembering.add(name)
-        return Combined(self._context, made)
+        return Combined(self._context, [(self._named(one), weight) for one, weight in parts])
 
     # Faults
 

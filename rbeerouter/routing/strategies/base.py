@@ -68,6 +68,7 @@ class Strategy:
         by_load: it takes the idlest, so that a worker which comes back must be kept from it (`Decider._thinned`).
         reads_prompt: it needs `Request.text`.
         reads_client: it needs `Request.client`.
+        remembers: it goes by what a `Memory` knows of traffic. `Decider` sees that as it makes it.
         figures: those of seen.FIGURES that it goes by: the log tells them with each decision.
     """
 
@@ -76,6 +77,7 @@ class Strategy:
     reads_prompt: ClassVar[bool] = False
     reads_client: ClassVar[bool] = False
     figures: ClassVar[tuple[str, ...]] = ()
+    remembers: bool = False
 
     def __init__(self, context: Context) -> None:
         self.context = context
