@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from .cases import CASES
+from .decisions import DECISIONS, QUICK_DECISIONS, decisions_text, run_decisions
 from .install import install_peers
 from .machine import describe
 from .measure import wrk_path
@@ -36,6 +37,7 @@ examples:
   scripts/bench --routers rbeerouter,nginx-lua --cases stream
   scripts/bench --peers litellm            with LiteLLM (large) as well
   scripts/bench --probes --repeat 3        what probes and scrapes of 64 workers cost
+  scripts/bench --decisions                what each strategy costs, at 64 workers
   scripts/bench --simulate                 how fast the policy lab simulates a million requests"""
 
 
@@ -56,6 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.simulate is not None:
             requests = min(options.simulate, QUICK_REQUESTS) if options.quick else options.simulate
             print(simulation_text(run_simulation(requests, options.pin)))
+            return 0
+        if options.decisions:
+            print(decisions_text(run_decisions(QUICK_DECISIONS if options.quick else DECISIONS, options.pin)))
             return 0
         if reason := missing_nginx() or (None if wrk_path() else "wrk is not installed"):
             print(f"bench: {reason}: scripts/bench --install-peers", file=sys.stderr)
@@ -132,6 +137,7 @@ def _add_what(group: argparse._ArgumentGroup) -> None:
         help=f"of vllm-router, sglang-router (default: {POLICIES[0]})",
     )
     add("--probes", action="store_true", help="only what probes and scrapes of 64 workers cost this daemon")
+    add("--decisions", action="store_true", help="only what a decision of each strategy costs, at 64 workers")
     what = f"only the policy lab: simulate N requests (default: {REQUESTS}; {QUICK_REQUESTS} at most with --quick)"
     add("--simulate", type=_positive, nargs="?", const=REQUESTS, metavar="N", help=what)
     add("--json", type=Path, metavar="FILE", help="write everything measured to FILE as well")
