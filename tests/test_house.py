@@ -55,7 +55,7 @@ HOMES = {
     "tree_sitter_lua": ["rbeerouter.routing.syntax"],
     "msgspec": ["rbeerouter"],
     "dns": ["rbeerouter.control.dns_source"],
-    "xxhash": ["rbeerouter.dialects.prompts"],
+    "xxhash": ["rbeerouter.dialects.prompts", "rbeerouter.routing.strategies.affinity"],
 }
 TESTED_ELSEWHERE = {
     "rbeerouter.__main__": "tests/cli/test_arguments.py",

@@ -101,12 +101,19 @@ class Preble(Section):
     token_s: Annotated[float, Meta(ge=0, le=1e6)] = 0.15
 
 
+class ConsistentHash(Section):
+    """The strategy consistent-hash."""
+
+    load_factor: Annotated[float, Meta(ge=1, le=1000)] = 1.25
+
+
 class Strategies(Section):
     """What strategies can be told."""
 
     strict: bool = False
     prefix: Prefix = Prefix()
     preble: Preble = Preble()
+    consistent_hash: ConsistentHash = ConsistentHash()
 
 
 class Routing(Section):
@@ -230,6 +237,7 @@ class WorkerEntry(Section):
     performance: Annotated[float, Meta(ge=0)] | str | None = None
     cost_per_hour: Annotated[float, Meta(ge=0)] | None = None
     max_concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    weight: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     metadata: dict[str, str | Integer | float | bool] = {}
     api_key: str | None = None
     ca_file: str | None = None

@@ -65,7 +65,7 @@ def _worker_of(one: Snapshot) -> Worker:
         WorkerSpec(
             one.id, "", one.engine, one.backend, one.vram, one.models, one.performance, one.cost_per_hour, one.capacity,
             one.metadata, role=one.role, loras=one.loras, deployment=one.deployment, price_in=one.price_in,
-            price_out=one.price_out, speaks=frozenset(one.speaks),
+            price_out=one.price_out, speaks=frozenset(one.speaks), weight=one.weight,
         )
     )  # fmt: skip
     worker.learned = Learned(loaded=one.loaded)

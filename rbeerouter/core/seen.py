@@ -51,7 +51,10 @@ PLAIN = Standing()
 
 
 class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
-    """All of a worker that a decision can depend on. No address and no secret."""
+    """All of a worker that a decision can depend on. No address and no secret.
+
+    weight: as the operator said; that of slow start is part of the standing.
+    """
 
     id: str
     capacity: int
@@ -72,6 +75,7 @@ class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     role: str | None = None
     metadata: dict[str, Any] = {}
     speaks: tuple[str, ...] = ()
+    weight: float = 1.0
     standing: Standing = PLAIN
     figures: dict[str, float | bool | None] = {}
 
@@ -239,14 +243,15 @@ def snapshot(worker: Worker) -> Snapshot:
     """A worker as it is now."""
     return Snapshot(
         *(getattr(worker, name) for name in _PLAINLY), speaks=tuple(sorted(worker.speaks)),
-        standing=standing_of(worker),
+        weight=worker.spec.weight, standing=standing_of(worker),
         figures={name: value for name, value in zip(FIGURES, _figures_of(worker), strict=True) if value is not None},
     )  # fmt: skip
 
 
-_PLAINLY = tuple(name for name in Snapshot.__struct_fields__ if name not in ("speaks", "standing", "figures"))
+_PLAINLY = tuple(name for name in Snapshot.__struct_fields__ if name not in ("speaks", "weight", "standing", "figures"))
 _described = attrgetter(
-    *(name for name in _PLAINLY if name not in ("in_flight", "occupied", "status")), "speaks", "spec.model_names"
+    *(name for name in _PLAINLY if name not in ("in_flight", "occupied", "status")), "speaks", "spec.model_names",
+    "spec.weight",
 )
 _index = attrgetter("index")
 

@@ -135,6 +135,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     model_names: {name that clients use: name that this worker knows it by}.
     speaks: the protocols that can be sent to it as they are.
     source: who told of it: "config", "file", "dns", "controller" or "registered".
+    weight: its share of what strategies give by weight, against 1 of others. `Worker.weight` is another one.
     """
 
     id: str
@@ -158,6 +159,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     speaks: frozenset[str] = frozenset({OPENAI})
     measure_performance: bool = False
     source: str = "config"
+    weight: float = 1.0
 
 
 class Learned(msgspec.Struct, frozen=True):

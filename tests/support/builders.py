@@ -29,7 +29,7 @@ WALL = 1_772_366_405.25
 FULL_WORKER = WorkerSpec(
     id="gpu-1", url="http://gpu-1.test:8000", engine="vllm", backend="cuda", vram=24.0, models=("a", "b", "c"),
     performance=1.5, cost_per_hour=0.75,
-    max_concurrency=8, metadata={"region": "eu", "tier": 2, "spot": True, "price": 0.5},
+    max_concurrency=8, metadata={"region": "eu", "tier": 2, "spot": True, "price": 0.5}, weight=2.5,
 )  # fmt: skip
 """A worker of which the operator has said everything."""
 

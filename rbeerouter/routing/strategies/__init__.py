@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from rbeerouter.config.strategies import Names
-from rbeerouter.routing.strategies.balance import LeastRequest, RoundRobin
+from rbeerouter.routing.strategies.affinity import ConsistentHash, IpHash, SessionAffinity
+from rbeerouter.routing.strategies.balance import LeastRequest, PowerOfTwo, Random, RoundRobin, Weighted
 from rbeerouter.routing.strategies.base import Scored, Strategy
 
-STRATEGIES: dict[str, type[Strategy]] = {strategy.name: strategy for strategy in (RoundRobin, LeastRequest)}
+STRATEGIES: dict[str, type[Strategy]] = {
+    strategy.name: strategy
+    for strategy in (
+        Random, RoundRobin, Weighted, IpHash, ConsistentHash, LeastRequest,
+        PowerOfTwo,
+        SessionAffinity,
+    )
+}  # fmt: skip
 ALIASES: dict[str, str] = {"least-connections": "least-request"}
 """{other name: name in STRATEGIES}."""
 RESERVED: dict[str, str] = {

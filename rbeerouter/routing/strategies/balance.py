@@ -7,6 +7,18 @@ from typing import Any
 from rbeerouter.core.types import Request, Worker
 from rbeerouter.routing.strategies.base import Context, Scored, Strategy
 
+_SPARE = 64
+"""So many more workers than there are may be remembered, until those that are gone are looked for."""
+
+
+class Random(Strategy):
+    """Any of the workers, all alike."""
+
+    name = "random"
+
+    def choose(self, request: Request, workers: list[Worker]) -> Worker:
+        return self.context.chance.choice(workers)
+
 
 class RoundRobin(Strategy):
     """Each worker in turn, whatever its load. The turn is counted over all models together.
@@ -35,6 +47,60 @@ class RoundRobin(Strategy):
             self.turn = state
 
 
+class Weighted(Strategy):
+    """Each worker in turn, as often as its `weight` says, and spread over the round: of 5, 1 and 1 comes a a b a c a a.
+
+    Smooth weighted round-robin (nginx, ngx_http_upstream_round_robin.c): each worker's credit grows by its weight; the
+    largest credit is taken, and pays the sum of all weights. Of equal credits the next is taken from a place on that is
+    drawn at the start, as several daemons would else all begin with the same worker.
+    """
+
+    name = "weighted"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._start = context.chance.loading()
+        self._credits: dict[Worker, float] = {}
+        self._restored: dict[str, float] = {}                  # of workers that have not been seen since `stand_at`
+        self._grown: tuple[list[Worker], list[float], float] = ([], [], 0.0)
+        self._most = _SPARE
+
+    def choose(self, request: Request, workers: list[Worker]) -> Worker:
+        credits = self._credits
+        weights = [worker.spec.weight for worker in workers]
+        try:
+            grown = [credits[worker] + weight for worker, weight in zip(workers, weights)]
+        except KeyError:
+            grown = [self._credit(worker) + weight for worker, weight in zip(workers, weights)]
+        self._grown = workers, grown, sum(weights)             # for `taken`, which is told the worker alone
+        largest = max(grown)
+        if grown.count(largest) == 1:
+            return workers[grown.index(largest)]
+        first = self._start % len(workers)
+        return workers[grown.index(largest, first) if largest in grown[first:] else grown.index(largest)]
+
+    def taken(self, request: Request, worker: Worker) -> None:
+        workers, grown, total = self._grown
+        credits = self._credits
+        credits.update(zip(workers, grown))
+        credits[worker] -= total
+        if len(credits) > self._most:
+            self._credits = {one: credit for one, credit in credits.items() if one.index >= 0}
+            self._restored.clear()
+            self._most = 2 * len(self._credits) + _SPARE
+
+    def _credit(self, worker: Worker) -> float:
+        credit = self._credits.get(worker)
+        return self._restored.get(worker.id, 0.0) if credit is None else credit
+
+    def state(self) -> dict[str, float]:
+        return self._restored | {worker.id: credit for worker, credit in self._credits.items()}
+
+    def stand_at(self, state: Any) -> None:
+        if isinstance(state, dict) and all(isinstance(credit, int | float) for credit in state.values()):
+            self._credits, self._restored = {}, dict(state)
+
+
 class LeastRequest(Scored):
     """The worker with the fewest requests for its capacity, those of others included as far as they are known."""
 
@@ -50,3 +116,25 @@ class LeastRequest(Scored):
         if loads.count(least) == 1:
             return workers[loads.index(least)]
         return self.context.chance.choice([worker for worker in workers if worker.load == least])
+
+
+class PowerOfTwo(Strategy):
+    """Of two workers drawn at random the one with less to do; where they are equal, the first that was drawn.
+
+    Mitzenmacher, "The power of two choices in randomized load balancing", 2001. Less to do is fewer requests for its
+    capacity; with `strict`, fewer of ours, as AIBrix counts. The counts are exact, as this process alone sends.
+    """
+
+    name = "power-of-two"
+    by_load = True
+
+    def choose(self, request: Request, workers: list[Worker]) -> Worker:
+        count = len(workers)
+        if count == 1:
+            return workers[0]
+        bits = self.context.chance.bits
+        first, second = bits() * count >> 64, bits() * (count - 1) >> 64
+        one, other = workers[first], workers[second + (second >= first)]
+        if self.context.options.strict:
+            return other if other.in_flight < one.in_flight else one
+        return other if other.load < one.load else one
