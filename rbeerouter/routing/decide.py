@@ -334,7 +334,7 @@ class Decider:
         """{worker id: the share of requests that it can expect from the strategy now}."""
         share = self.split.overall if self.split is not None else None
         fraction = share.local_fraction if share is not None else None
-        return weights(self.fleet.ordered, self.strategy.by_load, fraction)
+        return weights(self.fleet.ordered, self.strategy.by_load, fraction, self.strategy.by_weight)
 
     def completed(self, job: Job) -> None:
         """Tells the script's on_complete how a job ended. Its faults are noted on the job's decision."""
@@ -523,7 +523,8 @@ class Decider:
             return None
         if self.split is not None and first.worker is not None:
             eligible = same_side(first.worker, eligible)
-        choice, strategy = self._pick(self._selected(request, model), request, eligible)
+        selected = self._selected(request, model)
+        choice, strategy = self._pick(selected, request, eligible)
         sent = model if model != request.model else None
         reason = f"{strategy.name} after {tried[-1]} failed"
         if isinstance(choice, Hold):
@@ -531,7 +532,7 @@ class Decider:
                 None, "failover", f"{reason}{_because(choice)}", sent, action=WAIT, patience=_patience(choice, request),
                 strategy=strategy.name,
             )  # fmt: skip
-        told = self._told(strategy, choice, request, model)
+        told = self._told(selected, strategy, choice, request, model)
         return Decision(choice, "failover", reason, sent, strategy=strategy.name, told=told)
 
     def choose_for_script(self, name: str, request: Request, workers: list[Worker]) -> Worker | None:
@@ -646,7 +647,7 @@ class Decider:
         explanation = self._strategy_explained(request, wanted, choice, asked) if self.debug else None
         return Decision(
             choice, by, reason, sent, error, explanation, headers=headers, log=log, wanted=model, strategy=asked.name,
-            told=self._told(asked, choice, request, wanted),
+            told=self._told(strategy, asked, choice, request, wanted),
         )  # fmt: skip
 
     def _narrowed(self, split: Split, model: str, eligible: list[Worker]) -> list[Worker]:
@@ -713,9 +714,13 @@ class Decider:
         except StrategyError as error:
             raise RouterError("invalid_header", f"routing-strategy: {error}") from None
 
-    def _told(self, strategy: Strategy, worker: Worker, request: Request, wanted: str) -> tuple[tuple[str, str], ...]:
-        """What the client is told of how its worker was chosen."""
-        told = strategy.headers(worker)
+    def _told(
+        self, strategy: Strategy, asked: Strategy, worker: Worker, request: Request, wanted: str
+    ) -> tuple[tuple[str, str], ...]:
+        """What the client is told of how its worker was chosen: by `strategy`, which may have left it to `asked`."""
+        told = asked.headers(worker)
+        if asked is not strategy:
+            told = (*strategy.headers(worker), *told)
         if self._models_choose:
             model = self.models.resolve(wanted)
             profile = profile_of(request, model) if model is not None else None
@@ -730,12 +735,11 @@ class Decider:
         A strategy that goes by load would give nearly all to a worker that comes back idle, so for it the chance is
         that of being chosen, not of being seen: its weight times a fair share.
         """
-        if self.fleet.ramping:
-            eligible = self._thinned(strategy.by_load, eligible)
-        choice = strategy.choose(request, eligible)
+        slow = self.fleet.ramping
+        choice = strategy.choose(request, self._thinned(strategy.by_load, eligible) if slow else eligible)
         if choice is None:
             for strategy in self.fallback:
-                choice = strategy.choose(request, eligible)
+                choice = strategy.choose(request, self._thinned(strategy.by_load, eligible) if slow else eligible)
                 if choice is not None:
                     break
             else:

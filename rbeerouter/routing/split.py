@@ -122,12 +122,13 @@ def same_side(worker: Worker, eligible: list[Worker]) -> list[Worker]:
     return [other for other in eligible if other.deployment == worker.deployment] or eligible
 
 
-def weights(workers: Iterable[Worker], by_load: bool, local_fraction: float | None) -> dict[str, float]:
+def weights(workers: Iterable[Worker], by_load: bool, local_fraction: float | None, by_weight: bool = False) -> dict[str, float]:
     """{worker id: the share of requests it can expect}: 1 in all, or 0 when nobody can be used.
 
     Args:
-        by_load: the strategy goes by load, so a worker counts by its capacity; else all count alike.
+        by_load: the strategy goes by load, so a worker counts by its capacity.
         local_fraction: the share of the local side; None where both sides are one.
+        by_weight: it goes by what the operator gave each worker; with neither, all count alike.
     """
     workers = list(workers)
     up = [worker for worker in workers if worker.status in (READY, BUSY)]
@@ -141,14 +142,14 @@ def weights(workers: Iterable[Worker], by_load: bool, local_fraction: float | No
             sides, fractions = [local, remote], [local_fraction, 1.0 - local_fraction]
     found = {worker.id: 0.0 for worker in workers}
     for side, fraction in zip(sides, fractions, strict=True):
-        found |= {worker_id: fraction * share for worker_id, share in _shares(side, by_load).items()}
+        found |= {worker_id: fraction * share for worker_id, share in _shares(side, by_load, by_weight).items()}
     return found
 
 
-def _shares(side: list[Worker], by_load: bool) -> dict[str, float]:
+def _shares(side: list[Worker], by_load: bool, by_weight: bool) -> dict[str, float]:
     """{worker id: its share within a side}. Who is in slow start has its weight's part of a full share, unless all are;
     the others share the rest."""
-    counts = {worker: worker.capacity if by_load else 1 for worker in side}
+    counts = {worker: worker.capacity if by_load else worker.spec.weight if by_weight else 1 for worker in side}
     full = [worker for worker in side if worker.weight >= 1.0] or side
     total, of_full = sum(counts.values()), sum(counts[worker] for worker in full)
     slow = {worker: worker.weight * counts[worker] / total for worker in side if worker not in full}

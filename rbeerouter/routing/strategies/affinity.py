@@ -27,6 +27,7 @@ class IpHash(Strategy):
     """The same worker for each request of a client's address."""
 
     name = "ip-hash"
+    by_weight = True
     reads_client = True
 
     def __init__(self, context: Context) -> None:
@@ -43,10 +44,12 @@ class ConsistentHash(Strategy):
     Of m requests in flight on n workers, the new one included, none gets more than its share of c * m, rounded up:
     m / n for equal weights (Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2018). A key
     whose worker is full goes to the next in its own order, so what a hot worker cannot take is spread over all others.
-    c is `load_factor`. Somebody always has room, as c is not less than 1.
+    c is `load_factor`. Somebody always has room, as c is not less than 1. In slow start a worker's share is smaller, as
+    it comes back idle and would be taken for the one with the most room.
     """
 
     name = "consistent-hash"
+    by_weight = True
     reads_client = True
 
     def __init__(self, context: Context) -> None:
@@ -59,12 +62,12 @@ class ConsistentHash(Strategy):
         if key is None:
             return None
         scores = self._rendezvous.scores(key, workers)
-        first = workers[scores.index(max(scores))]
+        first = scores.index(max(scores))
         counts = [worker.in_flight for worker in workers]
-        weights = [worker.spec.weight for worker in workers]
+        weights = [worker.spec.weight * worker.weight for worker in workers]
         most = self._factor * (sum(counts) + 1) / sum(weights)
-        if first.in_flight < ceil(most * first.spec.weight):
-            return first
+        if counts[first] < ceil(most * weights[first]):
+            return workers[first]
         return max(
             (score, -index, worker)
             for index, (score, count, weight, worker) in enumerate(zip(scores, counts, weights, workers, strict=True))

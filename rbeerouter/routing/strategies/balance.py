@@ -56,23 +56,23 @@ class Weighted(Strategy):
     """
 
     name = "weighted"
+    by_weight = True
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._start = context.chance.loading()
-        self._credits: dict[Worker, float] = {}
-        self._restored: dict[str, float] = {}                  # of workers that have not been seen since `stand_at`
-        self._grown: tuple[list[Worker], list[float], float] = ([], [], 0.0)
+        self._credits: dict[str, float] = {}
+        self._known: dict[str, Worker] = {}
         self._most = _SPARE
+        self._grown: tuple[list[Worker], list[float]] = ([], [])
 
     def choose(self, request: Request, workers: list[Worker]) -> Worker:
         credits = self._credits
-        weights = [worker.spec.weight for worker in workers]
         try:
-            grown = [credits[worker] + weight for worker, weight in zip(workers, weights)]
+            grown = [credits[worker.id] + worker.spec.weight for worker in workers]
         except KeyError:
-            grown = [self._credit(worker) + weight for worker, weight in zip(workers, weights)]
-        self._grown = workers, grown, sum(weights)             # for `taken`, which is told the worker alone
+            grown = [credits.get(worker.id, 0.0) + worker.spec.weight for worker in workers]
+        self._grown = workers, grown                           # for `taken`, which is told the worker alone
         largest = max(grown)
         if grown.count(largest) == 1:
             return workers[grown.index(largest)]
@@ -80,25 +80,27 @@ class Weighted(Strategy):
         return workers[grown.index(largest, first) if largest in grown[first:] else grown.index(largest)]
 
     def taken(self, request: Request, worker: Worker) -> None:
-        workers, grown, total = self._grown
+        workers, grown = self._grown
         credits = self._credits
-        credits.update(zip(workers, grown))
-        credits[worker] -= total
-        if len(credits) > self._most:
-            self._credits = {one: credit for one, credit in credits.items() if one.index >= 0}
-            self._restored.clear()
-            self._most = 2 * len(self._credits) + _SPARE
+        credits.update((one.id, credit) for one, credit in zip(workers, grown, strict=True))
+        credits[worker.id] -= sum(one.spec.weight for one in workers)
+        if len(credits) > len(self._known):
+            self._known |= {one.id: one for one in workers}
+            if len(credits) > self._most:
+                self._forget()
 
-    def _credit(self, worker: Worker) -> float:
-        credit = self._credits.get(worker)
-        return self._restored.get(worker.id, 0.0) if credit is None else credit
+    def _forget(self) -> None:
+        """Those that are gone."""
+        self._known = {name: worker for name, worker in self._known.items() if worker.index >= 0}
+        self._credits = {name: credit for name, credit in self._credits.items() if name in self._known}
+        self._most = 2 * len(self._known) + _SPARE
 
     def state(self) -> dict[str, float]:
-        return self._restored | {worker.id: credit for worker, credit in self._credits.items()}
+        return self._credits.copy()
 
     def stand_at(self, state: Any) -> None:
         if isinstance(state, dict) and all(isinstance(credit, int | float) for credit in state.values()):
-            self._credits, self._restored = {}, dict(state)
+            self._credits = dict(state)
 
 
 class LeastRequest(Scored):

@@ -66,6 +66,7 @@ class Strategy:
     Attributes:
         name: as configuration, header and script have it, with `-`.
         by_load: it takes the idlest, so that a worker which comes back must be kept from it (`Decider._thinned`).
+        by_weight: it gives each worker as much as its `WorkerSpec.weight` says.
         reads_prompt: it needs `Request.text`.
         reads_client: it needs `Request.client`.
         remembers: it goes by what a `Memory` knows of traffic. `Decider` sees that as it makes it.
@@ -74,6 +75,7 @@ class Strategy:
 
     name: ClassVar[str]
     by_load: ClassVar[bool] = False
+    by_weight: ClassVar[bool] = False
     reads_prompt: ClassVar[bool] = False
     reads_client: ClassVar[bool] = False
     figures: ClassVar[tuple[str, ...]] = ()
