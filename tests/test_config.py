@@ -158,6 +158,7 @@ def test_a_whole_file_is_read(file: Path) -> None:
         performance = 1.5
         cost_per_hour = 0.5
         max_concurrency = 8
+        weight = 2.5
         metadata = { region = "eu", tier = 2, spot = true, price = 0.5 }
         api_key = "sk-secret"
         ca_file = "ca.pem"
@@ -175,7 +176,7 @@ def test_a_whole_file_is_read(file: Path) -> None:
     assert config.workers == (
         WorkerSpec(
             id="gpu-1", url="https://gpu.test:8443/base", engine="vllm", backend="cuda", vram=24.0, models=("a", "b"),
-            performance=1.5, cost_per_hour=0.5, max_concurrency=8,
+            performance=1.5, cost_per_hour=0.5, max_concurrency=8, weight=2.5,
             metadata={"region": "eu", "tier": 2, "spot": True, "price": 0.5}, api_key="sk-secret",
             ca_file=str(file.parent / "ca.pem"), role="batch", loras=("poet",),
         ),
@@ -321,6 +322,7 @@ def test_an_unknown_key_is_answered_with_the_nearest_known_one(file: Path, text:
         (f'{ONE}performance = "fast"',
          "workers[0].performance = 'fast': expected a number of tokens per second, or 'auto'"),
         (f"{ONE}max_concurrency = 0", "workers[0].max_concurrency = 0: expected `int` >= 1"),
+        (f"{ONE}weight = 0", "workers[0].weight = 0: expected `float` > 0.0"),
         (f'{ONE}models = "m"', "workers[0].models = 'm': expected `array`, got `str`"),
         (f"{ONE}metadata = {{ a = [1] }}",
          "workers[0].metadata[...] = a table with a: expected `bool | int | float | str`, got `array`"),

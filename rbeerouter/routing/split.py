@@ -122,7 +122,9 @@ def same_side(worker: Worker, eligible: list[Worker]) -> list[Worker]:
     return [other for other in eligible if other.deployment == worker.deployment] or eligible
 
 
-def weights(workers: Iterable[Worker], by_load: bool, local_fraction: float | None, by_weight: bool = False) -> dict[str, float]:
+def weights(
+    workers: Iterable[Worker], by_load: bool, local_fraction: float | None, by_weight: bool = False
+) -> dict[str, float]:
     """{worker id: the share of requests it can expect}: 1 in all, or 0 when nobody can be used.
 
     Args:

@@ -20,7 +20,7 @@ def test_what_an_operator_said_goes_from_controller_to_follower_without_secrets(
     spec = WorkerSpec(
         "a", "http://a:1", engine="vllm", backend="cuda", vram=24.0, models=("m",), performance=2.0,
         cost_per_hour=0.5, max_concurrency=4, metadata={"rack": 3}, api_key=Secret("hidden-key"), ca_file="/etc/ca.pem",
-        role="batch", loras=("l",),
+        role="batch", loras=("l",), weight=3.0,
     )  # fmt: skip
     said = public(spec)
     assert "hidden-key" not in json.dumps(said) and "ca_file" not in said
@@ -28,7 +28,7 @@ def test_what_an_operator_said_goes_from_controller_to_follower_without_secrets(
     (taken,), refused = read_list(listed(entry), None)
     expected = WorkerSpec(
         "a", "http://a:1", engine="vllm", backend="cuda", vram=24.0, models=("m",), performance=2.0,
-        cost_per_hour=0.5, max_concurrency=4, metadata={"rack": 3}, role="batch", loras=("l",), source="controller",
+        cost_per_hour=0.5, max_concurrency=4, metadata={"rack": 3}, role="batch", loras=("l",), source="controller", weight=3.0,
     )  # fmt: skip
     assert (taken, refused) == (expected, [])
     (taken,), _ = read_list(listed(entry), Secret("mine"))

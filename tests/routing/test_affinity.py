@@ -310,19 +310,6 @@ def test_a_session_key_has_one_worker_and_strict_mode_has_that_of_aibrix() -> No
     assert usual.choose(in_session("alice"), workers) is Rendezvous().choice("alice", workers)
 
 
-def test_aibrix_passes_over_a_key_of_more_than_256_bytes() -> None:
-    workers, strategy = at(8), SessionAffinity(context(3, options=STRICT))
-
-    def seen(key: str) -> int:
-        found = set()
-        for _ in range(50):
-            strategy.context.chance.n += 1
-            found.add(strategy.choose(in_session(key), workers))
-        return len(found)
-
-    assert (seen("é" * 128), seen("é" * 129)) == (1, 8)
-
-
 def test_who_has_no_key_is_left_to_the_next_strategy() -> None:
     strategy = SessionAffinity(context())
     assert strategy.choose(in_session(), at(3)) is None

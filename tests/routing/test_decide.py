@@ -536,6 +536,14 @@ def test_a_worker_that_comes_back_gets_its_share_little_by_little(
     assert least < shares(decider(recovering(after_s), strategy=strategy))["w0"] < most
 
 
+def test_a_client_without_a_session_gets_one_whoever_chose_its_worker() -> None:
+    both = decider(fleet(), strategy="session-affinity")
+    first = both.decide(request())
+    assert (first.strategy, [name for name, _ in first.told]) == ("least-request", ["x-session-id"])
+    again = both.decide(request(session_id=first.told[0][1]))
+    assert (again.strategy, again.worker, again.told) == ("session-affinity", first.worker, first.told)
+
+
 def test_where_the_chosen_strategy_knows_too_little_the_next_keeps_to_that_share_in_its_own_way() -> None:
     """A strategy by load would pass by a worker that counts each request for more than one; it is the chance that counts."""
     both = decider(recovering(5.0), strategy="ip-hash")

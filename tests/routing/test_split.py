@@ -204,6 +204,11 @@ def test_who_cannot_be_used_has_no_weight_and_a_side_that_is_down_leaves_all_to_
     assert weights(made.ordered, True, 0.6) == {"a": 0.0, "b": 0.0, "c": 0.0}
 
 
+def test_a_strategy_by_weight_shares_as_the_operator_says() -> None:
+    made = fleet(worker("a", weight=3.0, max_concurrency=1), worker("b", weight=1.0, max_concurrency=9))
+    assert weights(made.ordered, False, None, True) == {"a": 0.75, "b": 0.25}
+
+
 def test_who_starts_slowly_has_a_part_of_its_share_and_the_others_the_rest() -> None:
     made = fleet_of(("a", LOCAL, 4), ("b", LOCAL, 4), ("c", REMOTE, 9))
     made.workers["a"].weight = 0.1

@@ -19,9 +19,6 @@ from xxhash import xxh3_64_intdigest
 from rbeerouter.core.types import Request, Worker
 from rbeerouter.routing.strategies.base import Context, Scored, Strategy
 
-_MOST_KEY_BYTES = 256
-"""AIBrix passes over a longer session key."""
-
 
 class IpHash(Strategy):
     """The same worker for each request of a client's address."""
@@ -115,8 +112,7 @@ class SessionAffinity(Scored):
                 return worker
         key = request.wishes.session_key if request.wishes is not None else None
         if self._strict:
-            name = as_bytes(key or "")
-            return self._strict_rendezvous.choice(name, workers) if 0 < len(name) <= _MOST_KEY_BYTES else None
+            return self._strict_rendezvous.choice(as_bytes(key), workers) if key else None
         key = key or given
         return self._rendezvous.choice(key, workers) if key else None
 
@@ -216,7 +212,7 @@ def fnv(data: bytes) -> int:
 
 
 class Fnv:
-    """FNV-1a of many texts after one beginning, a byte of all of them in one step: each has its lane in a large integer.
+    """FNV-1a of many texts after one beginning, a byte of all in one step: each has its lane in a large integer.
 
     Byte for byte, 64 addresses would take a hundred microseconds.
     """
@@ -226,10 +222,10 @@ class Fnv:
         by_length: dict[int, list[int]] = {}
         for index, text in enumerate(texts):
             by_length.setdefault(len(text), []).append(index)
-        self._groups = [
-            (indexes, _in_lanes([1] * len(indexes)), [_in_lanes(column) for column in zip(*(texts[i] for i in indexes))])
-            for indexes in by_length.values()
-        ]
+        self._groups = []
+        for indexes in by_length.values():
+            columns = zip(*(texts[index] for index in indexes), strict=True)
+            self._groups.append((indexes, _in_lanes([1] * len(indexes)), [_in_lanes(column) for column in columns]))
 
     def continued(self, state: int) -> list[int]:
         """The hash of each text, where `state` is that of what stands before it."""
