@@ -38,6 +38,7 @@ def check_file(file: File, where: str, strategies: tuple[str, ...]) -> None:
         _check_choice(file.routing.strategy, strategies, f"{where}: routing.strategy")
     for key, choices in _CHOICES.items():
         _check_choice(getattr(file.routing, key), choices, f"{where}: routing.{key}")
+    _check_choice(file.routing.strategies.fairness.by, ("user", "key"), f"{where}: routing.strategies.fairness.by")
     _check_timezone(file.routing.timezone, where)
     _check_time_of_day(file.routing.ledger_at, f"{where}: routing.ledger_at")
     _check_sides(file, where)

@@ -107,6 +107,21 @@ class ConsistentHash(Section):
     load_factor: Annotated[float, Meta(ge=1, le=1000)] = 1.25
 
 
+class Fairness(Section):
+    """How vtc-basic keeps account of tokens."""
+
+    by: str = "user"
+    window_s: Positive = 300.0
+    users: Count = 10_000
+    input_weight: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
+    output_weight: Annotated[float, Meta(ge=0, le=1e6)] = 2.0
+    tier: str = "tier"
+    tiers: dict[str, Annotated[float, Meta(gt=0, le=1e6)]] = {}
+    bucket_tokens: Positive = 1000.0
+    fairness_weight: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
+    utilization_weight: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
+
+
 class Strategies(Section):
     """What strategies can be told."""
 
@@ -114,6 +129,7 @@ class Strategies(Section):
     prefix: Prefix = Prefix()
     preble: Preble = Preble()
     consistent_hash: ConsistentHash = ConsistentHash()
+    fairness: Fairness = Fairness()
 
 
 class Routing(Section):

@@ -290,6 +290,7 @@ class Dispatcher:
                 effects.append((job, self._fail(job, refusal)))
                 return None
 
+        self.queue.share_by(self.decider.shares)
         for job, worker in self.queue.admit(find):
             job.queue_s += now - job.queued
             effects.append((job, self._send_waiting(job, worker, now)))
@@ -328,6 +329,7 @@ class Dispatcher:
         """To the worker at once when it has room and nobody stands before this job; else into the queue, if it can be
         served in time from there."""
         queue, patience = self.queue, decision.patience or _PATIENCE
+        queue.share_by(self.decider.shares)
         try:
             worker = self._with_room(job, decision.worker)
         except RouterError as refusal:

@@ -12,14 +12,19 @@ job; and lanes do not hold each other up.
 Each caller in turn is start-time fair queueing (Goyal, Vin and Cheng, 1996) with a cost of one for each request: a job
 gets a turn one later than the last of its caller, and never one that has passed. Who sends a hundred requests at once
 has the turns 1 to 100; who comes then with a single one has turn 1, too.
+
+A strategy that keeps account of what each caller gets (`Shares`) replaces the turns: among equals in priority the one
+who has had least goes first. What each has had changes while they wait, so it is looked at when a slot is freed, and
+each account has a lane of its own in every *line* of those who wait for the same thing.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -56,13 +61,33 @@ class QueueRules(msgspec.Struct, frozen=True):
 
 _Place = tuple[int, float, int, int]
 """(-priority, due, turn, number): the lower one goes first. No two jobs have the same."""
-_Lane = tuple[Worker | None, str, str, str | None, frozenset[str]]
+_Line = tuple[Worker | None, str, str, str | None, frozenset[str]]
 """The worker that was named; or None, the model's name, the protocol, the only side that may have it, and the workers
-that it has failed on: who may go where must be the same for all of a lane."""
+that it has failed on: who may go where must be the same for all of a line."""
+_Lane = tuple[_Line, bytes | None]
+"""A line, or the part of it that belongs to one account where there are `Shares`."""
+_Rank = tuple[int, float, float, int, int]
+"""(-priority, what its account has had, due, turn, number): the lower one goes first. No two jobs have the same."""
 _NONE: frozenset[str] = frozenset()
 _Caller = tuple[str | None, bytes]
 _NOBODY: _Caller = (None, b"")
 """Whoever does not say who it is: all of those together are no caller whose share could be bounded."""
+
+
+class Shares(Protocol):
+    """What each has had, so that who has had least is next. An account is whoever a job is charged to."""
+
+    def account(self, job: Job) -> bytes:
+        """The same at each call for the same job."""
+
+    def begins(self, account: bytes) -> None:
+        """A job of this account has begun to wait, and none of it did."""
+
+    def ends(self, account: bytes) -> None:
+        """No job of this account waits any more."""
+
+    def had(self, account: bytes) -> float:
+        """Of an account that waits. It grows in the step in which a job of it is sent."""
 
 
 class Waiter(msgspec.Struct, frozen=True, gc=False):
@@ -90,6 +115,22 @@ class Queue:
         self._turn = 0                                        # of whoever left last for a worker
         self._last_turns: dict[_Caller, int] = {}             # of callers that are here
         self._waiting: dict[_Caller, int] = {}                # how many of theirs
+        self._shares: Shares | None = None
+        self._accounts: dict[bytes, int] = {}                 # how many wait of each, where there are shares
+
+    def share_by(self, shares: Shares | None) -> None:
+        """From here on those who wait go as these say; None: each caller in turn. To be asked before anything that goes
+        by the order; it costs nothing as long as the answer is the same."""
+        if shares is self._shares:
+            return
+        waiting = list(self.waiters.items())
+        for job, waiter in waiting:
+            self._step_out(job, waiter)
+            self._settle(waiter.lane[1])
+        self._shares = shares
+        for job, waiter in waiting:
+            account = self._begun(job)
+            self._stand(job, msgspec.structs.replace(waiter, lane=(waiter.lane[0], account)))
 
     def deadline(self, job: Job, patience: Patience, now: float) -> float:
         """Until when a job that begins to wait now may stay."""
@@ -107,7 +148,7 @@ class Queue:
             room_per_s: how many requests a second leave its lane, None while nobody knows.
         """
         rules = self.rules
-        before = self._before(self._place(job, patience), _lane(worker, job))
+        before = self._before(self._place(job, patience), _line(worker, job))
         turn_s = (before + 1) / room_per_s if room_per_s else None
         if len(self.waiters) >= rules.length:
             what = f"no worker has room for this request, and the queue of {rules.length} is full"
@@ -127,7 +168,7 @@ class Queue:
         self._number += 1
         self._last_turns[caller] = place[2]
         self._waiting[caller] = self._waiting.get(caller, 0) + 1
-        self._stand(job, Waiter(place, _lane(worker, job), deadline, caller))
+        self._stand(job, Waiter(place, (_line(worker, job), self._begun(job)), deadline, caller))
 
     def remove(self, job: Job) -> None:
         """Lets a job go, whatever the reason. One that is not here is no fault."""
@@ -135,6 +176,7 @@ class Queue:
         if waiter is None:
             return
         self._step_out(job, waiter)
+        self._settle(waiter.lane[1])
         left = self._waiting[waiter.caller] - 1
         if left:
             self._waiting[waiter.caller] = left
@@ -142,9 +184,9 @@ class Queue:
             del self._waiting[waiter.caller], self._last_turns[waiter.caller]
 
     def position(self, job: Job) -> int:
-        """How many go before a job that waits, as it looks now."""
+        """How many go before a job that waits, as it looks now; where there are shares, if all jobs cost the same."""
         waiter = self.waiters[job]
-        return self._before(waiter.place, waiter.lane)
+        return self._before(waiter.place, waiter.lane[0])
 
     def before(self, patience: Patience, worker: Worker, could_have: Callable[[Job, Worker], bool]) -> bool:
         """Does anybody wait for this worker, or perhaps for it, who would go before a newcomer of this patience?
@@ -152,10 +194,10 @@ class Queue:
         Args:
             could_have: may a job that waits for no one by name go to this worker?
         """
-        newcomer = (-patience.priority, patience.due)
-        for key, lane in self._lanes.items():
+        newcomer = (-patience.priority, patience.due if self._shares is None else math.inf)
+        for (line, _), lane in self._lanes.items():
             place, head = lane[0]
-            if place[:2] <= newcomer and (key[0] is worker or (key[0] is None and could_have(head, worker))):
+            if place[:2] <= newcomer and (line[0] is worker or (line[0] is None and could_have(head, worker))):
                 return True
         return False
 
@@ -171,20 +213,27 @@ class Queue:
             for.
         """
         self._join_lanes_of_removed_workers()
-        heads = [(*lane[0], key) for key, lane in self._lanes.items()]
+        heads = [self._head(key) for key in self._lanes]
         heapq.heapify(heads)
+        closed: set[_Line] = set()                            # nobody in these can go
         while heads:
-            place, job, key = heapq.heappop(heads)
-            worker = find(job, key[0])
+            rank, job, key = heapq.heappop(heads)
+            line, account = key
+            if line in closed:
+                continue
+            if account is not None and (late := self._head(key)) and late[0] > rank:
+                heapq.heappush(heads, late)                   # a job of its account went meanwhile, from another lane
+                continue
+            worker = find(job, line[0])
             if worker is not None:
-                self._turn = max(self._turn, place[2])
+                self._turn = max(self._turn, rank[3])
                 self.remove(job)
                 yield job, worker
             elif job in self.waiters:
+                closed.add(line)
                 continue
-            lane = self._lanes.get(key)
-            if lane:
-                heapq.heappush(heads, (*lane[0], key))
+            if key in self._lanes:
+                heapq.heappush(heads, self._head(key))
 
     def overdue(self, now: float) -> list[Job]:
         """Those whose time is over, longest over first. They stay until they are removed."""
@@ -196,8 +245,41 @@ class Queue:
         turn = max(self._turn, self._last_turns.get(_caller(job), 0)) + 1
         return -patience.priority, patience.due, turn, self._number + 1
 
-    def _before(self, place: _Place, lane: _Lane) -> int:
-        return bisect_left(self._lanes.get(lane, ()), (place,))
+    def _before(self, place: _Place, line: _Line) -> int:
+        if self._shares is None:
+            return bisect_left(self._lanes.get((line, None), ()), (place,))
+        return sum(bisect_left(lane, (place,)) for key, lane in self._lanes.items() if key[0] == line)
+
+    def _head(self, key: _Lane) -> tuple[_Rank, Job, _Lane]:
+        """Who goes first of a lane, and how it stands to the heads of the others."""
+        (priority, due, turn, number), job = self._lanes[key][0]
+        account, shares = key[1], self._shares
+        had = shares.had(account) if shares is not None and account is not None else 0.0
+        return (priority, had, due, turn, number), job, key
+
+    def _begun(self, job: Job) -> bytes | None:
+        """The account of a job that begins to wait."""
+        shares = self._shares
+        if shares is None:
+            return None
+        account = shares.account(job)
+        waiting = self._accounts.get(account, 0)
+        self._accounts[account] = waiting + 1
+        if not waiting:
+            shares.begins(account)
+        return account
+
+    def _settle(self, account: bytes | None) -> None:
+        """A job of an account waits no more."""
+        if account is None:
+            return
+        left = self._accounts[account] - 1
+        if left:
+            self._accounts[account] = left
+            return
+        del self._accounts[account]
+        assert self._shares is not None, "an account without shares"
+        self._shares.ends(account)
 
     def _stand(self, job: Job, waiter: Waiter) -> None:
         self.waiters[job] = waiter
@@ -214,14 +296,14 @@ class Queue:
 
     def _join_lanes_of_removed_workers(self) -> None:
         """A reload has removed a worker that jobs wait for: any other that serves their model will do."""
-        for key in [key for key in self._lanes if key[0] is not None and key[0].index < 0]:
+        for key in [key for key in self._lanes if key[0][0] is not None and key[0][0].index < 0]:
             for _, job in list(self._lanes[key]):
                 waiter = self.waiters[job]
                 self._step_out(job, waiter)
-                self._stand(job, msgspec.structs.replace(waiter, lane=_lane(None, job)))
+                self._stand(job, msgspec.structs.replace(waiter, lane=(_line(None, job), waiter.lane[1])))
 
 
-def _lane(worker: Worker | None, job: Job) -> _Lane:
+def _line(worker: Worker | None, job: Job) -> _Line:
     if worker is not None:
         return worker, "", "", None, _NONE
     decision, request = job.decision, job.request

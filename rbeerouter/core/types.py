@@ -23,6 +23,7 @@ from rbeerouter.core.memory import Memories
 
 if TYPE_CHECKING:
     from rbeerouter.core.dispatch import Job
+    from rbeerouter.core.queue import Shares
     from rbeerouter.core.seen import Seen
 
 READY = "ready"
@@ -101,7 +102,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     `asked_model` is the name in the body where `model` is what an alias stands for, else None. `timeout_s` is how long
     the client wants to wait from `Job.arrived` on, None when it does not say. `deployment` is LOCAL or REMOTE when only
     workers of that side may have it. `client` is the address that it came from, and `text` what it says to the model;
-    both are None unless a strategy may want them. `wishes` are None where the client has none.
+    both are None unless a strategy may want them, as is `caller`, the credential that it came with, which must never be
+    shown. `wishes` are None where the client has none.
     """
 
     id: str
@@ -124,6 +126,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     client: str | None = None
     wishes: Wishes | None = None
     text: Text | None = None
+    caller: bytes | None = None
 
 
 class WorkerSpec(msgspec.Struct, frozen=True):
@@ -448,8 +451,9 @@ class Decide(Protocol):
 
     seen: what the last decision saw; None before the first.
     memories: what strategies remember of traffic.
-    reads_prompt, reads_client: does a strategy that may be asked need `Request.text`, or `Request.client`?
+    reads_prompt, reads_client: does a strategy that may be asked need `Request.text`, or `client` and `caller`?
     reads_request: either of them.
+    shares: by whom those who wait are put in order; None: each caller in turn.
     """
 
     seen: Seen | None
@@ -457,6 +461,9 @@ class Decide(Protocol):
     reads_prompt: bool
     reads_client: bool
     reads_request: bool
+
+    @property
+    def shares(self) -> Shares | None: ...
 
     def decide(self, request: Request, wall: float | None = None) -> Decision:
         """wall: Unix seconds of its arrival; None: now."""

@@ -45,6 +45,7 @@ from rbeerouter.routing.strategies.combined import Combined
 
 if TYPE_CHECKING:
     from rbeerouter.core.dispatch import Job
+    from rbeerouter.core.queue import Shares
 
 _OUT = (OFFLINE, DRAINING)
 """Workers that get no request, whoever names them."""
@@ -325,6 +326,11 @@ class Decider:
         choice, _ = self._pick(self._selected(job.request), job.request, ready)
         self._context.arrived = None
         return choice if isinstance(choice, Worker) else None
+
+    @property
+    def shares(self) -> Shares | None:
+        """By whom those who wait are put in order: the strategy in force, where it keeps account."""
+        return self.strategy.shares
 
     def utc_offset_s(self) -> int:
         """What scripts add to the time for local time."""

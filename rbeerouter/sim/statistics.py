@@ -14,6 +14,7 @@ from typing import Any
 from rbeerouter.core.dispatch import CANCELLED, DONE, Job
 from rbeerouter.core.models import Models
 from rbeerouter.core.types import Worker
+from rbeerouter.sim.service import jain
 from rbeerouter.sim.sketch import BUCKETS_PER_E, FIRST, NONE, Sketch
 from rbeerouter.sim.timeline import Timeline
 from rbeerouter.sim.types import Group, Targets
@@ -233,10 +234,8 @@ class Statistics:
         return shown
 
     def fairness(self) -> float | None:
-        """Jain's index of the users' tokens: (sum x)^2 / (n * sum x^2) (Jain, Chiu and Hawe, DEC-TR-301, 1984)."""
-        tokens = list(self._tokens.values())
-        squares = sum(one * one for one in tokens)
-        return sum(tokens) ** 2 / (len(tokens) * squares) if len(tokens) > 1 and squares else None
+        """Jain's index of the users' tokens."""
+        return jain(self._tokens.values()) if len(self._tokens) > 1 else None
 
     def told_reasons(self) -> dict[str, int]:
         told: Counter[str] = Counter()

@@ -74,6 +74,7 @@ class InOrder:
         self.made, self.model, self.refusal = made, model, refusal
         self.seen = None
         self.memories = Memories()
+        self.shares = None
         self.asked: list[tuple[list[str], str]] = []
         self.told: list[tuple[str, int]] = []
 

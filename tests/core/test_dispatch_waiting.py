@@ -31,6 +31,7 @@ class Told:
         self.then: Decision | None = None
         self.seen = None
         self.memories = Memories()
+        self.shares = None
         self.refusal: RouterError | None = None
         self.ended: list[Job] = []
 

@@ -6,6 +6,7 @@ from rbeerouter.config.strategies import Names
 from rbeerouter.routing.strategies.affinity import ConsistentHash, IpHash, SessionAffinity
 from rbeerouter.routing.strategies.balance import LeastRequest, PowerOfTwo, Random, RoundRobin, Weighted
 from rbeerouter.routing.strategies.base import Scored, Strategy
+from rbeerouter.routing.strategies.fairness import VtcBasic
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
@@ -13,6 +14,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
         Random, RoundRobin, Weighted, IpHash, ConsistentHash, LeastRequest,
         PowerOfTwo,
         SessionAffinity,
+        VtcBasic,
     )
 }  # fmt: skip
 ALIASES: dict[str, str] = {"least-connections": "least-request"}

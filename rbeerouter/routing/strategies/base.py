@@ -17,6 +17,7 @@ from rbeerouter.config.sections import Strategies
 from rbeerouter.core.chance import Chance
 from rbeerouter.core.memory import M, Memories
 from rbeerouter.core.models import NO_MODELS, Models
+from rbeerouter.core.queue import Shares
 from rbeerouter.core.types import Request, Worker
 
 
@@ -68,9 +69,10 @@ class Strategy:
         by_load: it takes the idlest, so that a worker which comes back must be kept from it (`Decider._thinned`).
         by_weight: it gives each worker as much as its `WorkerSpec.weight` says.
         reads_prompt: it needs `Request.text`.
-        reads_client: it needs `Request.client`.
         remembers: it goes by what a `Memory` knows of traffic. `Decider` sees that as it makes it.
         figures: those of seen.FIGURES that it goes by: the log tells them with each decision.
+        reads_client: it needs `Request.client` or `Request.caller`.
+        shares: puts those who wait in order, in place of turns, while this strategy is in force.
     """
 
     name: ClassVar[str]
@@ -80,6 +82,7 @@ class Strategy:
     reads_client: ClassVar[bool] = False
     figures: ClassVar[tuple[str, ...]] = ()
     remembers: bool = False
+    shares: Shares | None = None
 
     def __init__(self, context: Context) -> None:
         self.context = context

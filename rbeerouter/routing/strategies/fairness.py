@@ -1,0 +1,316 @@
+"""Strategies that give each user a fair part, and the account of tokens that they keep.
+
+The rule is the virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024): each user
+has a counter of the tokens that it got, output dearer than input; the queue serves the user of those who wait whose
+counter is the least; and who begins to wait is lifted to the least of those who wait already, so that nobody saves up
+credit while it is idle. AIBrix calls `vtc-basic` a choice of workers by the tokens of the last minutes. Here it is both:
+`TokenLedger` is the account and puts the queue in order, `VtcBasic` chooses the worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+from math import ceil, exp
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from rbeerouter.config.sections import Fairness
+from rbeerouter.core.memory import Memory
+from rbeerouter.core.types import Request, Worker
+from rbeerouter.routing.strategies.base import Context, Hold, Scored
+
+if TYPE_CHECKING:
+    from rbeerouter.core.dispatch import Job
+    from rbeerouter.core.errors import Failure
+
+NOBODY = b""
+"""The account of all who do not say who they are."""
+_SPREAD = 0.1
+"""What chance adds to a score at most."""
+_LOOKED_AT = 8
+"""Accounts that were not used for the longest time, of which the one with the fewest tokens makes room for another."""
+_OUT_PER_IN = 1.5
+"""Tokens of an answer for each token of the prompt, while nobody knows better. AIBrix takes that for all."""
+_NEWER = 0.2
+"""How much the last answer's length counts in the expected one."""
+_NO_TOKENS = (1000.0, 8000.0)
+"""The least and the most tokens of a user in the window, while there is no user: AIBrix's."""
+_FULL_RUNNING = 100
+"""So many running requests are a full worker to AIBrix."""
+_BY_CLIENT = frozenset({"client_gone", "client_stalled"})
+
+
+class LedgerRules(msgspec.Struct, frozen=True):
+    """What a ledger goes by: `Fairness` of the configuration as far as it says how tokens are counted, hashable.
+
+    settles: is what was expected replaced by what was used?
+    """
+
+    by: str = "user"
+    window_s: float = 300.0
+    users: int = 10_000
+    input_weight: float = 1.0
+    output_weight: float = 2.0
+    tier: str = "tier"
+    tiers: tuple[tuple[str, float], ...] = ()
+    settles: bool = True
+
+
+def ledger_rules(options: Fairness, settles: bool = True) -> LedgerRules:
+    return LedgerRules(
+        options.by, options.window_s, options.users, options.input_weight, options.output_weight, options.tier,
+        tuple(sorted(options.tiers.items())), settles,
+    )  # fmt: skip
+
+
+class Account(msgspec.Struct):
+    """What one user got, in weighted tokens by the weight of its tier.
+
+    had: ever, and what it was lifted by. recent, at: of the window, as it was at that time; it fades from there.
+    out: how long its answers are, None until the first. busy: requests of it on workers.
+    """
+
+    had: float = 0.0
+    recent: float = 0.0
+    at: float = 0.0
+    out: float | None = None
+    busy: int = 0
+
+
+class Charge(msgspec.Struct, frozen=True, gc=False):
+    """What an attempt was charged. weight: of its tier."""
+
+    account: Account
+    cost: float
+    tokens_in: float
+    tokens_out: float
+    weight: float
+    at: float
+
+
+class TokenLedger(Memory):
+    """Who got how many tokens. It puts those who wait in order (`core.queue.Shares`).
+
+    An attempt is charged when it is sent: the prompt's tokens and as many as its user's answers have on average, at
+    most `max_tokens`. When it ends, what was used replaces that; of one that failed nothing stays. Where nobody says what
+    was used, or the client left, the estimate stays: leaving before the last token must not be free.
+
+    The window is exponential with a mean age of `window_s`, which holds as much of a steady stream as a sliding one, in
+    one number for each user. A user of whom nothing was sent for that long is forgotten, its counter too.
+
+    An account is a digest: no credential is kept, and its size does not depend on the client.
+    """
+
+    def __init__(self, options: msgspec.Struct | None = None) -> None:
+        super().__init__(options)
+        self.rules = rules = options if isinstance(options, LedgerRules) else LedgerRules()
+        self._weights = dict(rules.tiers)
+        self._accounts: dict[bytes, Account] = {}             # the one that was used last stands last
+        self._charges: dict[Job, Charge] = {}
+        self._waiting: dict[bytes, Account] = {}
+        self._last = Account()                                # of the one that was sent last
+        self._out: float | None = None                        # of all users
+        self._least, self._most, self._seen_at = *_NO_TOKENS, 0.0
+        self._now = 0.0
+
+    # Reading
+
+    def account_of(self, user: str | None, credential: bytes) -> bytes:
+        """The user's by its name, or by its key; what there is where the other is wanted and missing."""
+        if (user is None or self.rules.by == "key") and credential:
+            return blake2b(credential, digest_size=16, person=b"key").digest()
+        return NOBODY if user is None else blake2b(user.encode(), digest_size=16, person=b"user").digest()
+
+    def recent(self, account: bytes, now: float) -> float:
+        """Its weighted tokens in the window, those that are expected of attempts under way included."""
+        found = self._accounts.get(account)
+        return found.recent * self._faded(found.at, now) if found is not None else 0.0
+
+    def span(self, now: float) -> tuple[float, float]:
+        """(the least, the most) weighted tokens of a user in the window, as of the last tick; AIBrix's default while
+        there is no user."""
+        if not self._accounts:
+            return _NO_TOKENS
+        faded = self._faded(self._seen_at, now)
+        return self._least * faded, self._most * faded
+
+    # As `core.queue.Shares`
+
+    def account(self, job: Job) -> bytes:
+        return self.account_of(job.request.user_id, job.caller)
+
+    def begins(self, account: bytes) -> None:
+        found = self._open(account, self._now)
+        self._lift(found)
+        self._waiting[account] = found
+
+    def ends(self, account: bytes) -> None:
+        del self._waiting[account]
+
+    def had(self, account: bytes) -> float:
+        return self._waiting[account].had
+
+    # As `Memory`
+
+    def sent(self, job: Job, worker: Worker, now: float) -> None:
+        name, request = self.account(job), job.request
+        account = self._open(name, now)
+        if len(job.tried) == 1 and not job.queued and name not in self._waiting:
+            self._lift(account)                               # it has come and gone at once
+        tokens_in, tokens_out = float(request.prompt_tokens or 0), self._expected(request, account)
+        weight = self._weights.get(str(request.metadata.get(self.rules.tier)), 1.0) if self._weights else 1.0
+        cost = self._cost(tokens_in, tokens_out, weight)
+        account.recent = account.recent * self._faded(account.at, now) + cost
+        account.at = now
+        account.had += cost
+        account.busy += 1
+        self._last = account
+        self._most = max(self._most, account.recent)
+        self._charges[job] = Charge(account, cost, tokens_in, tokens_out, weight, now)
+
+    def released(self, job: Job, worker: Worker, failure: Failure | None, now: float) -> None:
+        charge = self._charges.pop(job, None)
+        if charge is None:                                    # it was sent before there was a ledger
+            return
+        account = charge.account
+        account.busy -= 1
+        if not self.rules.settles:
+            return
+        if failure is None and job.status < 400:
+            used = self._used(job, charge)
+        else:
+            used = charge.cost if failure is not None and failure.code in _BY_CLIENT else 0.0
+        account.had += used - charge.cost
+        faded = self._faded(charge.at, now)
+        account.recent = max(0.0, account.recent * self._faded(account.at, now) + (used - charge.cost) * faded)
+        account.at = now
+
+    def tick(self, now: float, workers: Iterable[Worker]) -> None:
+        self._now, until = now, now - self.rules.window_s
+        for name in [name for name, one in self._accounts.items() if one.at < until and self._idle(name, one)]:
+            del self._accounts[name]
+        recent = [one.recent * self._faded(one.at, now) for one in self._accounts.values()]
+        if recent:
+            self._least, self._most, self._seen_at = min(recent), max(recent), now
+
+    # Keeping account
+
+    def _open(self, name: bytes, now: float) -> Account:
+        """The account of this name, begun if there is none, which is now the one that was used last."""
+        accounts = self._accounts
+        account = accounts.pop(name, None)
+        if account is None:
+            account = Account(at=now)
+            if len(accounts) >= self.rules.users:
+                self._make_room(now)
+        accounts[name] = account
+        return account
+
+    def _make_room(self, now: float) -> None:
+        """Of those that were not used for the longest time the one with the fewest tokens goes: many new names do not
+        drive out who had much. Who waits or is being served stays, whatever the limit."""
+        oldest = []
+        for name, one in self._accounts.items():
+            if self._idle(name, one):
+                oldest.append((one.recent * self._faded(one.at, now), name))
+                if len(oldest) == _LOOKED_AT:
+                    break
+        if oldest:
+            del self._accounts[min(oldest)[1]]
+
+    def _idle(self, name: bytes, account: Account) -> bool:
+        return not account.busy and name not in self._waiting
+
+    def _lift(self, account: Account) -> None:
+        """Up to the least of those who wait; where nobody does, to the one that was served last."""
+        waiting = self._waiting.values()
+        least = min([one.had for one in waiting]) if waiting else self._last.had
+        account.had = max(account.had, least)
+
+    def _expected(self, request: Request, account: Account) -> float:
+        """How many tokens an answer will have."""
+        if not self.rules.settles:
+            return float(ceil(_OUT_PER_IN * (request.prompt_tokens or 0)))
+        expected = account.out if account.out is not None else self._out
+        if expected is None:
+            expected = _OUT_PER_IN * (request.prompt_tokens or 0)
+        return expected if request.max_tokens is None else min(expected, float(request.max_tokens))
+
+    def _used(self, job: Job, charge: Charge) -> float:
+        tokens_in, tokens_out = job.tokens_in, job.tokens_out
+        if tokens_in is None and tokens_out is None:
+            return charge.cost
+        if tokens_out is not None:
+            account = charge.account
+            account.out = _newer(account.out, tokens_out)
+            self._out = _newer(self._out, tokens_out)
+        read = charge.tokens_in if tokens_in is None else tokens_in
+        return self._cost(read, tokens_out or 0, charge.weight)
+
+    def _cost(self, tokens_in: float, tokens_out: float, weight: float) -> float:
+        return (self.rules.input_weight * tokens_in + self.rules.output_weight * tokens_out) / weight
+
+    def _faded(self, since: float, now: float) -> float:
+        return exp((since - now) / self.rules.window_s)
+
+
+def _newer(mean: float | None, value: float) -> float:
+    return value if mean is None else mean + _NEWER * (value - mean)
+
+
+class VtcBasic(Scored):
+    """Users who got much go to other workers than users who got little; and the queue serves who got least.
+
+    The i-th worker by id has the score Wf |i - min(T / bucket, n - 1)| + Wu min(load, 1) + U[0, 0.1), the least is the
+    best: T are the user's tokens in the window, bucket is the mean of the least and the most that a user has, at least
+    `bucket_tokens`. A request without a user has no account, so another strategy chooses.
+
+    strict: AIBrix's: the workers in random order, the running requests that the engine tells by 100 in place of the
+    load, estimates that are never settled, a random worker without a user, and the queue takes turns.
+    """
+
+    name = "vtc-basic"
+    by_load = reads_client = True
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._options, self._strict = context.options.fairness, context.options.strict
+        self.ledger = context.memory(TokenLedger, ledger_rules(self._options, settles=not self._strict))
+        self.shares = None if self._strict else self.ledger
+
+    def choose(self, request: Request, workers: list[Worker]) -> Worker | Hold | None:
+        choice = super().choose(request, workers)
+        return self.context.chance.choice(workers) if choice is None and self._strict else choice
+
+    def scores(self, request: Request, workers: list[Worker]) -> list[float] | None:
+        ledger, options, now = self.ledger, self._options, self.context.now()
+        account = ledger.account_of(request.user_id, request.caller or b"")
+        if account == NOBODY:
+            return None
+        least, most = ledger.span(now)
+        bucket = max(options.bucket_tokens, (least + most) / 2)
+        target = min(ledger.recent(account, now) / bucket, len(workers) - 1)
+        fairness, utilization, random = options.fairness_weight, options.utilization_weight, self.context.chance.random
+        scores = [0.0] * len(workers)
+        for place, index in enumerate(self._order(workers)):
+            far = abs(place - target)
+            scores[index] = fairness * far + utilization * self._load(workers[index]) + _SPREAD * random()
+        return scores
+
+    def _order(self, workers: list[Worker]) -> list[int]:
+        """The workers' indices in the order in which they are counted."""
+        if not self._strict:
+            return sorted(range(len(workers)), key=lambda index: workers[index].id)
+        order, bits = list(range(len(workers))), self.context.chance.bits
+        for last in range(len(order) - 1, 0, -1):
+            other = bits() * (last + 1) >> 64
+            order[last], order[other] = order[other], order[last]
+        return order
+
+    def _load(self, worker: Worker) -> float:
+        if not self._strict:
+            return min(worker.load, 1.0)
+        running = worker.in_flight if worker.running is None else worker.running
+        return min(running / _FULL_RUNNING, 1.0)
