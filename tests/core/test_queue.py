@@ -214,3 +214,123 @@ def test_nothing_is_remembered_of_callers_that_are_gone() -> None:
     for _ in made.admit(lambda job, worker: worker):
         pass
     assert (made._last_turns, made._waiting, made._lanes, made._deadlines) == ({}, {}, {}, [])
+
+
+# By what each has had, in place of turns
+
+
+class Had:
+    """What each user has had: 10 for each job that went, besides what it began with. It notes who waits."""
+
+    def __init__(self, **had: float) -> None:
+        self.counters = {user.encode(): value for user, value in had.items()}
+        self.told: list[str] = []
+
+    def account(self, job: Job) -> bytes:
+        return (job.request.user_id or "").encode()
+
+    def begins(self, account: bytes) -> None:
+        self.told.append(f"{account.decode()} begins")
+
+    def ends(self, account: bytes) -> None:
+        self.told.append(f"{account.decode()} ends")
+
+    def had(self, account: bytes) -> float:
+        return self.counters[account]
+
+    def admit(self, made: Queue, find: Callable[[Job, Worker | None], Worker | None]) -> list[str]:
+        gone = []
+        for one, _ in made.admit(find):
+            self.counters[self.account(one)] += 10.0
+            gone.append(one.request.id)
+        return gone
+
+
+def of(*names: str, **changes: object) -> list[Job]:
+    """Jobs whose users are their first letters."""
+    return [named(name, user_id=name[0], **changes) for name in names]
+
+
+def sharing(shares: Had, *waiting: tuple[Job, Worker | None, int, float]) -> Queue:
+    made = Queue()
+    made.share_by(shares)
+    for waiter, one, priority, until in waiting:
+        made.add(waiter, one, Patience(None, priority), until)
+    return made
+
+
+def test_who_has_had_least_goes_first_and_each_job_that_goes_counts_at_once() -> None:
+    one, shares = fleet("w1").ordered[0], Had(a=25.0, b=0.0, c=7.0)
+    made = sharing(shares, *((job, one, 0, 9.0) for job in of("a1", "a2", "b1", "b2", "b3", "c1", "c2")))
+    assert shares.admit(made, lambda job, worker: worker) == ["b1", "c1", "b2", "c2", "b3", "a1", "a2"]
+    assert (len(made.waiters), made._accounts, made._lanes) == (0, {}, {})
+
+
+def test_priorities_come_before_what_somebody_has_had() -> None:
+    one, shares = fleet("w1").ordered[0], Had(a=1000.0, b=0.0)
+    a1, a2, b1 = of("a1", "a2", "b1")
+    made = sharing(shares, (a1, one, 0, 9.0), (a2, one, 5, 9.0), (b1, one, 0, 9.0))
+    assert shares.admit(made, lambda job, worker: worker) == ["a2", "b1", "a1"]
+
+
+def test_what_goes_from_one_lane_counts_in_the_others() -> None:
+    (w1, w2), shares = fleet("w1", "w2").ordered, Had(a=0.0, b=5.0)
+    a1, a2, b1, b2 = of("a1", "a2", "b1", "b2")
+    made = sharing(shares, (a1, w1, 0, 9.0), (a2, w2, 0, 9.0), (b1, w2, 0, 9.0), (b2, w1, 0, 9.0))
+    assert shares.admit(made, lambda job, worker: worker) == ["a1", "b1", "a2", "b2"]
+
+
+def test_behind_a_head_that_cannot_go_nobody_of_the_same_line_is_asked_whoever_it_is_of() -> None:
+    (w1, w2), shares = fleet("w1", "w2").ordered, Had(a=0.0, b=5.0, c=9.0)
+    a1, b1, c1 = of("a1", "b1", "c1")
+    made = sharing(shares, (a1, w1, 0, 9.0), (b1, w1, 0, 9.0), (c1, w2, 0, 9.0))
+    asked: list[str] = []
+
+    def find(job: Job, worker: Worker | None) -> Worker | None:
+        asked.append(job.request.id)
+        return worker if worker is w2 else None
+
+    assert (shares.admit(made, find), asked) == (["c1"], ["a1", "c1"])
+
+
+def test_shares_are_told_when_the_first_of_an_account_comes_and_the_last_one_goes() -> None:
+    one, shares = fleet("w1").ordered[0], Had(a=0.0, b=50.0)
+    a1, a2, b1 = of("a1", "a2", "b1")
+    made = sharing(shares, *((job, one, 0, 9.0) for job in (a1, a2, b1)))
+    made.remove(a1)
+    made.remove(b1)
+    assert shares.admit(made, lambda job, worker: worker) == ["a2"]
+    assert shares.told == ["a begins", "b begins", "b ends", "a ends"]
+
+
+def test_those_who_wait_are_put_in_another_order_when_another_strategy_comes_into_force() -> None:
+    one, first, second = fleet("w1").ordered[0], Had(a=0.0, b=50.0), Had(a=50.0, b=0.0)
+    made = sharing(first, *((job, one, 0, 9.0) for job in of("a1", "a2", "b1")))
+    made.share_by(second)
+    assert (first.told[-2:], second.told) == (["a ends", "b ends"], ["a begins", "b begins"])
+    left = 1
+
+    def find(job: Job, worker: Worker | None) -> Worker | None:
+        nonlocal left
+        left -= 1
+        return worker if left >= 0 else None
+
+    assert second.admit(made, find) == ["b1"]
+    made.share_by(None)
+    assert (admitted(made, lambda job, worker: worker), second.told[-1]) == (["a1", "a2"], "a ends")
+
+
+def test_a_place_is_told_as_if_all_jobs_cost_the_same() -> None:
+    one = fleet("w1").ordered[0]
+    jobs = of("a1", "a2", "b1")
+    made = sharing(Had(a=0.0, b=50.0), *((job, one, 0, 9.0) for job in jobs))
+    assert [made.position(job) for job in jobs] == [0, 2, 1]
+
+
+def test_with_shares_a_job_whose_worker_was_removed_keeps_its_account_and_its_place() -> None:
+    made_fleet, shares = fleet("w1", "w2"), Had(a=0.0, b=5.0)
+    gone, left = made_fleet.ordered
+    made = sharing(shares, *((job, gone, 0, 9.0) for job in of("a1", "b1", "a2")))
+    made_fleet.configure([worker("w2", models=("m",))])
+    assert shares.admit(made, lambda job, worker: left) == ["a1", "b1", "a2"]
+    assert shares.told == ["a begins", "b begins", "b ends", "a ends"]

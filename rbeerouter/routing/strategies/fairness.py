@@ -1,10 +1,10 @@
 """Strategies that give each user a fair part, and the account of tokens that they keep.
 
-The rule is the virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024): each user
-has a counter of the tokens that it got, output dearer than input; the queue serves the user of those who wait whose
-counter is the least; and who begins to wait is lifted to the least of those who wait already, so that nobody saves up
-credit while it is idle. AIBrix calls `vtc-basic` a choice of workers by the tokens of the last minutes. Here it is both:
-`TokenLedger` is the account and puts the queue in order, `VtcBasic` chooses the worker.
+The rule is the virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024): each
+user has a counter of the tokens that it got, output dearer than input; the queue serves the user of those who wait
+whose counter is the least; and who begins to wait is lifted to the least of those who wait already, so that nobody
+saves up credit while it is idle. What AIBrix calls `vtc-basic` is a choice of workers by the tokens of the last
+minutes. Here it is both: `TokenLedger` is the account and puts the queue in order, `VtcBasic` chooses the worker.
 """
 
 from __future__ import annotations
@@ -79,23 +79,24 @@ class Account(msgspec.Struct):
     busy: int = 0
 
 
-class Charge(msgspec.Struct, frozen=True, gc=False):
-    """What an attempt was charged. weight: of its tier."""
+class Charge(msgspec.Struct):
+    """What an attempt was charged, and for how many tokens. weight: of its tier."""
 
     account: Account
-    cost: float
     tokens_in: float
     tokens_out: float
     weight: float
     at: float
+    cost: float = 0.0
 
 
 class TokenLedger(Memory):
     """Who got how many tokens. It puts those who wait in order (`core.queue.Shares`).
 
     An attempt is charged when it is sent: the prompt's tokens and as many as its user's answers have on average, at
-    most `max_tokens`. When it ends, what was used replaces that; of one that failed nothing stays. Where nobody says what
-    was used, or the client left, the estimate stays: leaving before the last token must not be free.
+    most `max_tokens`. A stream that goes on for longer is charged more, by the time that a token takes on its worker.
+    When an attempt ends, what was used replaces that; of one that failed nothing stays. Where nobody says what was
+    used, or the client left, the estimate stays: leaving before the last token must not be free.
 
     The window is exponential with a mean age of `window_s`, which holds as much of a steady stream as a sliding one, in
     one number for each user. A user of whom nothing was sent for that long is forgotten, its counter too.
@@ -161,14 +162,11 @@ class TokenLedger(Memory):
             self._lift(account)                               # it has come and gone at once
         tokens_in, tokens_out = float(request.prompt_tokens or 0), self._expected(request, account)
         weight = self._weights.get(str(request.metadata.get(self.rules.tier)), 1.0) if self._weights else 1.0
-        cost = self._cost(tokens_in, tokens_out, weight)
-        account.recent = account.recent * self._faded(account.at, now) + cost
-        account.at = now
-        account.had += cost
+        self._charges[job] = charge = Charge(account, tokens_in, tokens_out, weight, now)
+        self._set(charge, self._cost(tokens_in, tokens_out, weight), now)
         account.busy += 1
         self._last = account
         self._most = max(self._most, account.recent)
-        self._charges[job] = Charge(account, cost, tokens_in, tokens_out, weight, now)
 
     def released(self, job: Job, worker: Worker, failure: Failure | None, now: float) -> None:
         charge = self._charges.pop(job, None)
@@ -179,16 +177,15 @@ class TokenLedger(Memory):
         if not self.rules.settles:
             return
         if failure is None and job.status < 400:
-            used = self._used(job, charge)
-        else:
-            used = charge.cost if failure is not None and failure.code in _BY_CLIENT else 0.0
-        account.had += used - charge.cost
-        faded = self._faded(charge.at, now)
-        account.recent = max(0.0, account.recent * self._faded(account.at, now) + (used - charge.cost) * faded)
-        account.at = now
+            self._set(charge, self._used(job, charge), now)
+        elif failure is None or failure.code not in _BY_CLIENT:
+            self._set(charge, 0.0, now)
 
     def tick(self, now: float, workers: Iterable[Worker]) -> None:
         self._now, until = now, now - self.rules.window_s
+        if self.rules.settles:
+            for job, charge in self._charges.items():
+                self._go_on(job, charge, now)
         for name in [name for name, one in self._accounts.items() if one.at < until and self._idle(name, one)]:
             del self._accounts[name]
         recent = [one.recent * self._faded(one.at, now) for one in self._accounts.values()]
@@ -196,6 +193,26 @@ class TokenLedger(Memory):
             self._least, self._most, self._seen_at = min(recent), max(recent), now
 
     # Keeping account
+
+    def _set(self, charge: Charge, cost: float, now: float) -> None:
+        """The attempt has cost so much in all. In the window it counts as if that had been known when it was sent."""
+        account, more = charge.account, cost - charge.cost
+        recent = account.recent * self._faded(account.at, now) + more * self._faded(charge.at, now)
+        account.recent, account.at = max(0.0, recent), now
+        account.had += more
+        charge.cost = cost
+
+    def _go_on(self, job: Job, charge: Charge, now: float) -> None:
+        """Charges for a stream that has become longer than expected."""
+        token_ms = job.worker.inter_token_ms if job.worker is not None else None
+        if job.first_content is None or not token_ms:
+            return
+        written = (now - job.first_content) * 1000 / token_ms
+        if job.request.max_tokens is not None:
+            written = min(written, float(job.request.max_tokens))
+        if written > charge.tokens_out:
+            charge.tokens_out = written
+            self._set(charge, self._cost(charge.tokens_in, written, charge.weight), now)
 
     def _open(self, name: bytes, now: float) -> Account:
         """The account of this name, begun if there is none, which is now the one that was used last."""
