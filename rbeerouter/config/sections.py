@@ -105,6 +105,17 @@ class ConsistentHash(Section):
     """The strategy consistent-hash."""
 
     load_factor: Annotated[float, Meta(ge=1, le=1000)] = 1.25
+class KvEventOptions(Section):
+    """How engines are listened to that tell what is in their KV caches, and who reads prompts as they do."""
+
+    endpoint: str | None = None
+    replay: str | None = None
+    blocks: Annotated[int, Meta(ge=16, le=1 << 24)] = 131_072
+    optimistic_s: Annotated[float, Meta(ge=0, le=600)] = 2.0
+    replay_s: Annotated[float, Meta(ge=0.1, le=60)] = 2.0
+    tokenizer_s: Annotated[float, Meta(gt=0, le=10)] = 0.1
+    tokenizer_prompts: Annotated[int, Meta(ge=0, le=1 << 20)] = 1000
+    tokenizer_tokens: Count = 4_000_000
 
 
 class Fairness(Section):
@@ -263,6 +274,9 @@ class WorkerEntry(Section):
     model_names: dict[str, str] = {}
     price_in: Price | None = None
     price_out: Price | None = None
+    kv_events: str | None = None
+    kv_replay: str | None = None
+    kv_ranks: Annotated[int, Meta(ge=1, le=64)] = 1
 
 
 class ModelEntry(Section):
