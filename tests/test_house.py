@@ -56,6 +56,8 @@ HOMES = {
     "msgspec": ["rbeerouter"],
     "dns": ["rbeerouter.control.dns_source"],
     "xxhash": ["rbeerouter.dialects.prompts", "rbeerouter.routing.strategies.affinity"],
+    "xxhash": ["rbeerouter.dialects.prompts"],
+    "zmq": ["rbeerouter.control.kv_events"],
 }
 TESTED_ELSEWHERE = {
     "rbeerouter.__main__": "tests/cli/test_arguments.py",

@@ -22,6 +22,7 @@ from rbeerouter.config.values import (
 )
 from rbeerouter.core.types import LOCAL, REMOTE
 
+_ZMQ_ENDPOINT = re.compile(r"tcp://(?:[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})")
 _NAME = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]+")
 _NAME_OR_PREFIX = re.compile(rf"{_NAME.pattern}\*?")
 _CHOICES = {"isolation": ("none", "process"), "reload_gate": ("off", "check", "test"), "log_users": ("hashed", "plain"),
@@ -42,6 +43,8 @@ def check_file(file: File, where: str, strategies: tuple[str, ...]) -> None:
     _check_timezone(file.routing.timezone, where)
     _check_time_of_day(file.routing.ledger_at, f"{where}: routing.ledger_at")
     _check_sides(file, where)
+    kv_events, table = file.routing.strategies.kv_events, f"{where}: routing.strategies.kv_events"
+    _check_kv_events(kv_events.endpoint, kv_events.replay, f"{table}.endpoint", f"{table}.replay", "{host}")
     _check_room_for_requests(file.routing, file.limits, where)
     for section, key, form in (
         ("server", "request_headers", _NAME_OR_PREFIX), ("server", "response_headers", _NAME_OR_PREFIX),
@@ -68,6 +71,17 @@ def check_worker(entry: WorkerEntry, key: str, engines: tuple[str, ...]) -> None
         )
     if entry.deployment is not None:
         _check_choice(entry.deployment, (LOCAL, REMOTE), f"{key}deployment")
+    _check_kv_events(entry.kv_events, entry.kv_replay, f"{key}kv_events", f"{key}kv_replay", "")
+
+
+def _check_kv_events(endpoint: str | None, replay: str | None, key: str, replay_key: str, host: str) -> None:
+    """host: what may stand in the place of a host."""
+    for name, text in ((key, endpoint), (replay_key, replay)):
+        match = _ZMQ_ENDPOINT.fullmatch(text.replace(host, "host") if host else text) if text is not None else None
+        if text is not None and (match is None or not 0 < int(match[1]) < 65_536 - 64):
+            raise ConfigError(f"{name} = {text!r}: expected tcp://{host or 'HOST'}:PORT, such as tcp://10.0.0.7:5557")
+    if replay is not None and endpoint is None:
+        raise ConfigError(f"{replay_key} = {replay!r}: is of no use without {key.rpartition('.')[2]}")
 
 
 def _check_sides(file: File, where: str) -> None:

@@ -141,6 +141,7 @@ class Strategies(Section):
     preble: Preble = Preble()
     consistent_hash: ConsistentHash = ConsistentHash()
     fairness: Fairness = Fairness()
+    kv_events: KvEventOptions = KvEventOptions()
 
 
 class Routing(Section):

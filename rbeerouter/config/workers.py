@@ -47,6 +47,10 @@ def read_worker(raw: Any, where: str, source: str, engines: tuple[str, ...] = ()
         raise ConfigError(f"{where}: expected an object with at least url, got {raw!r:.40}")
     if "ca_file" in raw:
         raise ConfigError(f"{where}: ca_file: is a path on this machine and can be set in its own files only")
+    for key in ("kv_events", "kv_replay"):
+        if key in raw:
+            raise ConfigError(f"{where}: {key}: can be set in this machine's own files only; see "
+                              "[routing.strategies.kv_events] endpoint for workers from elsewhere")
     entry = convert(raw, where, WorkerEntry)
     check_worker(entry, f"{where}: ", engines)
     return _name_worker(entry, where, "", Path(), source)

@@ -139,6 +139,8 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     speaks: the protocols that can be sent to it as they are.
     source: who told of it: "config", "file", "dns", "controller" or "registered".
     weight: its share of what strategies give by weight, against 1 of others. `Worker.weight` is another one.
+    kv_events, kv_replay: where its first engine tells of its KV cache, and again what was missed: tcp://HOST:PORT.
+    kv_ranks: how many engines it has, whose ports follow those of the first.
     """
 
     id: str
@@ -163,6 +165,9 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     measure_performance: bool = False
     source: str = "config"
     weight: float = 1.0
+    kv_events: str | None = None
+    kv_replay: str | None = None
+    kv_ranks: int = 1
 
 
 class Learned(msgspec.Struct, frozen=True):
