@@ -348,6 +348,15 @@ def test_the_patience_after_a_second_signal_is_the_true_one() -> None:
 # The examples beside the documentation.
 
 
+def said(table: dict[str, Any]) -> dict[str, Any]:
+    """The table and those in it, without what has no default."""
+    return {
+        key: said(value) if isinstance(value, dict) else value
+        for key, value in table.items()
+        if value not in (None, [])
+    }
+
+
 def test_the_example_configuration_shows_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = (REPOSITORY / "config.example.toml").read_text()
     text = example[example.index("\n[server]") : example.index("# One block for each worker")]
@@ -357,10 +366,7 @@ def test_the_example_configuration_shows_the_defaults(tmp_path: Path, monkeypatc
         assert given["routing"].pop(name), "these have no default of their own"
     defaults = msgspec.json.decode(msgspec.json.encode(File()))
     defaults = {name: section for name, section in defaults.items() if isinstance(section, dict)}
-    assert given == {
-        name: {key: value for key, value in section.items() if value not in (None, [])}
-        for name, section in defaults.items()
-    }
+    assert given == said(defaults)
     whole = read_config(example, tmp_path, monkeypatch)
     assert [worker.id for worker in whole.workers] == ["gpu1"]
 
