@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,7 +16,7 @@ import aiohttp
 
 from rbeerouter import tasks
 from rbeerouter.config.sections import Probes
-from rbeerouter.control.addresses import GuardedResolver, guard_for, misplaced
+from rbeerouter.control.sessions import Sessions, read_up_to
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import BUSY, READY, Env, Report, WorkerSpec
 from rbeerouter.dialects.engines import ENGINES
@@ -83,7 +82,7 @@ class Prober:
 
     Attributes:
         problems: {worker id: what the last look at it found wrong}.
-        allow: networks where workers may be that registered themselves.
+        sessions: by which workers are asked.
     """
 
     def __init__(self, fleet: Fleet, probes: Probes, env: Env) -> None:
@@ -91,14 +90,13 @@ class Prober:
         self._fleet = fleet
         self._env = env
         self._watches: dict[str, _Watch] = {}
-        self.allow: tuple[str, ...] = ()
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self.sessions = Sessions()
         self.apply(probes)
 
     def apply(self, probes: Probes) -> None:
         """Takes new settings, and reads CA files again."""
         self._probes = probes
-        self._tls: dict[str | None, ssl.SSLContext] = {}
+        self.sessions.forget_certificates()
         self._room = asyncio.Semaphore(probes.at_once)
         now = self._env.now()
         for watch in self._watches.values():
@@ -137,8 +135,7 @@ class Prober:
         return reports
 
     async def close(self) -> None:
-        for session in self._sessions.values():
-            await session.close()
+        await self.sessions.close()
 
     # When to look.
 
@@ -378,50 +375,13 @@ class Prober:
 
     async def _get(self, watch: _Watch, path: str, most_bytes: int) -> Answer:
         spec = watch.spec
-        problem = misplaced(spec, self.allow)
-        if problem is not None:
-            raise OSError(problem)
-        session = self._sessions.get(spec.source) or self._new_session(spec)
         headers = ENGINES[watch.engine or UNRECOGNISED].key_headers(spec.api_key) if spec.api_key else {}
-        async with session.get(
+        async with self.sessions.of(spec).get(
             spec.url + path, headers=headers, timeout=aiohttp.ClientTimeout(total=self._probes.timeout_s),
-            allow_redirects=False, ssl=self._context(spec.ca_file),
+            allow_redirects=False, ssl=self.sessions.tls(spec),
         ) as answer:  # fmt: skip
-            body = await _read(answer.content, most_bytes)
+            body = await read_up_to(answer.content, most_bytes)
             return Answer(path, answer.status, answer.headers, body)
-
-    def _new_session(self, spec: WorkerSpec) -> aiohttp.ClientSession:
-        """For workers of one source, which decides where they may be."""
-        def guard(host: str, address: str) -> str | None:
-            check = guard_for(spec, self.allow)                # which a reload may have changed
-            return None if check is None else check(host, address)
-
-        resolver = None if guard_for(spec, ()) is None else GuardedResolver(guard)
-        session = self._sessions[spec.source] = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=75, resolver=resolver),  # longer than two looks
-            cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False,
-            headers={"accept-encoding": "identity"},
-        )  # fmt: skip
-        return session
-
-    def _context(self, ca_file: str | None) -> ssl.SSLContext | bool:
-        if ca_file is None:
-            return True
-        if ca_file not in self._tls:
-            self._tls[ca_file] = ssl.create_default_context(cafile=ca_file)
-        return self._tls[ca_file]
-
-
-async def _read(content: aiohttp.StreamReader, most_bytes: int) -> bytes:
-    """The body, or its beginning."""
-    parts, size = [], 0
-    while size < most_bytes:
-        part = await content.readany()
-        if not part:
-            break
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)[:most_bytes]
 
 
 def _joined(one: Facts, other: dict[str, Any]) -> Facts:

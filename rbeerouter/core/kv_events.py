@@ -88,18 +88,18 @@ class PromptTokens(Sequence[int]):
         salt: separates caches of prompts that are alike, in the body of some requests.
     """
 
-    __slots__ = ("_ids", "_names", "_salt")
+    __slots__ = ("_names", "_salt", "ids")
 
     def __init__(self, ids: Iterable[int], salt: str | None = None) -> None:
-        self._ids = ids if isinstance(ids, array) else array("I", ids)
+        self.ids = ids if isinstance(ids, array) else array("I", ids)
         self._salt = salt
         self._names: dict[tuple[str, int], list[int]] = {}
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.ids)
 
     def __getitem__(self, at):  # type: ignore[no-untyped-def]
-        return self._ids[at]
+        return self.ids[at]
 
     def blocks(self, adapter: str, block_size: int) -> list[int]:
         """The names of its whole blocks, for workers with blocks of this many tokens."""
@@ -109,7 +109,7 @@ class PromptTokens(Sequence[int]):
         return names
 
     def _named(self, adapter: str, block_size: int) -> list[int]:
-        tokens, width = self._ids.tobytes(), TOKEN_BYTES * block_size
+        tokens, width = self.ids.tobytes(), TOKEN_BYTES * block_size
         name, extra = root(adapter), salted(self._salt)
         names = []
         for end in range(width, len(tokens) + 1, width):

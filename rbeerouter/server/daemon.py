@@ -85,7 +85,7 @@ class Daemon:
         self.recorder.models, self.recorder.inputs = config.models, told_inputs(config.routing)
         self.prober = Prober(self.fleet, config.probes, self.env)
         self.ollama_cards = OllamaCards(self.fleet, config.probes, self.env, config.models)
-        self.prober.allow = config.registration.allow
+        self.prober.sessions.allow = config.registration.allow
         self.staff = Staff(self.fleet, pools, self.prober, self.discovery.drains)
         self.staff.apply_drains()
         self.shadowing = Shadowing(self)
@@ -270,7 +270,7 @@ class Daemon:
         self._watch_for_poison(config)
         self.listener.apply(config.server, config.limits, config.models)
         self.prober.apply(config.probes)
-        self.prober.allow = config.registration.allow
+        self.prober.sessions.allow = config.registration.allow
         self.ollama_cards.apply(config.probes, config.models)
         self.recorder.keep(config.routing.decisions_kept)
         self.versions.keep(config.routing.versions_kept)

@@ -421,11 +421,11 @@ async def test_an_engine_that_was_started_in_the_place_of_another_is_found_out(
 @story
 async def test_a_registered_worker_is_not_asked_at_an_address_where_it_may_not_be() -> None:
     async with Engine(VLLM) as worker, prober(spec(worker, source="registered")) as (made, fleet):
-        made.allow = ("10.0.0.0/8",)
+        made.sessions.allow = ("10.0.0.0/8",)
         await made.probe_all()
         assert (worker.asked(), fleet.workers["w"].status) == ([], "offline")
         assert "in no network of [registration] allow" in made.problems["w"]
-        made.allow = ("127.0.0.0/8",)
+        made.sessions.allow = ("127.0.0.0/8",)
         await made.probe_all()
         assert fleet.workers["w"].status == "ready"
 
