@@ -56,7 +56,6 @@ HOMES = {
     "msgspec": ["rbeerouter"],
     "dns": ["rbeerouter.control.dns_source"],
     "xxhash": ["rbeerouter.dialects.prompts", "rbeerouter.routing.strategies.affinity"],
-    "xxhash": ["rbeerouter.dialects.prompts"],
     "zmq": ["rbeerouter.control.kv_events"],
 }
 TESTED_ELSEWHERE = {
@@ -79,6 +78,7 @@ TESTED_ELSEWHERE = {
     "rbeerouter.server.control_plane": "tests/server/test_app.py",
     "rbeerouter.server.metrics": "tests/server/test_app.py",
     "rbeerouter.workbench.finding": "tests/workbench/test_check.py",
+    "rbeerouter.control.sessions": "tests/control/test_probe.py",
     "rbeerouter.demo.fake_worker": "tests/support/test_fake_worker.py",
     "rbeerouter.demo.tour": "tests/demo",
     "rbeerouter.sim.presets": "tests/sim/test_hardware.py",

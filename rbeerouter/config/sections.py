@@ -105,6 +105,8 @@ class ConsistentHash(Section):
     """The strategy consistent-hash."""
 
     load_factor: Annotated[float, Meta(ge=1, le=1000)] = 1.25
+
+
 class KvEventOptions(Section):
     """How engines are listened to that tell what is in their KV caches, and who reads prompts as they do."""
 

@@ -27,7 +27,7 @@ _PATH = "/api/v1/workers"
 _TIMEOUT_S = 10.0
 _MOST_BYTES = 8 << 20
 _MOST_WORKERS = 4096
-_FIELDS = frozenset(WorkerEntry.__struct_fields__) - {"api_key", "ca_file"}
+_FIELDS = frozenset(WorkerEntry.__struct_fields__) - {"api_key", "ca_file", "kv_events", "kv_replay", "kv_ranks"}
 """What may come from a controller. Its keys and files stay with it."""
 
 

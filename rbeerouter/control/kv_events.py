@@ -144,11 +144,10 @@ class KvEvents:
             self._start(self._fleet.workers[worker_id], *wanted[worker_id])
 
     def close(self) -> None:
+        """Listens to nobody. Each feed closes its own sockets, as soon as the loop gets to it; ZeroMQ ends after the last
+        one."""
         for worker_id in list(self._listened):
             self._stop(worker_id, keep_counts=False)
-        if self._context is not None:
-            self._context.destroy(linger=0)
-            self._context = None
 
     def describe(self, worker_id: str) -> dict[str, Any] | None:
         """How it goes with a worker's events; None for one that is not listened to."""

@@ -21,6 +21,7 @@ from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.kv_events import PromptTokens
 from rbeerouter.core.types import BUSY, READY, Request, Worker
 from rbeerouter.dialects.engines import ENGINES
+from rbeerouter.dialects.prompts import Prompt
 from rbeerouter.dialects.tokenizing import TOKENIZERS, Said, prompt_tokens, said_in
 from rbeerouter.routing.strategies.exact import Exact
 
@@ -68,13 +69,17 @@ class Tokenizers:
         exact, model = self._exact, request.model
         if request.text is None or not exact.holdings:
             return False
-        return any(exact.tells(worker) and worker.serves(model) for worker in self._fleet.ordered) and (
-            self._reads(request)
-        )
+        told_of = any(exact.tells(worker) and worker.serves(model) for worker in self._fleet.ordered)
+        return told_of and self._reads(request)
 
-    async def read(self, request: Request, body: bytes) -> PromptTokens | None:
-        """The tokens of a request's prompt; None where they could not be had in time. It raises nothing but what ends
-        its task."""
+    async def read(self, request: Request, body: bytes) -> None:
+        """Finds out the tokens of a request's prompt, where they can be had in time, and hangs them on its text. It
+        raises nothing but what ends its task."""
+        if isinstance(request.text, Prompt):
+            request.text.ids = await self.tokens_of(request, body)
+
+    async def tokens_of(self, request: Request, body: bytes) -> PromptTokens | None:
+        """None: they could not be had in time."""
         said = said_in(request.path, body)
         if said is None:
             return None

@@ -154,6 +154,15 @@ class Decider:
                 self._strategy(name)
         self.watch.tell_all()
 
+    def goes_by_prompt(self, request: Request) -> bool:
+        """May `Request.text` decide who gets this request?"""
+        if self._script is not None and any(self._strategy(name).reads_prompt for name in self._script.asks):
+            return True
+        try:
+            return self._selected(request).reads_prompt
+        except RouterError:
+            return False
+
     def listen(self, listener: Listener | None) -> None:
         """From now on somebody hears of each decision, and with the next one of all workers; None: nobody."""
         self.listener = listener
@@ -644,6 +653,8 @@ class Decider:
         if reason is None:
             reason = asked.name if asked is strategy else f"{asked.name}, as {strategy.name} knows too little"
             reason += addition
+            if asked.reads_prompt:
+                reason += asked.note(request)
         if isinstance(choice, Hold):
             explanation = self.explain(self.script, None) if self.debug else None
             return Decision(

@@ -39,6 +39,7 @@ from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.script import ScriptError
 from rbeerouter.routing.strategies import STRATEGIES
 from rbeerouter.server import app
+from rbeerouter.server.caches import Caches
 from rbeerouter.server.control_plane import ControlPlane
 from rbeerouter.server.discovery import Discovery
 from rbeerouter.server.nightly import Ledgers
@@ -89,6 +90,8 @@ class Daemon:
         self.staff = Staff(self.fleet, pools, self.prober, self.discovery.drains)
         self.staff.apply_drains()
         self.shadowing = Shadowing(self)
+        self.caches = Caches(self)
+        self.caches.check(config)
         self.ledgers = Ledgers(self)
         self.app = app.build(self)
         self.listener = Listener(
@@ -138,6 +141,7 @@ class Daemon:
         self.discovery.start()
         self._note_version("start", "start")
         self.shadowing.apply()
+        self.caches.apply()
         self._announce(host, port)
         _quiet_collector()
         await self._stop.wait()
@@ -148,6 +152,7 @@ class Daemon:
         await self.prober.close()
         self.listener.close()
         self.shadowing.close()
+        self.caches.close()
         self.scripts.close()
         self.discovery.close()
         self.recorder.catch_up()
@@ -195,6 +200,7 @@ class Daemon:
         decider = None
         try:
             config, proposal = self._read_config(), propose() if propose is not None else None
+            self.caches.check(config)
             if proposal is None:
                 source, examined = await self.scripts.examined(config, self.decider)
             else:
@@ -246,6 +252,7 @@ class Daemon:
                 self.log.error("workers_refused", error=str(error))
                 return
             added, removed = self.staff.take(await self.staff.look(specs, pools))
+            self.caches.apply()
             self.log.info("workers_changed", workers=len(specs), added=added, removed=removed)
 
     async def _follow_roster(self) -> None:
@@ -280,6 +287,7 @@ class Daemon:
         self.tape.look_at_clock()
         self.discovery.apply(config)
         self.shadowing.apply()
+        self.caches.apply()
         self._begin_with_script()
 
     def _watch_for_poison(self, config: Config) -> None:

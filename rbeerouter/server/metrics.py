@@ -50,6 +50,19 @@ _OF_WORKERS: tuple[tuple[str, str, Callable[[Worker, float], float | None]], ...
 """What is shown of each worker; no sample where it is None."""
 
 
+_OF_KV_EVENTS = (
+    ("events", "Events of the engine's KV cache that were taken"),
+    ("gaps", "Times that messages were missing"),
+    ("replayed", "Messages that were had again"),
+    ("garbage", "Messages and events that made no sense"),
+)
+_KV_GAUGES = (
+    ("live", "live", "1 while all that a worker tells of its KV cache is heard"),
+    ("blocks", "blocks", "Blocks that it is known to have"),
+    ("lag_seconds", "lag_s", "How old its last message was when it came, by both clocks"),
+)
+
+
 class DaemonCollector(Collector):
     """Reads the daemon's counters at the time of a scrape."""
 
@@ -62,6 +75,7 @@ class DaemonCollector(Collector):
         yield from self._split()
         yield from self._shadow()
         yield from self._workers()
+        yield from self._caches()
         yield from self._process()
 
     def _requests(self) -> _Families:
@@ -146,6 +160,27 @@ class DaemonCollector(Collector):
         for worker in workers:
             restarts.add_metric([worker.id], worker.restarts)
         yield restarts
+
+    def _caches(self) -> _Families:
+        caches = self._daemon.caches
+        told = {one.id: found for one in self._daemon.fleet.ordered if (found := caches.describe(one.id)) is not None}
+        for name, help_text in _OF_KV_EVENTS:
+            counter = CounterMetricFamily(f"rbeerouter_kv_{name}", help_text, labels=["worker"])
+            for worker_id, found in told.items():
+                counter.add_metric([worker_id], found[name])
+            yield counter
+        for name, key, help_text in _KV_GAUGES:
+            gauge = GaugeMetricFamily(f"rbeerouter_kv_{name}", help_text, labels=["worker"])
+            for worker_id, found in told.items():
+                if found[key] is not None:
+                    gauge.add_metric([worker_id], found[key])
+            yield gauge
+        read = CounterMetricFamily(
+            "rbeerouter_prompts_read", "Prompts whose tokens were wanted, by what came of it", labels=["result"]
+        )
+        for result, count in caches.tokenizers.results.items() if caches.tokenizers is not None else ():
+            read.add_metric([result], count)
+        yield read
 
     def _process(self) -> _Families:
         daemon = self._daemon

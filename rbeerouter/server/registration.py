@@ -103,7 +103,9 @@ class Pages:
 
     def _described(self, worker: Worker) -> dict[str, Any]:
         problem = self._daemon.prober.problems.get(worker.id)
-        return describe_worker(worker, self._daemon.env.now()) | {"problem": problem}
+        described = describe_worker(worker, self._daemon.env.now()) | {"problem": problem}
+        kv_events = self._daemon.caches.describe(worker.id)
+        return described if kv_events is None else described | {"kv_events": kv_events}
 
     async def discovery(self, request: Request) -> Json:
         return Json(self._daemon.discovery.describe())

@@ -23,7 +23,7 @@ import asyncio
 import errno
 import hashlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -31,7 +31,7 @@ from rbeerouter import tasks
 from rbeerouter.core.dispatch import FINISH, WAITING, Effect, Fail, Job, PassOn, Send
 from rbeerouter.core.errors import FAILURES, LOST, UNSENT, Failure, RouterError
 from rbeerouter.core.models import name_to_send
-from rbeerouter.core.types import OLLAMA, OPENAI, Outcome, Worker
+from rbeerouter.core.types import OLLAMA, OPENAI, Outcome, Request, Worker
 from rbeerouter.dialects import worker_errors
 from rbeerouter.dialects.continuation import Continued, Transcript, may_continue, resume
 from rbeerouter.dialects.surfaces import Rewriter, Surface, Translation
@@ -54,6 +54,16 @@ _TOLD_TO_CONTINUE = frozenset({"vllm", "sglang", "openai"})
 """Engines that must be told that the last message is unfinished. Others continue it as it is, or refuse the fields."""
 
 
+class Reader(Protocol):
+    """Finds out the tokens of a prompt before it is decided who gets it."""
+
+    def asks(self, request: Request) -> bool:
+        """Is it worth waiting for?"""
+
+    async def read(self, request: Request, body: bytes) -> None:
+        """From now on its `text` has them, where they could be had in time. It must not fail."""
+
+
 class Exchange:
     """One inference request on one client connection.
 
@@ -66,6 +76,7 @@ class Exchange:
     # What an exchange begins with; on the instance only once it changes.
     _upstream: UpstreamConnection | None = None
     _connecting: asyncio.Task[None] | None = None
+    _reading: asyncio.Task[None] | None = None
     _pausing: asyncio.TimerHandle | None = None
     _shape: Shape | None = None
     _own_error: refusals.OwnError | None = None
@@ -96,8 +107,19 @@ class Exchange:
         dispatcher = self.client.listener.dispatcher
         if dispatcher.poison.seen and dispatcher.poison.refused(self._fingerprint(), self.client.listener.now()):
             self.perform(dispatcher.refuse(self.job, _poisonous()))
+            return
+        reader = self.client.listener.reader
+        if reader is not None and reader.asks(self.job.request):
+            self._reading = tasks.start("tokens of a prompt", self._read_prompt(reader))
         else:
             self.perform(dispatcher.on_request(self.job))
+
+    async def _read_prompt(self, reader: Reader) -> None:
+        """Decides when the tokens of the prompt are known, or cannot be had in time. Who leaves meanwhile cancels this,
+        and nothing was decided."""
+        await reader.read(self.job.request, self._body)
+        self._reading = None
+        self.perform(self.client.listener.dispatcher.on_request(self.job))
 
     # What the dispatcher decided
 
@@ -552,6 +574,9 @@ class Exchange:
         if self._pausing is not None:
             self._pausing.cancel()
             self._pausing = None
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
 
     # What the client does, and the clock
 
@@ -584,7 +609,7 @@ class Exchange:
 
     def check(self, now: float) -> None:
         """Called about twice a second: has anything taken too long? The queue looks to those who wait."""
-        code = None if self.job.state == WAITING else self._overdue(now)
+        code = None if self.job.state == WAITING or self._reading is not None else self._overdue(now)
         if code is not None:
             self._drop_upstream()
             self._attempt_ended(Outcome(FAILURES[code], committed=self._committed))

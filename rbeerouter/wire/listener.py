@@ -28,7 +28,7 @@ from rbeerouter.core.errors import FAILURES, Failure, RouterError
 from rbeerouter.core.models import NO_MODELS, Models, for_side
 from rbeerouter.core.types import Env, Request, Text
 from rbeerouter.dialects.surfaces import ADMINISTRATION, OPENAI_DIALECT, SURFACES, Dialect, Surface, dialect_of
-from rbeerouter.wire.exchange import Exchange
+from rbeerouter.wire.exchange import Exchange, Reader
 from rbeerouter.wire.headers import RawHeaders, Shape, Shapes, client_of, header_value, status_line, with_headers
 from rbeerouter.wire.refusals import OwnError
 from rbeerouter.wire.relay import Asgi, Relay, relayed
@@ -59,6 +59,7 @@ class Listener:
     Attributes:
         shown_headers, prompt_chars: what the script wants to see of a request, see `show`.
         client_header: (the header that names the client, b"" for none; how many proxies stand before us).
+        reader: finds out the tokens of prompts; None: nobody wants to know them.
         text_of: makes `Request.text` of (surface, request, body), for strategies that read the prompt.
         models: None where the configuration names none.
         limits_of: {model: the limits with its own in their place}.
@@ -88,6 +89,7 @@ class Listener:
         self.shown_headers: tuple[str, ...] = ()
         self.prompt_chars = 0
         self.client_header = b"", 1
+        self.reader: Reader | None = None
         self.text_of: Callable[[Surface, Request, bytes], Text | None] | None = None
         self.models: Models | None = None
         self.limits_of: dict[str, Limits] = {}

@@ -98,6 +98,10 @@ class Strategy:
         """What the client is told beside the worker's answer: (name in lower case, value)."""
         return ()
 
+    def note(self, request: Request) -> str:
+        """What the log is told beside the name of a strategy that reads prompts: "" or "; WORDS"."""
+        return ""
+
     # What a reload or a replay must know
 
     def state(self) -> Any:

@@ -192,7 +192,7 @@ class Exact(Memory):
             holding = self.holdings.get(worker.id)
             if holding is None or not holding.live:
                 continue
-            size = holding.block_size
+            size = holding.block_size or worker.block_size
             if size is None:                                  # it has told nothing of any block: it has none
                 found[worker.id] = 0
                 continue
@@ -207,11 +207,11 @@ class Exact(Memory):
 
     def sent(self, job: Job, worker: Worker, now: float) -> None:
         holding = self.holdings.get(worker.id) if self.holdings else None
-        if holding is None or not holding.live or holding.block_size is None:
+        if holding is None or not holding.live:
             return
-        tokens = _tokens_of(job.request)
-        if tokens is not None:
-            blocks = tokens.blocks(_adapter(job.request, worker), holding.block_size)
+        tokens, size = _tokens_of(job.request), holding.block_size or worker.block_size
+        if tokens is not None and size is not None:
+            blocks = tokens.blocks(_adapter(job.request, worker), size)
             holding.expect(blocks[: holding.most_blocks], now + self.optimistic_s)
 
     def tick(self, now: float, workers: Iterable[Worker]) -> None:
