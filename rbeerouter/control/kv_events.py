@@ -117,7 +117,6 @@ class KvEvents:
         self._env = env
         self._log = log
         self._listened: dict[str, tuple[tuple[Place, int], list[_Feed]]] = {}
-        self._context: zmq.asyncio.Context | None = None
         self.apply(exact, options)
 
     def apply(self, exact: Exact, options: KvEventOptions) -> None:
@@ -144,8 +143,7 @@ class KvEvents:
             self._start(self._fleet.workers[worker_id], *wanted[worker_id])
 
     def close(self) -> None:
-        """Listens to nobody. Each feed closes its own sockets, as soon as the loop gets to it; ZeroMQ ends after the last
-        one."""
+        """Listens to nobody. Each feed closes its own sockets as soon as the loop gets to it."""
         for worker_id in list(self._listened):
             self._stop(worker_id, keep_counts=False)
 
@@ -164,12 +162,11 @@ class KvEvents:
     def _start(self, worker: Worker, place: Place, generation: int) -> None:
         import zmq.asyncio
 
-        if self._context is None:
-            self._context = zmq.asyncio.Context()
+        context = zmq.asyncio.Context.instance()               # one for the process, as ZeroMQ wants it
         holding = self._exact.listen_to(worker.id)
         counts = self.counts.setdefault(worker.id, Counts())
         feeds = [
-            _Feed(self._context, worker.spec, place, rank, holding, counts, self) for rank in range(place.ranks)
+            _Feed(context, worker.spec, place, rank, holding, counts, self) for rank in range(place.ranks)
         ]
         self._listened[worker.id] = ((place, generation), feeds)
         for feed in feeds:

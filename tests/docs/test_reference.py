@@ -32,6 +32,7 @@ from rbeerouter.routing.decide import STRATEGIES, Decider
 from rbeerouter.routing.script import Script, read_source
 from rbeerouter.routing.shadow import RESULTS
 from rbeerouter.server import app, metrics
+from rbeerouter.server.caches import Caches
 from rbeerouter.server.daemon import _SECOND_SIGNAL_S
 from rbeerouter.server.nightly import Ledgers
 from rbeerouter.server.scripts import Scripts
@@ -198,6 +199,7 @@ class Control:
         )  # fmt: skip
         self.daemon.shadowing = Shadowing(self.daemon)
         self.daemon.ledgers = Ledgers(self.daemon)
+        self.daemon.caches = Caches(self.daemon)
         self.daemon.config.shadow = Path("/etc/rbeerouter/new.lua")
         self.app = app.build(cast(Any, self.daemon))
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tests.support.aio import story
-from tests.support.daemon import DaemonProcess, daemon, until
+from tests.support.daemon import DaemonProcess, daemon
 from tests.support.fault_worker import FaultWorker
 from tests.support.kv_publisher import CLEARED, Publisher, stored
-from tests.support.tokenizing_worker import TokenizingWorker
 
 
 def entry(worker: FaultWorker, publisher: Publisher | None = None) -> dict[str, Any]:
