@@ -315,3 +315,14 @@ def test_where_both_leave_it_to_strategy_and_split_they_agree_though_some_are_sk
         traffic(beside, 40, seed)
         beside.work()
     assert dict(beside.shadow.tally.results) == {"agree": 56}
+
+
+def test_a_strategy_that_remembers_traffic_is_not_compared_as_it_knows_of_the_live_decision() -> None:
+    beside = Beside("return nil", "return nil", strategy="vtc-basic")
+    for number in range(5):
+        beside.ask(id=f"r-{number}")
+    tally = beside.work()
+    assert (tally.unsure, tally.requests, tally.skipped) == (5, 0, 0)
+    beside = Beside("return nil", "return workers[1]", strategy="vtc-basic")
+    beside.ask()
+    assert (beside.work().unsure, beside.work().requests) == (0, 1)

@@ -26,6 +26,7 @@ from rbeerouter.record import Inputs, Recorder
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.script import Script, configured_limits
 from rbeerouter.routing.split import make_split
+from rbeerouter.routing.strategies import STRATEGIES
 from rbeerouter.sim.replay import Asked, replay
 from tests.support.builders import Clock, request, worker
 
@@ -471,3 +472,26 @@ def test_a_call_of_a_hook_that_makes_no_sense_is_told(tmp_path: Path) -> None:
     path.write_bytes(BEGIN + LINE % b'"calls":[{"time":"soon","n":2,"outcome":{}},{"time":"2026-03-01T12:00:01Z","n":3,"saw":[["b",1]]}]')
     found = replay([path], Asked(LEAST))
     assert (found.total, sum(found.skipped.values())) == (1, 2)
+
+
+# Strategies.
+
+
+@pytest.mark.parametrize("name", [*STRATEGIES, "least-request:2,session-affinity:1"])
+def test_each_strategy_decides_the_same_again_or_says_that_it_remembers_what_no_log_has(name: str, tmp_path: Path) -> None:
+    world = World(None, Routing(strategy=name), seed=8)
+    found = replay([world.play(150, also=lambda number: world.reload() if number == 70 else None).write(tmp_path)], asked(world))
+    note = any("remembers of traffic" in text for text in found.notes)
+    if note:
+        assert (found.total, found.uncertain > 100) == (0, True)
+    else:
+        assert (found.changed, found.uncertain, found.total > 100) == (0, 0, True), found.changes
+
+
+def test_those_that_remember_traffic_are_known() -> None:
+    def remembers(name: str) -> bool:
+        world = World(None, Routing(strategy=name), seed=8)
+        return world.decider.strategy.remembers
+
+    assert not any(remembers(name) for name in ("random", "round-robin", "weighted", "least-request", "power-of-two"))
+    assert remembers("vtc-basic")
