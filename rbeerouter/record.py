@@ -82,6 +82,7 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
     worker: str | None = None
     by: str | None = None
     reason: str | None = None
+    strategy: str | None = None
     sent_model: str | None = None
     error: str | None = None
     script_error: str | None = None
@@ -370,7 +371,9 @@ class Recorder:
         if decision is not None:
             line.by, line.reason, line.log = decision.by, decision.reason, decision.log
             line.script_error, line.explanation = decision.error, decision.explanation
-            line.sent_model = job.sent_model
+            line.sent_model, strategy = job.sent_model, decision.strategy
+            if strategy is not None and strategy not in decision.reason:
+                line.strategy = strategy
             worker = decision.worker
             if worker is not None and (
                 self.models.priced or worker.price_in is not None or worker.price_out is not None

@@ -23,13 +23,13 @@ from rbeerouter.config.sections import (
     Server,
     Split,
 )
+from rbeerouter.config.strategies import Names
 from rbeerouter.config.values import split_bind
-from rbeerouter.core.models import Model
+from rbeerouter.core.models import Model, Profile
 from rbeerouter.core.types import WorkerSpec
-from rbeerouter.routing.decide import STRATEGIES
+from rbeerouter.routing.strategies import NAMES
 
 ENGINES = ("vllm", "ollama")
-NAMES = tuple(STRATEGIES)
 ONE = '[[workers]]\nurl = "http://gpu.test:8000"\n'
 
 
@@ -359,13 +359,65 @@ def test_a_file_that_was_named_must_be_there(file: Path) -> None:
 def test_an_unknown_strategy_is_answered_with_the_nearest_one(file: Path, name: str, message: str) -> None:
     file.write_text(f'[routing]\nstrategy = "{name}"')
     with pytest.raises(ConfigError) as raised:
-        load(file, strategies=("round-robin", "least-request"))
+        load(file, strategies=Names(("round-robin", "least-request")))
     assert str(raised.value) == f"{file}: routing.strategy = {name!r}: {message}"
 
 
-@pytest.mark.parametrize("name", [*NAMES, *(name.upper().replace("-", "_") for name in NAMES)])
+@pytest.mark.parametrize("name", [*NAMES.known, *NAMES.aliases, *(name.upper().replace("-", "_") for name in NAMES.known)])
 def test_every_strategy_can_be_named(file: Path, name: str) -> None:
     assert read(file, f'[routing]\nstrategy = "{name}"').routing.strategy == name
+
+
+MODEL = '[[models]]\nname = "m"\n'
+LISTED = f"expected one of {', '.join(NAMES.known)}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[routing]\nfallback = ["least-request", "slowest"]', f"routing.fallback[1] = 'slowest': {LISTED}"),
+        ('[routing]\nstrategy = "pd"', f"routing.strategy = 'pd': {NAMES.reserved['pd']}"),
+        (
+            '[routing]\nstrategy = "least-request:x,least-request"',
+            "routing.strategy = 'least-request:x': the weight 'x': expected a whole number from 0 to 1000000",
+        ),
+        (f'{MODEL}locked_strategy = "zzz"', f"models[0].locked_strategy = 'zzz': {LISTED}"),
+        (f'{MODEL}[models.profiles.fast]\nstrategy = "zzz"', f"models[0].profiles.fast.strategy = 'zzz': {LISTED}"),
+        (
+            f'{MODEL}default_profile = "slow"\n[models.profiles.fast]',
+            "models[0].default_profile = 'slow': expected one of its profiles: fast",
+        ),
+        (f'{MODEL}default_profile = "slow"', "models[0].default_profile = 'slow': expected one of its profiles: none"),
+        (
+            f"{MODEL}[models.profiles.auto]",
+            "models[0].profiles.auto: expected a name of 1 to 64 letters, digits, '.', '_' and '-' that is not 'auto'",
+        ),
+        (
+            f"{MODEL}[models.profiles.fast]\nmax_tokens_gte = 20\nmax_tokens_lt = 20",
+            "models[0].profiles.fast.max_tokens_lt = 20: expected more than max_tokens_gte, which is 20",
+        ),
+        (
+            '[routing]\nclient_ip_header = "x forwarded"',
+            "routing.client_ip_header = 'x forwarded': expected the name of a header",
+        ),
+    ],
+)  # fmt: skip
+def test_strategies_are_checked_wherever_they_are_named(file: Path, text: str, message: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load(file, strategies=NAMES)
+    assert str(raised.value) == f"{file}: {message}"
+
+
+def test_a_models_profiles_are_its_own(file: Path) -> None:
+    loaded = read(
+        file,
+        f'{MODEL}locked_strategy = "least_request"\ndefault_profile = "a"\n[models.profiles.a]\n'
+        '[models.profiles.b]\nstrategy = "round-robin"\nprompt_tokens_gte = 0\nmax_tokens_lt = 9',
+    )
+    (model,) = loaded.models
+    assert (model.locked_strategy, model.default_profile) == ("least_request", "a")
+    assert model.profiles == (Profile("a"), Profile("b", "round-robin", 0, None, None, 9))
 
 
 # Choices and time zones.

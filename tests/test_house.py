@@ -185,7 +185,8 @@ def tables(section: type[Section] = File, name: str = "") -> dict[str, type[Sect
         if inner is not None:
             dotted = f"{name}.{field.name}" if name else field.name
             many = get_origin(field.type) is tuple
-            found[f"[[{dotted}]]" if many else f"[{dotted}]"] = inner
+            named = f"{dotted}.NAME" if get_origin(field.type) is dict else dotted
+            found[f"[[{dotted}]]" if many else f"[{named}]"] = inner
             found |= tables(inner, dotted)
     return found
 

@@ -26,12 +26,12 @@ def run(options: argparse.Namespace) -> int:
     """Returns the exit code. Raises ConfigError, ScriptError."""
     from rbeerouter.config.loading import load
     from rbeerouter.routing.script import configured_abilities, read_source
-    from rbeerouter.routing.strategies import STRATEGIES
+    from rbeerouter.routing.strategies import NAMES
     from rbeerouter.sim.bench import WORKERS, bench, read_workers, shown
     from rbeerouter.sim.text import section
 
     workers = WORKERS if options.workers is None else read_workers(options.workers)
-    config = load(options.config, script=options.script, strategies=tuple(STRATEGIES))
+    config = load(options.config, script=options.script, strategies=NAMES)
     source = read_source(config.script) if config.script is not None else None
     name = config.script.name if config.script is not None else config.routing.strategy
     costs = bench(source, name, configured_abilities(config.routing), workers, config.routing.strategy)

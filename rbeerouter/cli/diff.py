@@ -75,18 +75,19 @@ def run(options: argparse.Namespace) -> int:
 def side(options: argparse.Namespace, who: str, seed: int) -> Scenario:
     """The scenario in which this script or strategy decides. Raises ConfigError."""
     from rbeerouter.config.sections import ConfigError
-    from rbeerouter.config.values import strategy_spelling
-    from rbeerouter.routing.strategies import STRATEGIES
+    from rbeerouter.config.strategies import StrategyError
+    from rbeerouter.routing.strategies import NAMES
 
     given = copy.copy(options)
     given.seed, given.param = seed, []
     if who not in LIVE:
         if Path(who).is_file():
             given.script = Path(who)
-        elif strategy_spelling(who) in STRATEGIES:
-            given.strategy = who
         else:
-            raise ConfigError(f"{who}: there is no such file; expected a script, {', '.join(STRATEGIES)} or live")
+            try:
+                given.strategy = NAMES.spelled(who)
+            except StrategyError as error:
+                raise ConfigError(f"{who}: there is no such file; as a strategy, {error}; or live") from None
     scenario = scenario_of(given)
     return msgspec.structs.replace(scenario, params=_params(options, scenario.script))
 

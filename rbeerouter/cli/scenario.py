@@ -137,16 +137,17 @@ def _numbers(given: list[str]) -> dict[str, float]:
 def _config(options: argparse.Namespace) -> Config:
     """The configuration with what the command line puts in its place."""
     from rbeerouter.config.loading import load
-    from rbeerouter.config.values import strategy_spelling
+    from rbeerouter.config.strategies import StrategyError
     from rbeerouter.dialects.engines import ENGINES
-    from rbeerouter.routing.decide import STRATEGIES
+    from rbeerouter.routing.strategies import NAMES
 
-    config = load(options.config, script=options.script, strategies=tuple(STRATEGIES), engines=tuple(ENGINES))
+    config = load(options.config, script=options.script, strategies=NAMES, engines=tuple(ENGINES))
     if options.strategy is None:
         return config
-    name = strategy_spelling(options.strategy)
-    if name not in STRATEGIES:
-        raise ConfigError(f"--strategy {options.strategy}: expected one of {', '.join(STRATEGIES)}")
+    try:
+        name = NAMES.spelled(options.strategy)
+    except StrategyError as error:
+        raise ConfigError(f"--strategy {error}") from None
     routing = msgspec.structs.replace(config.routing, strategy=name)
     script = config.script if options.script is not None else None        # a strategy that is named is to decide
     return msgspec.structs.replace(config, routing=routing, script=script)

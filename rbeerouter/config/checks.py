@@ -11,32 +11,32 @@ import ipaddress
 import re
 import zoneinfo
 
-from rbeerouter.config.sections import ConfigError, File, Limits, Routing, WorkerEntry
+from rbeerouter.config.sections import ConfigError, File, Limits, ProfileEntry, Routing, WorkerEntry
+from rbeerouter.config.strategies import Names, StrategyError
 from rbeerouter.config.values import (
     NEVER_PASSED,
     NEVER_PASSED_PREFIXES,
     is_loopback,
     minutes_of_day,
     split_bind,
-    strategy_spelling,
 )
 from rbeerouter.core.types import LOCAL, REMOTE
 
 _ZMQ_ENDPOINT = re.compile(r"tcp://(?:[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})")
 _NAME = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]+")
+_PROFILE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NAME_OR_PREFIX = re.compile(rf"{_NAME.pattern}\*?")
 _CHOICES = {"isolation": ("none", "process"), "reload_gate": ("off", "check", "test"), "log_users": ("hashed", "plain"),
             "log_sessions": ("plain", "hashed")}
 
 
-def check_file(file: File, where: str, strategies: tuple[str, ...]) -> None:
+def check_file(file: File, where: str, strategies: Names | None) -> None:
     """What types cannot say: addresses, names of strategies, combinations."""
     _check_bind(file.server.bind, file.server.allow_unauthenticated, where, "server")
     if file.control.bind == "unix:" or not file.control.bind.startswith("unix:"):
         protected = file.control.allow_unauthenticated or file.control.token is not None
         _check_bind(file.control.bind, protected, where, "control")
-    if strategies:
-        _check_choice(file.routing.strategy, strategies, f"{where}: routing.strategy")
+    _check_strategies(file, where, strategies)
     for key, choices in _CHOICES.items():
         _check_choice(getattr(file.routing, key), choices, f"{where}: routing.{key}")
     _check_choice(file.routing.strategies.fairness.by, ("user", "key"), f"{where}: routing.strategies.fairness.by")
@@ -90,10 +90,44 @@ def _check_sides(file: File, where: str) -> None:
             _check_choice(entry.deployment, (LOCAL, REMOTE), f"{where}: models[{index}].deployment")
 
 
+def _check_strategies(file: File, where: str, names: Names | None) -> None:
+    """Every strategy that is named, and the profiles that name them."""
+    named = [("routing.strategy", file.routing.strategy)]
+    named += [(f"routing.fallback[{index}]", text) for index, text in enumerate(file.routing.fallback)]
+    for index, model in enumerate(file.models):
+        key = f"models[{index}]"
+        named.append((f"{key}.locked_strategy", model.locked_strategy))
+        for name, profile in model.profiles.items():
+            _check_profile(name, profile, f"{where}: {key}.profiles.{name}")
+            named.append((f"{key}.profiles.{name}.strategy", profile.strategy))
+        if model.default_profile is not None and model.default_profile not in model.profiles:
+            known = ", ".join(model.profiles) or "none"
+            raise ConfigError(
+                f"{where}: {key}.default_profile = {model.default_profile!r}: expected one of its profiles: {known}"
+            )
+    for key, text in named if names is not None else ():
+        try:
+            if text is not None:
+                names.read(text)
+        except StrategyError as error:
+            raise ConfigError(f"{where}: {key} = {error}") from None
+    header = file.routing.client_ip_header
+    if header is not None and not re.fullmatch(_NAME, header.lower()):
+        raise ConfigError(f"{where}: routing.client_ip_header = {header!r}: expected the name of a header")
+
+
+def _check_profile(name: str, profile: ProfileEntry, key: str) -> None:
+    if not _PROFILE.fullmatch(name) or name == "auto":
+        raise ConfigError(f"{key}: expected a name of 1 to 64 letters, digits, '.', '_' and '-' that is not 'auto'")
+    for kind in ("prompt_tokens", "max_tokens"):
+        least, below = getattr(profile, f"{kind}_gte"), getattr(profile, f"{kind}_lt")
+        if least is not None and below is not None and least >= below:
+            raise ConfigError(f"{key}.{kind}_lt = {below}: expected more than {kind}_gte, which is {least}")
+
+
 def _check_choice(value: str, choices: tuple[str, ...], key: str) -> None:
-    spelled = strategy_spelling(value) if key.endswith("strategy") else value
-    if spelled not in choices:
-        near = difflib.get_close_matches(spelled, choices, 1, 0.5)
+    if value not in choices:
+        near = difflib.get_close_matches(value, choices, 1, 0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(f"{key} = {value!r}: {hint}expected one of {', '.join(choices)}")
 

@@ -19,12 +19,14 @@ from rbeerouter.config.sections import (
     Control,
     Discovery,
     File,
+    ModelEntry,
     Secret,
     may_find_workers,
 )
+from rbeerouter.config.strategies import Names
 from rbeerouter.config.values import absolute, hidden
 from rbeerouter.config.workers import ca_path, clean_url, name_workers
-from rbeerouter.core.models import NO_MODELS, Model, Models
+from rbeerouter.core.models import NO_MODELS, Model, Models, Profile
 from rbeerouter.core.types import WorkerSpec
 
 HOME = Path("~/.config/rbee")
@@ -37,7 +39,7 @@ def load(
     workers: tuple[str, ...] = (),
     script: Path | None = None,
     bind: str | None = None,
-    strategies: tuple[str, ...] = (),
+    strategies: Names | None = None,
     engines: tuple[str, ...] = (),
 ) -> Config:
     """Reads a configuration.
@@ -45,7 +47,7 @@ def load(
     Args:
         path: a TOML file; None uses ~/.config/rbee/config.toml if it exists, else no file.
         workers, script, bind: what the command line adds to the file, or puts in its place.
-        strategies: the names that [routing] strategy may have.
+        strategies: the names that strategies may have; None: any.
         engines: the names that a worker's engine may have, beside "auto".
 
     Raises:
@@ -178,4 +180,9 @@ def _registry(file: File, specs: tuple[WorkerSpec, ...], where: str) -> Models:
                 raise ConfigError(
                     f"{key}.workers: {worker_id!r}: no worker has this id; {hint} (* stands for any text)"
                 )
-    return Models(Model(**msgspec.structs.asdict(entry)) for entry in file.models)
+    return Models(_model(entry) for entry in file.models)
+
+
+def _model(entry: ModelEntry) -> Model:
+    profiles = tuple(Profile(name, **msgspec.structs.asdict(profile)) for name, profile in entry.profiles.items())
+    return Model(**msgspec.structs.asdict(entry) | {"profiles": profiles})

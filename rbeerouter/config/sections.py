@@ -154,6 +154,9 @@ class Routing(Section):
     debug: bool = False
     log: str | None = None
     fallback: tuple[str, ...] = ("least-request",)
+    strategy_header: bool = True
+    client_ip_header: str | None = None
+    client_ip_hops: Annotated[int, Meta(ge=1, le=16)] = 1
     script_instructions: Annotated[int, Meta(ge=1_000, le=10**12)] = 2_000_000
     script_cpu_s: Positive = 0.02
     script_memory_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 32)] = 2 << 20
@@ -282,6 +285,16 @@ class WorkerEntry(Section):
     kv_ranks: Annotated[int, Meta(ge=1, le=64)] = 1
 
 
+class ProfileEntry(Section):
+    """One [models.profiles.NAME] table."""
+
+    strategy: str | None = None
+    prompt_tokens_gte: CountFromZero | None = None
+    prompt_tokens_lt: Count | None = None
+    max_tokens_gte: CountFromZero | None = None
+    max_tokens_lt: Count | None = None
+
+
 class ModelEntry(Section):
     """One [[models]] block."""
 
@@ -301,6 +314,9 @@ class ModelEntry(Section):
     slo_ttft_ms: Positive | None = None
     slo_tpot_ms: Positive | None = None
     slo_e2e_ms: Positive | None = None
+    locked_strategy: str | None = None
+    default_profile: str | None = None
+    profiles: dict[str, ProfileEntry] = {}
 
 
 class DnsEntry(WorkerEntry, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from rbeerouter.config.strategies import Names
 from rbeerouter.routing.sandbox import DELIBERATE, Abilities, Limits
 from rbeerouter.routing.script import Answer
 
@@ -59,6 +60,10 @@ _LISTS = {
 """What `ask` may ask for besides `hooks` and `log`. Lua cannot tell an empty list from an empty object."""
 
 
+def _names(abilities: Abilities) -> Names:
+    return Names((*abilities.strategies, *abilities.aliases), scored=frozenset(abilities.scored))
+
+
 class Reader:
     """Reads the answers of one script. Each way of reading raises Nonsense.
 
@@ -70,7 +75,7 @@ class Reader:
 
     def __init__(self, limits: Limits, abilities: Abilities) -> None:
         self.count = 0
-        self._strategies, self._headers = set(abilities.strategies), set(abilities.set_headers)
+        self._strategies, self._headers = _names(abilities), set(abilities.set_headers)
         self._most_lines = limits.log_lines + 1
         self._longest_line = max(limits.log_line_chars + len("..."), _SHORTEST_LINE)
 
@@ -117,8 +122,9 @@ class Reader:
             _need(DELIBERATE <= told.code < 0 and len(told.text) <= _MOST_TEXT)
             return told.code, told.text
         strategy, _, indexes = told.more.partition(" ")
-        _need(told.code == 1 and strategy in self._strategies)
+        _need(told.code == 1)
         try:
+            self._strategies.read(strategy)
             self._check_indexes([int(index) for index in indexes.split(",")])
         except ValueError:
             raise Nonsense from None

@@ -281,19 +281,23 @@ class Dispatcher:
         whose time is over as a worker gets free still goes: the client is there and has no answer yet.
         """
         effects: list[tuple[Job, Effect]] = []
+        found: Decision | None = None                          # for the job that is let go next
 
         def find(job: Job, named: Worker | None) -> Worker | None:
+            nonlocal found
             try:
-                return self._with_room(job, named)
+                found = self._with_room(job, named)
             except RouterError as refusal:
                 self._leave_queue(job, now)
                 effects.append((job, self._fail(job, refusal)))
                 return None
+            return None if found is None else found.worker
 
         self.queue.share_by(self.decider.shares)
-        for job, worker in self.queue.admit(find):
+        for job, _ in self.queue.admit(find):
             job.queue_s += now - job.queued
-            effects.append((job, self._send_waiting(job, worker, now)))
+            assert found is not None, "a job is let go that has nowhere to go"
+            effects.append((job, self._send_waiting(job, found, now)))
         for job in self.queue.overdue(now):
             self._leave_queue(job, now)
             effects.append((job, self._fail(job, _waited_too_long(job))))
@@ -331,11 +335,11 @@ class Dispatcher:
         queue, patience = self.queue, decision.patience or _PATIENCE
         queue.share_by(self.decider.shares)
         try:
-            worker = self._with_room(job, decision.worker)
+            found = self._with_room(job, decision.worker)
         except RouterError as refusal:
             return self._fail(job, refusal)
-        if worker is not None and not (self.waiting and queue.before(patience, worker, self._could_have)):
-            return self._send_waiting(job, worker, now)
+        if found is not None and not self._is_awaited(found.worker, patience):
+            return self._send_waiting(job, found, now)
         deadline = queue.deadline(job, patience, now)
         if deadline <= now:
             return self._fail(job, _waited_too_long(job))
@@ -386,13 +390,21 @@ class Dispatcher:
         rate = self._room_per_s(job)
         return before, (before + 1) / rate if rate else None
 
-    def _with_room(self, job: Job, named: Worker | None) -> Worker | None:
-        """The worker that has room for a request that may wait. Raises RouterError when waiting cannot help.
+    def _is_awaited(self, worker: Worker | None, patience: Patience) -> bool:
+        """Does anybody wait for this worker who goes before a newcomer?"""
+        if not self.waiting or worker is None:
+            return False
+        return self.queue.before(patience, worker, self._could_have)
+
+    def _with_room(self, job: Job, named: Worker | None) -> Decision | None:
+        """The decision by which a request that may wait goes to a worker that has room. Raises RouterError when waiting
+        cannot help.
 
         A named worker that a reload has removed is replaced by any that serves the request.
         """
         if named is not None and named.index >= 0:
-            return named if named.status == READY or (named.status == BUSY and named.takes_more) else None
+            has_room = named.status == READY or (named.status == BUSY and named.takes_more)
+            return job.decision if has_room else None
         try:
             return self.decider.room_for(job)
         except RouterError as refusal:
@@ -400,14 +412,14 @@ class Dispatcher:
                 return None
             raise
 
-    def _send_waiting(self, job: Job, worker: Worker, now: float) -> Send:
+    def _send_waiting(self, job: Job, decision: Decision, now: float) -> Send:
         """Sends a job that waited, or might have had to. Another model's name goes only to whom it was chosen for."""
-        decision = job.decision
-        assert decision is not None, "a job waits that nothing was decided about"
-        if worker is not decision.worker:
-            model = decision.model if decision.worker is None else None
-            job.decision = decision = msgspec.structs.replace(decision, worker=worker, model=model)
-        return self._send(job, decision, worker, now)
+        before = job.decision
+        assert before is not None, "a job waits that nothing was decided about"
+        if before.worker is not None and decision.worker is not before.worker:
+            decision = msgspec.structs.replace(decision, model=None)
+        job.decision = decision
+        return self._send(job, decision, decision.worker, now)
 
     def _leave_queue(self, job: Job, now: float) -> None:
         self.queue.remove(job)
@@ -457,7 +469,7 @@ def _failover(first: Decision, another: Decision) -> Decision:
     """The new decision with what the first one said that still holds, so that the log tells the whole story."""
     errors = [error for error in (first.error, another.error) if error is not None]
     return msgspec.structs.replace(
-        another,
+        another,                                               # with its strategy, and what that tells the client
         reason=f"{first.reason}; then {another.reason}",
         error="; ".join(errors) if errors else None,
         explanation=first.explanation,

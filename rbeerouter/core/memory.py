@@ -44,6 +44,8 @@ class Memory:
 
 
 M = TypeVar("M", bound=Memory)
+Kind = tuple[type[Memory], msgspec.Struct | None]
+"""What tells one memory from another."""
 
 
 class Memories:
@@ -55,12 +57,26 @@ class Memories:
 
     def __init__(self) -> None:
         self.all: tuple[Memory, ...] = ()
-        self._by_kind: dict[tuple[type[Memory], msgspec.Struct | None], Memory] = {}
+        self._read: Memories | None = None
+        self._by_kind: dict[Kind, Memory] = {}
 
     def of(self, kind: type[M], options: msgspec.Struct | None = None) -> M:
         """The memory of this kind, begun now if there is none yet. options: hashable."""
         memory = self._by_kind.get((kind, options))
+        if memory is None and self._read is not None:
+            memory = self._read._by_kind.get((kind, options))
         if memory is None:
             memory = self._by_kind[kind, options] = kind(options)
             self.all = tuple(self._by_kind.values())
         return memory  # type: ignore[return-value]
+
+    def keep(self, asked: Iterable[Kind]) -> None:
+        """Forgets all but those that are asked for."""
+        self._by_kind = {key: self._by_kind[key] for key in asked if key in self._by_kind}
+        self.all = tuple(self._by_kind.values())
+
+    def to_read(self) -> Memories:
+        """The same for somebody who decides beside: what is begun there is told of nothing, and nobody here of it."""
+        reader = Memories()
+        reader._read = self
+        return reader

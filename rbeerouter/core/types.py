@@ -473,8 +473,9 @@ class Decide(Protocol):
     def decide(self, request: Request, wall: float | None = None) -> Decision:
         """wall: Unix seconds of its arrival; None: now."""
 
-    def room_for(self, job: Job) -> Worker | None:
-        """The strategy's choice among the workers that may serve a waiting job and have room now, or None."""
+    def room_for(self, job: Job) -> Decision | None:
+        """The decision that a waiting job goes with, with the strategy's choice among the workers that may serve it and
+        have room now; or None."""
 
     def serving(self, job: Job) -> list[Worker]:
         """Those that may serve a job, with room or without."""

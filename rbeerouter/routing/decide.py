@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from rbeerouter.config.sections import Strategies
+from rbeerouter.config.sections import Routing, Strategies
 from rbeerouter.config.strategies import StrategyError, spelled
 from rbeerouter.core.chance import Chance
 from rbeerouter.core.errors import FULL, Failure, Refusal, RouterError, refusal
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.memory import Memories
+from rbeerouter.core.memory import Kind, Memories
 from rbeerouter.core.models import NO_MODELS, Models
 from rbeerouter.core.seen import Call, Listener, Seen, Watch, whole_ms
 from rbeerouter.core.types import (
@@ -55,7 +55,15 @@ _MOST_MODELS = 256
 _MOST_TEXTS = 256
 """Ways to write a strategy that are kept with what they mean: clients may write anything."""
 PROFILE_HEADER = "x-rbee-profile"
+CONFIG = "config"
+_LAST_RESORT = "least-request"
+"""Asked when none of the fallbacks has anything to go by. It always has."""
 _PRIORITIES = {"high": 1, "normal": 0, "low": -1}
+
+
+def as_configured(routing: Routing) -> dict[str, Any]:
+    """What a `Decider` is told of strategies beside the one in force."""
+    return {"fallback": routing.fallback, "options": routing.strategies, "header": routing.strategy_header}
 
 
 class Decider:
@@ -76,6 +84,7 @@ class Decider:
 
     Attributes:
         strategy: the one in force, where neither the model nor the client says anything.
+        source: who said so: "config", "environment", "persisted" or "runtime".
         reads_prompt, reads_client, reads_request: as `Decide` has them.
         seen: what the last decision saw; None before the first.
         watch: looks at the fleet; goes from one decider to the next, as decisions are counted on.
@@ -131,12 +140,13 @@ class Decider:
         self._serving_models: dict[str, list[Worker]] = {}     # by model, as long as the list of workers is the same
         self._serving_version = -1
         self._script: Script | None = None
-        self.strategy = self._strategy(strategy)
+        self.strategy, self.source = self._strategy(strategy), CONFIG
         self.fallback = tuple(self._strategy(name) for name in fallback)
         for model in models if models.choose else ():
             for text in (model.locked_strategy, *(profile.strategy for profile in model.profiles)):
                 if text is not None:
                     self._strategy(text)
+        self._from_the_start = frozenset(self._strategies)
         self.script = script
 
     @property
@@ -176,7 +186,21 @@ class Decider:
         if self.split is not None and old.split is not None:
             self.split.adopt(old.split)
         self._go_on_from(old)
+        if self._header:
+            for name in old._strategies:
+                if name not in old._from_the_start:            # a client or a script has asked for it
+                    self._named(name)
         self.watch.tell_all()
+
+    def use(self, strategy: str, source: str = CONFIG) -> None:
+        """From now on this one is in force: a name or a list. Raises StrategyError."""
+        self.strategy, self.source = self._strategy(strategy), source
+        self.watch.tell_all()
+
+    @property
+    def remembered(self) -> frozenset[Kind]:
+        """The memories that its strategies have asked for."""
+        return frozenset(self._context.remembered)
 
     def _go_on_from(self, old: Decider) -> None:
         """Whose turn it was for the other one, it is for this one."""
@@ -301,7 +325,7 @@ class Decider:
         options = self._context.options
         twin = Decider(
             fleet, script, self.strategy.name, env, debug=True, models=self.models, fallback=fallback, options=options,
-            memories=self.memories,
+            memories=self.memories.to_read(), header=self._header,
         )  # fmt: skip
         twin.split = copy.deepcopy(self.split)
         twin._go_on_from(self)
@@ -322,19 +346,28 @@ class Decider:
         unless it only had no room."""
         return self._serving(job.request, _wanted_by(job), job.failed_on() if job.attempts else ())
 
-    def room_for(self, job: Job) -> Worker | None:
-        """The strategy's choice among the ready workers that serve what a job wants. Raises RouterError when nobody
-        will ever."""
+    def room_for(self, job: Job) -> Decision | None:
+        """The decision that a waiting job goes with: the strategy's choice among the ready workers that serve what it
+        wants. Raises RouterError when nobody ever will."""
         serving = self.serving(job)
         if not serving and not job.attempts:
             raise self._nobody(job.request, _wanted_by(job))
         ready = self._with_room(serving)
         if not ready:
             return None
+        request, before, wanted = job.request, job.decision, _wanted_by(job)
+        assert before is not None, "a job waits that nothing was decided about"
         self._context.arrived = job.arrived
-        choice, _ = self._pick(self._selected(job.request), job.request, ready)
+        strategy = self._selected(request, wanted)
+        choice, asked = self._pick(strategy, request, ready)
         self._context.arrived = None
-        return choice if isinstance(choice, Worker) else None
+        if isinstance(choice, Hold):
+            return None
+        reason = before.reason
+        if before.strategy is not None and before.strategy != asked.name:
+            reason = f"{reason}; then {asked.name}"
+        told = self._told(strategy, asked, choice, request, wanted)
+        return msgspec.structs.replace(before, worker=choice, reason=reason, strategy=asked.name, told=told)
 
     @property
     def shares(self) -> Shares | None:
@@ -760,7 +793,9 @@ class Decider:
                 if choice is not None:
                     break
             else:
-                return self.chance.choice(eligible), strategy
+                strategy = self._named(_LAST_RESORT)
+                choice = strategy.choose(request, eligible)
+                assert choice is not None, "the last resort knows nothing"
         if choice.__class__ is Worker:
             strategy.taken(request, choice)
         return choice, strategy

@@ -13,7 +13,7 @@ from __future__ import annotations
 import msgspec
 
 from rbeerouter.core.types import BUSY, DRAINING, OFFLINE, READY
-from rbeerouter.routing.strategies import STRATEGIES
+from rbeerouter.routing.strategies import NAMES
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -172,6 +172,6 @@ LANGUAGE = Language(
     },
     answer={"worker": "worker|text|list", "model": "text", "headers": "table", "reason": "text"},
     statuses=(READY, BUSY, OFFLINE, DRAINING),
-    strategies=tuple(STRATEGIES),
+    strategies=NAMES.known,
 )
 """What the daemon of this version offers."""

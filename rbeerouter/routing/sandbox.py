@@ -63,6 +63,7 @@ class Abilities(msgspec.Struct, frozen=True):
 
     explain: note why each worker dropped out (slower)
     coverage: count how often each line runs (much slower)
+    strategies, aliases: names that it may ask. scored: those of both that can be part of a list.
     """
 
     request_headers: tuple[str, ...] = ()
@@ -71,6 +72,8 @@ class Abilities(msgspec.Struct, frozen=True):
     explain: bool = False
     coverage: bool = False
     strategies: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    scored: tuple[str, ...] = ()
     worker_fields: tuple[str, ...] = ()
     request_fields: tuple[str, ...] = ()
 

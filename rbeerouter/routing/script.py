@@ -26,7 +26,7 @@ from rbeerouter.routing.language import LANGUAGE
 from rbeerouter.routing.problem import Problem, explain
 from rbeerouter.routing.returns import mark_returns
 from rbeerouter.routing.sandbox import DELIBERATE, SYNTAX, Abilities, Limits, Runtime, RuntimeLost, Sandbox
-from rbeerouter.routing.strategies import ALIASES, STRATEGIES
+from rbeerouter.routing.strategies import ALIASES, NAMES, STRATEGIES
 from rbeerouter.routing.syntax import params as literal_params
 from rbeerouter.routing.syntax import without_comments
 
@@ -36,6 +36,7 @@ MAX_SOURCE_BYTES = 32 * 1024
 Choose = Callable[[str, Request, list[Worker]], Worker | None]
 """(strategy, request, workers) -> one of them or None: what `strategy("name")(request, workers)` in a script asks."""
 
+_SCORED = tuple(name for name in (*NAMES.known, *NAMES.aliases) if NAMES.aliases.get(name, name) in NAMES.scored)
 _CHANCE = (b"rand", b"sample", b"weighted")
 """Words without which a script cannot draw a number."""
 _LISTS = ("models", "loras", "loaded")
@@ -145,7 +146,8 @@ class Script:
         self._limits = limits or Limits()
         given = abilities or Abilities()
         self._abilities = msgspec.structs.replace(
-            given, strategies=tuple(STRATEGIES), worker_fields=WORKER_FIELDS, request_fields=REQUEST_FIELDS
+            given, strategies=NAMES.known, aliases=tuple(NAMES.aliases), scored=_SCORED, worker_fields=WORKER_FIELDS,
+            request_fields=REQUEST_FIELDS,
         )
         self._make_runtime = runtime
         self._places: dict[int, str] = {}

@@ -37,7 +37,7 @@ from rbeerouter.dialects.prompts import prompt_of
 from rbeerouter.record import LogFile, Recorder, event_logger, open_log, timestamp, told_inputs
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.script import ScriptError
-from rbeerouter.routing.strategies import STRATEGIES
+from rbeerouter.routing.strategies import NAMES
 from rbeerouter.server import app
 from rbeerouter.server.caches import Caches
 from rbeerouter.server.control_plane import ControlPlane
@@ -425,7 +425,7 @@ def serve(config: Config, read_config: Callable[[], Config]) -> None:
 def read_config(path: Path | None, workers: tuple[str, ...], script: Path | None, bind: str | None) -> Config:
     """The configuration as the command line asks for it. Raises ConfigError, also where there is no worker."""
     config = load(
-        path, workers=workers, script=script, bind=bind, strategies=tuple(STRATEGIES), engines=tuple(ENGINES)
+        path, workers=workers, script=script, bind=bind, strategies=NAMES, engines=tuple(ENGINES)
     )
     if not config.workers and not may_find_workers(config):
         where = config.source or "the command line"

@@ -17,9 +17,10 @@ from rbeerouter.config.sections import Config
 from rbeerouter.control import script_file
 from rbeerouter.core.chance import Chance
 from rbeerouter.core.fleet import Fleet
+from rbeerouter.core.memory import Memories
 from rbeerouter.core.mirror import Mirror
 from rbeerouter.core.types import Env, WorkerSpec
-from rbeerouter.routing.decide import Decider
+from rbeerouter.routing.decide import Decider, as_configured
 from rbeerouter.routing.replay import FollowedSplit
 from rbeerouter.routing.sandbox import Abilities, Limits, Runtime, Sandbox
 from rbeerouter.routing.script import Script, ScriptError, configured_abilities, configured_limits
@@ -52,10 +53,14 @@ class Scripts:
     Attributes:
         loaded: what the configured file said as it was loaded last; None without a script. It decides, unless it was
             taken out of service since.
+        in_force: (the strategy that decides under a configuration, who says so).
+        memories: what strategies remember of traffic. Each decider gets them from the one before.
     """
 
     def __init__(self, env: Env) -> None:
         self.loaded: bytes | None = None
+        self.in_force: Callable[[Config], tuple[str, str]] = lambda config: (config.routing.strategy, "config")
+        self.memories = Memories()
         self._env = env
         self._processes: ScriptProcesses | None = None
         self._resting: Script | None = None
@@ -134,10 +139,12 @@ class Scripts:
     def decider(self, config: Config, fleet: Fleet, source: bytes | None) -> Decider:
         """Loads the script and tries it on a made-up request. Raises ScriptError when it is broken."""
         routing = config.routing
+        strategy, source_of_strategy = self.in_force(config)
         decider = Decider(
-            fleet, None, routing.strategy, self._env, routing.debug, routing.script_faults, models=config.models,
-            split=make_split(routing.split, config.models),
+            fleet, None, strategy, self._env, routing.debug, routing.script_faults, models=config.models,
+            split=make_split(routing.split, config.models), memories=self.memories, **as_configured(routing),
         )  # fmt: skip
+        decider.source = source_of_strategy
         if source is not None and config.script is not None:
             decider.script = self._tried(config, config.script, source, decider, fleet, self._env)
         return decider
@@ -156,8 +163,9 @@ class Scripts:
         assert path is not None
         env = msgspec.structs.replace(self._env, chance=Chance(live.chance.base))
         decider = Decider(
-            mirror, None, routing.strategy, env, False, routing.script_faults, models=config.models,
+            mirror, None, live.strategy.name, env, False, routing.script_faults, models=config.models,
             split=FollowedSplit(routing.split, config.models) if live.split is not None else None,
+            memories=self.memories.to_read(), **as_configured(routing),
         )  # fmt: skip
         decider.script = script or self._tried(config, path, source, decider, live.fleet, env)
         return decider
@@ -187,8 +195,9 @@ class Scripts:
 
     def hand_over(self, old: Decider, new: Decider) -> None:
         """What scripts keep goes on, also over a time without one; the one that served is there to go back to. So
-        do the turns of the split."""
+        do the turns of the split, and what strategies remember; what no strategy asks for any more is forgotten."""
         new.succeed(old)
+        self.memories.keep(new.remembered)
         script = new.script
         suspended = old.suspended[0] if old.suspended else None
         before = old.script or suspended or self._resting

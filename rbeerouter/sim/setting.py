@@ -13,13 +13,13 @@ from contextlib import contextmanager
 import msgspec
 
 from rbeerouter.config.sections import ConfigError
-from rbeerouter.config.values import strategy_spelling
+from rbeerouter.config.strategies import StrategyError
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import Env
-from rbeerouter.routing.decide import Decider
+from rbeerouter.routing.decide import Decider, as_configured
 from rbeerouter.routing.script import Script, ScriptError, configured_abilities, configured_limits
 from rbeerouter.routing.split import make_split
-from rbeerouter.routing.strategies import STRATEGIES
+from rbeerouter.routing.strategies import NAMES
 from rbeerouter.sim.faults import check_faults
 from rbeerouter.sim.paste import loaded_with
 from rbeerouter.sim.types import Scenario
@@ -36,8 +36,10 @@ def check(scenario: Scenario) -> None:
     twice = next((name for name in ids if ids.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"worker {twice!r}: there are two with this id; expected each once")
-    if strategy_spelling(scenario.strategy) not in STRATEGIES:
-        raise ConfigError(f"strategy = {scenario.strategy!r}: expected one of {', '.join(STRATEGIES)}")
+    try:
+        NAMES.read(scenario.strategy)
+    except StrategyError as error:
+        raise ConfigError(f"strategy = {error}") from None
     check_faults(scenario.faults, ids)
 
 
@@ -46,7 +48,7 @@ def make_decider(scenario: Scenario, fleet: Fleet, env: Env) -> Decider:
     config, routing = scenario.config, scenario.config.routing
     decider = Decider(
         fleet, None, scenario.strategy, env, False, routing.script_faults, models=config.models,
-        split=make_split(routing.split, config.models), fallback=routing.fallback, options=routing.strategies,
+        split=make_split(routing.split, config.models), **as_configured(routing),
     )  # fmt: skip
     if scenario.script is not None:
         limits = msgspec.structs.replace(configured_limits(routing), cpu_s=_NO_CPU_LIMIT_S)

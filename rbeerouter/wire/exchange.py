@@ -36,7 +36,7 @@ from rbeerouter.dialects import worker_errors
 from rbeerouter.dialects.continuation import Continued, Transcript, may_continue, resume
 from rbeerouter.dialects.surfaces import Rewriter, Surface, Translation
 from rbeerouter.wire import refusals
-from rbeerouter.wire.headers import Shape, chunk, header_value, status_line, with_headers
+from rbeerouter.wire.headers import Shape, chunk, header_value, status_line, strategy_line, with_headers
 from rbeerouter.wire.upstream import Pool, UpstreamConnection
 
 if TYPE_CHECKING:
@@ -475,6 +475,10 @@ class Exchange:
             lines = refusals.shown_lines(shape, upstream.raw, client.listener.env.wall())
         if self._is_remade:
             lines = with_headers(lines, _JSON)
+        if decision.told:
+            lines = with_headers(lines, decision.told)
+        if decision.strategy is not None:
+            framing += strategy_line(decision.strategy)
         if job.queue_s:
             framing += b"x-rbee-queue-ms: %d\r\n" % (job.queue_s * 1000)
         return b"%b%b%bx-request-id: %b\r\nx-rbee-worker: %b\r\nx-rbee-reason: %b\r\n%b\r\n" % (

@@ -198,6 +198,12 @@ def status_line(status: int) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode())
 
 
+@functools.lru_cache(maxsize=256)
+def strategy_line(name: str) -> bytes:
+    """What tells the client which strategy chose its worker."""
+    return b"x-rbee-strategy: %b\r\n" % header_value(name)
+
+
 @functools.lru_cache(maxsize=1024)
 def header_value(text: str) -> bytes:
     """Text as it may stand in a header: printable ASCII, anything else a question mark."""

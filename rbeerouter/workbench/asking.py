@@ -17,7 +17,7 @@ from rbeerouter.config.values import utc_offset_s
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.models import NO_MODELS
 from rbeerouter.core.types import Env
-from rbeerouter.routing.decide import Decider
+from rbeerouter.routing.decide import Decider, as_configured
 from rbeerouter.routing.script import Script, configured_abilities, configured_limits, read_source
 from rbeerouter.routing.split import make_split
 from rbeerouter.workbench.explain import explain, read_request, render
@@ -76,7 +76,8 @@ def offline(
     strategy = routing.strategy if settings is not None else _DEFAULT_STRATEGY
     models = settings.models if settings is not None else NO_MODELS
     decider = Decider(
-        read_fleet(fleet), loaded, strategy, env, debug=True, models=models, split=make_split(routing.split, models)
+        read_fleet(fleet), loaded, strategy, env, debug=True, models=models, split=make_split(routing.split, models),
+        **as_configured(routing),
     )
     return explain(request, decider), source
 

@@ -104,7 +104,8 @@ def _room(decider: Decider, request: Request, decision: Decision) -> Worker | No
         return worker if worker.status == READY or (worker.status == BUSY and worker.takes_more) else None
     job = Job(request, 0.0, 0.0)
     job.decision = decision
-    return decider.room_for(job)
+    found = decider.room_for(job)
+    return None if found is None else found.worker
 
 
 def _refusal(decision: Decision) -> Mapping[str, Any]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from rbeerouter.config.strategies import StrategyError
 from rbeerouter.routing.habits import METHODS
 from rbeerouter.routing.language import Call, Language
+from rbeerouter.routing.strategies import NAMES
 from rbeerouter.routing.syntax import Node, Tree, arguments, constant
 from rbeerouter.workbench.finding import ERROR, WARNING, Report, nearest
 from rbeerouter.workbench.kinds import RELATIONS, Kind, Kinds
@@ -283,7 +285,14 @@ class Members:
     def _strategy(self, argument: Node) -> None:
         name = constant(self._tree, argument)
         known = self._language.strategies
-        if isinstance(name, str) and name.lower().replace("_", "-") not in known:
+        if not isinstance(name, str):
+            return
+        try:
+            NAMES.read(name)
+        except StrategyError as error:
+            if ":" in name or "," in name:                     # a list: which part of it is wrong
+                self._report.add(argument, ERROR, "unknown-strategy", f"strategy: {error}", None)
+                return
             near = nearest(name, known)
             hint = f'did you mean "{near}"?' if near else "known: " + ", ".join(known)
             self._report.add(argument, ERROR, "unknown-strategy", f"there is no strategy '{name}'", hint)

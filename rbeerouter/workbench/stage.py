@@ -12,13 +12,13 @@ from typing import Any
 
 import msgspec
 
-from rbeerouter.config.sections import Config
+from rbeerouter.config.sections import Config, Routing
 from rbeerouter.core.dispatch import Dispatcher, Fail, Job, Send, Wait
 from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.retry import RetryRules
 from rbeerouter.core.types import DRAINING, OFFLINE, Env, Outcome, Request
-from rbeerouter.routing.decide import Decider
+from rbeerouter.routing.decide import Decider, as_configured
 from rbeerouter.routing.sandbox import Abilities, Limits
 from rbeerouter.routing.script import Choice, Script, configured_abilities, configured_limits
 from rbeerouter.workbench.fleets import Row, fleet_of
@@ -105,6 +105,7 @@ class Play(msgspec.Struct, frozen=True):
     """The rules under which a script is tried: the configuration's, or those of a daemon that has none.
 
     ids: workers that the script may name though a made-up fleet does not have them
+    routing: what strategies are told
     """
 
     limits: Limits = Limits()
@@ -112,6 +113,7 @@ class Play(msgspec.Struct, frozen=True):
     strategy: str = "least-request"
     attempts: int = 3
     ids: frozenset[str] = frozenset()
+    routing: Routing = Routing()
 
 
 class Stage:
@@ -137,7 +139,9 @@ class Stage:
         self._attempts = play.attempts
         self._placed: tuple[Row, ...] = ()
         self._fleet = Fleet()
-        self._decider = Decider(self._fleet, self.script, play.strategy, self._env)
+        self._decider = Decider(
+            self._fleet, self.script, play.strategy, self._env, **as_configured(play.routing)
+        )
 
     @property
     def fleet(self) -> Fleet:
@@ -222,5 +226,5 @@ def rules_of(config: Config | None, texts: set[str] = frozenset()) -> Play:
     routing = config.routing
     return Play(
         configured_limits(routing), configured_abilities(routing), routing.strategy, config.limits.attempts,
-        frozenset(spec.id for spec in config.workers),
+        frozenset(spec.id for spec in config.workers), routing,
     )  # fmt: skip

@@ -66,7 +66,7 @@ def test_a_param_is_set_where_a_script_has_it(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(("more", "said"), [
-    ((A, "nowhere.lua"), "nowhere.lua: there is no such file; expected a script, round-robin, least-request or live"),
+    ((A, "nowhere.lua"), "nowhere.lua: there is no such file; as a strategy, 'nowhere.lua': expected one of "),
     ((A, B, "--script", A), "diff: A and B say who decides"),
     ((A, B, "--seeds", "0"), "--seeds 0: expected 1 to"),
     ((A, B, "--assert", "moovd < 1"), "did you mean moved?"),

@@ -135,7 +135,7 @@ def test_random_faults_come_as_often_as_was_said_while_traffic_comes() -> None:
         (["--param", "x"], "'x': expected NAME=VALUE"),
         (["--param", "x=y"], "x=y: expected a number"),
         (["--target", "p95=1"], "--target p95=1: expected one of ttft_s, tpot_s, e2e_s"),
-        (["--strategy", "best"], "--strategy best: expected one of "),
+        (["--strategy", "best"], "--strategy 'best': "),
         (["--script", "/none.lua"], "/none.lua: cannot be read: No such file or directory"),
         (["--scenario", "/none.toml"], "/none.toml: cannot be read: No such file or directory"),
         (["--workers", "/none.toml"], "/none.toml: cannot be read: No such file or directory"),

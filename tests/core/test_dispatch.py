@@ -86,7 +86,7 @@ class InOrder:
             headers=(("x-priority", "9"),), log=("chosen",),
         )  # fmt: skip
 
-    def room_for(self, job: Job) -> Worker | None:
+    def room_for(self, job: Job) -> Decision | None:
         raise AssertionError("nobody waits here")
 
     def serving(self, job: Job) -> list[Worker]:

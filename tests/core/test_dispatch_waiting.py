@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from rbeerouter.core.dispatch import CANCELLED, FAILED, FINISH, SENDING, WAITING, Dispatcher, Fail, Job, Send, Wait
@@ -42,10 +43,11 @@ class Told:
     def decide(self, request: Request, wall: float | None = None) -> Decision:
         return self.says(request)
 
-    def room_for(self, job: Job) -> Worker | None:
+    def room_for(self, job: Job) -> Decision | None:
         if self.refusal is not None:
             raise self.refusal
-        return next((one for one in self.serving(job) if one.status == READY), None)
+        free = next((one for one in self.serving(job) if one.status == READY), None)
+        return None if free is None else msgspec.structs.replace(job.decision, worker=free)
 
     def serving(self, job: Job) -> list[Worker]:
         return [one for one in self.fleet.ordered if one.serves(job.request.model)]

@@ -18,8 +18,8 @@ from rbeerouter.config.sections import Config, Limits, Routing
 from rbeerouter.core.types import Request
 from rbeerouter.dialects import bodies
 from rbeerouter.dialects.surfaces import SURFACES
-from rbeerouter.routing.decide import STRATEGIES
 from rbeerouter.routing.sandbox import Abilities
+from rbeerouter.routing.strategies import NAMES
 from tests.docs.pages import read
 
 SCRIPTS = read("docs/routing-scripts.md")
@@ -34,7 +34,7 @@ def read_config(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Con
     for name in re.findall(r'ca_file = "([^"]+)"', text):
         trustme.CA().cert_pem.write_to_path(folder / name)
     (folder / "config.toml").write_text(text)
-    return load(folder / "config.toml", strategies=tuple(STRATEGIES))
+    return load(folder / "config.toml", strategies=NAMES)
 
 
 def _routing() -> Routing:

@@ -199,7 +199,7 @@ async def test_a_defect_in_one_look_costs_no_more_than_that_look(tmp_path: Path)
                 raise RuntimeError("a defect")
 
     told: list[tuple[str, Any]] = []
-    settings = load(strategies=(), workers=("http://127.0.0.1:9",))
+    settings = load(workers=("http://127.0.0.1:9",))
     config = msgspec.structs.replace(settings, state_folder=tmp_path)
     env = Env(time.monotonic, time.time, random.Random(1))
     made = Discovery(config, env, lambda event, **fields: told.append((event, fields.get("error"))))

@@ -13,7 +13,7 @@ import pytest
 
 from rbeerouter.config.loading import load
 from rbeerouter.dialects.engines import ENGINES
-from rbeerouter.routing.decide import STRATEGIES
+from rbeerouter.routing.strategies import NAMES
 from rbeerouter.sim import world
 from rbeerouter.sim.logged import log_of
 from rbeerouter.sim.types import Arrival, Fault, Profile, Scenario, SimWorker
@@ -119,7 +119,7 @@ class Together:
 
 def simulated(case: Case, router: DaemonProcess) -> list[dict[str, Any]]:
     """The lines of the lab, in order of arrival."""
-    config = load(router.config_path, strategies=tuple(STRATEGIES), engines=tuple(ENGINES))
+    config = load(router.config_path, strategies=NAMES, engines=tuple(ENGINES))
     slow = Profile(step_s=STEP_S, prefill_s=0.0, slots=1000)
     workers = tuple(
         SimWorker(spec, msgspec.structs.replace(slow, step_s=slow.step_s * seconds / case.seconds[0]))

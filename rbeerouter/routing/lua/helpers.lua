@@ -6,6 +6,7 @@ local kit = ...
 
 local type, next, error, tostring, select, setmetatable = type, next, error, tostring, select, setmetatable
 local byte, format, gsub, lower, sub = string.byte, string.format, string.gsub, string.lower, string.sub
+local gmatch, match = string.gmatch, string.match
 local concat, floor, random, math_type, huge = table.concat, math.floor, math.random, math.type, math.huge
 local isyieldable = coroutine.isyieldable
 local charge, frozen, suggestion, clean = kit.charge, kit.frozen, kit.suggestion, kit.clean
@@ -334,16 +335,42 @@ function kit.declared_params() return declared end
 
 -------------------------------------------------------------------------------------------------------- strategy
 
-local strategies = {}
-for name in options.strategies:gmatch("[^,]+") do strategies[name] = true end
+local MOST_LIST_CHARS, MOST_WEIGHT = 1000, 1000000
+local strategies, scored = {}, {}
+for name in gmatch(options.strategies .. "," .. options.aliases, "[^,]+") do strategies[name] = true end
+for name in gmatch(options.scored, "[^,]+") do scored[name] = true end
+
+-- A name or a weighted list without spaces, in the spelling of the tables; what makes no sense is the script's error.
+-- config/strategies.py has the rules, and reads it again.
+local function spelled_strategy(text)
+  if #text > MOST_LIST_CHARS then error("a list of strategies with " .. #text .. " characters", 3) end
+  local names, alone, unscored, n = {}, false, nil, 0
+  for item in gmatch(text .. ",", "([^,]*),") do
+    local name, weight = match(item, "^%s*([^:]-)%s*:%s*(.-)%s*$")
+    name = name or match(item, "^%s*(.-)%s*$")
+    local spelled = gsub(lower(name), "_", "-")
+    if not strategies[spelled] then
+      local near = suggestion(spelled, strategies)
+      error("there is no strategy '" .. name .. "'" .. (near ~= "" and near or "; known: " .. options.strategies), 3)
+    end
+    if weight and not (match(weight, "^%d%d?%d?%d?%d?%d?%d?$") and weight + 0 <= MOST_WEIGHT) then
+      error("strategy: the weight '" .. weight .. "' of " .. name .. ": expected a whole number from 0 to 1000000", 3)
+    end
+    if not weight or weight + 0 > 0 then
+      n = n + 1
+      alone = alone or sub(spelled, 1, 3) == "slo"
+      if not scored[spelled] then unscored = name end
+    end
+    names[#names + 1] = weight and spelled .. ":" .. weight or spelled
+  end
+  if n == 0 then error("strategy: every weight of '" .. text .. "' is 0", 3) end
+  if n > 1 and unscored and not alone then error("strategy: " .. unscored .. " cannot be part of a list", 3) end
+  return concat(names, ",")
+end
 
 -- The function of a built-in strategy: strategy("least-request")(request, workers) gives one of the workers, or nil.
 function globals.strategy(name)
-  local spelled = gsub(lower(as_string(name, 1, "strategy")), "_", "-")
-  if not strategies[spelled] then
-    local near = suggestion(spelled, strategies)
-    error("there is no strategy '" .. name .. "'" .. (near ~= "" and near or "; known: " .. options.strategies), 2)
-  end
+  local spelled = spelled_strategy(as_string(name, 1, "strategy"))
   return function(request, workers)
     if type(workers) ~= "table" then
       error("strategy(\"" .. spelled .. "\") is called with (request, workers), got " .. type(workers) .. " as workers", 2)

@@ -15,7 +15,7 @@ import msgspec
 
 from rbeerouter.config.sections import Strategies
 from rbeerouter.core.chance import Chance
-from rbeerouter.core.memory import M, Memories
+from rbeerouter.core.memory import Kind, M, Memories
 from rbeerouter.core.models import NO_MODELS, Models
 from rbeerouter.core.queue import Shares
 from rbeerouter.core.types import Request, Worker
@@ -45,7 +45,7 @@ class Context(msgspec.Struct):
     options: [routing.strategies] of the configuration.
     models: what the configuration says of models.
     memories: what is remembered, of all strategies together.
-    asked: how often somebody asked for one of them.
+    asked: how often somebody asked for one of them; remembered: which ones.
     """
 
     chance: Chance
@@ -55,9 +55,11 @@ class Context(msgspec.Struct):
     memories: Memories = msgspec.field(default_factory=Memories)
     arrived: float | None = None
     asked: int = 0
+    remembered: set[Kind] = msgspec.field(default_factory=set)
 
     def memory(self, kind: type[M], options: msgspec.Struct | None = None) -> M:
         self.asked += 1
+        self.remembered.add((kind, options))
         return self.memories.of(kind, options)
 
 

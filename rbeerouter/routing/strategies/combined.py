@@ -37,6 +37,9 @@ class Combined(Strategy):
         self.by_load = any(part.by_load for part, _ in self.parts)  # type: ignore[misc]
         self.reads_prompt = any(part.reads_prompt for part, _ in self.parts)  # type: ignore[misc]
         self.reads_client = any(part.reads_client for part, _ in self.parts)  # type: ignore[misc]
+        self.by_weight = any(part.by_weight for part, _ in self.parts)  # type: ignore[misc]
+        self.remembers = any(part.remembers for part, _ in self.parts)
+        self.shares = next((part.shares for part, _ in self.parts if part.shares is not None), None)
         self.remembers = any(part.remembers for part, _ in self.parts)
 
     def choose(self, request: Request, workers: list[Worker]) -> Worker | None:
