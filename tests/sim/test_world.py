@@ -271,7 +271,7 @@ def test_what_cannot_be_simulated_is_said() -> None:
         world.run(scenario(traffic))
     with pytest.raises(ConfigError, match="there are two"):
         world.run(scenario(traffic, worker("a"), worker("a")))
-    with pytest.raises(ConfigError, match="strategy = 'fastest': .*expected one of"):
+    with pytest.raises(ConfigError, match=r"strategy = 'fastest': .*expected one of"):
         world.run(scenario(traffic, worker("a"), strategy="fastest"))
     with pytest.raises(ScriptError, match="self-test"):
         world.run(scenario(traffic, worker("a"), script=b"function route_request(r, w) return w.x.y end"))
