@@ -73,6 +73,7 @@ TESTED_ELSEWHERE = {
     "rbeerouter.routing.blocks": "tests/routing/test_problem.py",
     "rbeerouter.routing.habits": "tests/routing/test_problem.py",
     "rbeerouter.routing.hints": "tests/routing/test_problem.py",
+    "rbeerouter.routing.strategies.tokens": "tests/routing/test_measured.py",
     "rbeerouter.server.answers": "tests/server/test_registration.py",
     "rbeerouter.server.client": "tests/server/test_reload.py",
     "rbeerouter.server.control_plane": "tests/server/test_app.py",

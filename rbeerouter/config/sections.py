@@ -135,6 +135,34 @@ class Fairness(Section):
     utilization_weight: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
 
 
+class Span(Section):
+    """How far back strategies look that go by what was measured."""
+
+    busy_s: Annotated[float, Meta(ge=1, le=3600)] = 10.0
+    latency_s: Annotated[float, Meta(ge=1, le=86_400)] = 30.0
+    tokens_s: Annotated[float, Meta(ge=1, le=86_400)] = 60.0
+
+
+class Cheapest(Section):
+    """What counts as cheap."""
+
+    tolerance: Annotated[float, Meta(ge=0, le=10)] = 0.05
+    answer_s: Positive = 10.0
+
+
+class Ratio(Section):
+    """What fixed-ratio holds to."""
+
+    local: Fraction = 0.5
+    debt: Annotated[float, Meta(ge=1, le=1e6)] = 10.0
+
+
+class Warm(Section):
+    """When cache-warm lets another worker load a model."""
+
+    spill: Annotated[float, Meta(ge=1, le=1e6)] = 4.0
+
+
 class Strategies(Section):
     """What strategies can be told."""
 
@@ -144,6 +172,10 @@ class Strategies(Section):
     consistent_hash: ConsistentHash = ConsistentHash()
     fairness: Fairness = Fairness()
     kv_events: KvEventOptions = KvEventOptions()
+    span: Span = Span()
+    cheapest: Cheapest = Cheapest()
+    ratio: Ratio = Ratio()
+    warm: Warm = Warm()
 
 
 class Routing(Section):

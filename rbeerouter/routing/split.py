@@ -30,24 +30,39 @@ class Share:
         self.fallbacks: Counter[str] = Counter()
         self.owed = 0.0
 
-    def turn(self, local: bool, remote: bool) -> str:
+    @property
+    def due(self) -> str:
+        """The side whose turn is next."""
+        return LOCAL if self.owed + self.local_fraction >= 0.5 else REMOTE
+
+    def side(self, local: bool, remote: bool) -> str:
         """The side that gets the next request, of those that have somebody for it; at least one has."""
-        owed = self.owed + self.local_fraction
-        due = LOCAL if owed >= 0.5 else REMOTE
-        side = due if (local if due == LOCAL else remote) else (REMOTE if due == LOCAL else LOCAL)
+        due = self.due
+        return due if (local if due == LOCAL else remote) else (REMOTE if due == LOCAL else LOCAL)
+
+    def take(self, side: str) -> None:
+        """That side got the next request, whoever's turn it was."""
+        due = self.due
         if side != due:
             self.fallbacks[due] += 1
         self.taken[side] += 1
-        if side == LOCAL:
-            owed -= 1.0
-        self.owed = max(-self.debt, min(self.debt, owed))
+        self.owe(self.owed + self.local_fraction - (side == LOCAL))
+
+    def owe(self, requests: float) -> None:
+        """The local side is owed so many now, within the limit."""
+        self.owed = max(-self.debt, min(self.debt, requests))
+
+    def turn(self, local: bool, remote: bool) -> str:
+        """The side that gets the next request, which it has then taken."""
+        side = self.side(local, remote)
+        self.take(side)
         return side
 
     def adopt(self, before: Share) -> None:
         """Goes on where another one stood, if it shared alike."""
         if before.local_fraction == self.local_fraction:
-            self.taken, self.fallbacks, self.owed = before.taken, before.fallbacks, before.owed
-            self.owed = max(-self.debt, min(self.debt, self.owed))
+            self.taken, self.fallbacks = before.taken, before.fallbacks
+            self.owe(before.owed)
 
     def told(self) -> dict[str, Any]:
         """What GET /routing shows of it."""

@@ -6,15 +6,28 @@ from rbeerouter.config.strategies import Names
 from rbeerouter.routing.strategies.affinity import ConsistentHash, IpHash, SessionAffinity
 from rbeerouter.routing.strategies.balance import LeastRequest, PowerOfTwo, Random, RoundRobin, Weighted
 from rbeerouter.routing.strategies.base import Scored, Strategy
+from rbeerouter.routing.strategies.economy import CacheWarm, Cheapest, FixedRatio
 from rbeerouter.routing.strategies.fairness import VtcBasic
+from rbeerouter.routing.strategies.figures import (
+    LatencyBased,
+    LeastBusyTime,
+    LeastGpuCache,
+    LeastKvCache,
+    LeastLatency,
+    LeastUtilization,
+    LoadBased,
+    Throughput,
+)
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
     for strategy in (
         Random, RoundRobin, Weighted, IpHash, ConsistentHash, LeastRequest,
+        LoadBased, LatencyBased, LeastBusyTime, LeastLatency, LeastKvCache, LeastGpuCache, LeastUtilization, Throughput,
         PowerOfTwo,
         SessionAffinity,
         VtcBasic,
+        Cheapest, FixedRatio, CacheWarm,
     )
 }  # fmt: skip
 ALIASES: dict[str, str] = {"least-connections": "least-request"}
