@@ -305,6 +305,16 @@ def test_who_comes_when_nobody_waits_stands_where_the_last_one_did() -> None:
     assert ledger.had(light) == ledger.had(flood) == 10 * 1200 + 3
 
 
+def test_long_answers_that_are_yet_to_come_lift_nobody() -> None:
+    ledger = TokenLedger()
+    for _ in range(10):
+        send(ledger, named("flood", 100, 1000, metadata={}))   # which is expected to have 150
+    flood, light = (ledger.account_of(user, b"") for user in ("flood", "light"))
+    ledger.begins(flood)
+    ledger.begins(light)
+    assert (ledger.had(flood), ledger.had(light)) == (10 * (100 + 2 * 150), 10 * 100)
+
+
 def test_everybody_gets_their_turn_and_priorities_go_first() -> None:
     users = ["flood", *(f"light-{number}" for number in range(4))]
     engine = Engine(1, dict.fromkeys(users, (50, 40)) | {"urgent": (50, 40)}, TokenLedger())
@@ -341,27 +351,28 @@ def without_chance(made: VtcBasic, user: str, workers: list[Worker], **more: Any
 
 def test_users_with_more_tokens_go_to_later_workers_by_id_whatever_the_order_of_the_list() -> None:
     made, workers = strategy(), fleet("c", "a", "b").ordered
-    spend(made.ledger, "heavy", 9000, 0, 100.0)
-    spend(made.ledger, "light", 1000, 0, 100.0)
+    spend(made.ledger, "heavy", 8000, 0, 100.0)
+    spend(made.ledger, "light", 2000, 0, 100.0)
     made.ledger.tick(100.0, [])
-    assert without_chance(made, "new", workers) == [2.0, 0.0, 1.0], "c, a, b"
-    assert without_chance(made, "light", workers) == [1.8, 0.2, 0.8], "1000 of a bucket of (1000 + 9000) / 2"
-    assert without_chance(made, "heavy", workers) == [0.2, 1.8, 0.8]
+    assert without_chance(made, "new", workers) == [1.0, 0.0, 0.5], "c, a, b"
+    assert without_chance(made, "light", workers) == [0.8, 0.2, 0.3], "2000 of 2000 + 8000"
+    assert without_chance(made, "heavy", workers) == [0.2, 0.8, 0.3]
 
 
-def test_the_load_for_what_a_worker_can_do_counts_as_much_as_one_step() -> None:
+def test_the_load_for_what_a_worker_can_do_counts_as_much_as_the_way_from_the_first_to_the_last() -> None:
     made, all_of = strategy(), fleet("w1", "w2")
     fill(all_of, "w1", 3)
     assert without_chance(made, "new", all_of.ordered) == [0.8, 1.0]
     weighted = strategy(fairness_weight=0.5, utilization_weight=2.0)
     assert without_chance(weighted, "new", all_of.ordered) == [1.5, 0.5]
+    assert without_chance(made, "new", all_of.ordered[:1]) == [0.8], "a single worker is where everybody is"
 
 
 def test_small_users_are_all_alike() -> None:
     made, workers = strategy(bucket_tokens=500.0), fleet("w1", "w2").ordered
     spend(made.ledger, "anna", 200, 0, 100.0)
     made.ledger.tick(100.0, [])
-    assert without_chance(made, "anna", workers) == [0.4, 0.6], "a bucket is never smaller than bucket_tokens"
+    assert without_chance(made, "anna", workers) == [0.2, 0.8], "a bucket is never smaller than bucket_tokens"
 
 
 def test_chance_decides_between_workers_that_are_nearly_alike() -> None:
@@ -396,6 +407,24 @@ def test_strict_estimates_by_the_prompt_never_settles_and_leaves_the_queue_alone
     made = strategy(strict=True)
     end(made.ledger, send(made.ledger, named("anna", 101, max_tokens=5)), 101, 5)
     assert (got(made.ledger, "anna"), made.shares) == (101 + 2 * 152, None)
+
+
+def test_strict_scores_are_those_of_the_original() -> None:
+    made, all_of = strategy(strict=True), fleet()
+    fill(all_of, "w2", 3)
+    all_of.ordered[2].running = 40
+    made.ledger.sent(named("heavy", 2500), W1, 100.0)          # 2500 + 2 * 3750, never settled
+    made.ledger.sent(named("light", 250), W1, 100.0)           # 250 + 2 * 375
+    made.ledger.tick(100.0, [])
+    far = {"light": 1000 / 5500, "heavy": 10_000 / 5500}
+    for user, target in far.items():
+        for _ in range(30):
+            made.context.chance.n += 1
+            scores = made.scores(request(user_id=user), all_of.ordered)
+            assert scores is not None
+            distances = [score - load for score, load in zip(scores, (0.0, 0.03, 0.4), strict=True)]
+            for found, place in zip(sorted(distances), sorted(range(3), key=lambda i: abs(i - target)), strict=True):
+                assert 0.0 <= found - abs(place - target) < 0.1 + 1e-9
 
 
 def test_strict_takes_a_random_worker_whether_there_is_a_user_or_not() -> None:
@@ -446,17 +475,17 @@ def simulated(name: str, workload: Listed, seconds: float) -> tuple[float, float
     return sum(even) / len(even), sorted(waits)[int(0.95 * len(waits))]
 
 
-OTHERS = ("round-robin", "least-request")
+OTHERS = ("random", "least-request")
 
 
 def test_one_who_floods_gets_no_more_than_others_who_wait_too() -> None:
     """Each asks for more than its part, one of them for ten times as many tokens as each of the others."""
     workload = traffic(180.0, (5.0, 2000, 1000), (5.0, 200, 100))
     even = {name: simulated(name, workload, 180.0)[0] for name in ("vtc-basic", *OTHERS)}
-    assert even["vtc-basic"] > 0.9 and max(even[name] for name in OTHERS) < 0.6, even
+    assert even["vtc-basic"] > 0.98 and max(even[name] for name in OTHERS) < 0.6, even
 
 
 def test_who_asks_for_less_than_its_part_hardly_waits_for_the_one_who_floods() -> None:
     workload = traffic(180.0, (5.0, 2000, 1000), (2.0, 200, 100))
     waits = {name: simulated(name, workload, 180.0)[1] for name in ("vtc-basic", *OTHERS)}
-    assert 3 * waits["vtc-basic"] < min(waits[name] for name in OTHERS), waits
+    assert 8 * waits["vtc-basic"] < min(waits[name] for name in OTHERS), waits

@@ -36,10 +36,15 @@ class Held:
     def __init__(self, name: str = "w1") -> None:
         self.turns = asyncio.Semaphore(0)
         self.worker = FaultWorker(self._answer, name=name)
+        self.counts = False
 
     async def _answer(self, connection: Connection, request: Request) -> None:
+        """counts: the prompt's tokens are told as they are, in place of the usual three."""
         await self.turns.acquire()
-        await connection.write(whole(200, completion(connection, request), JSON_TYPE))
+        body = completion(connection, request)
+        if self.counts:
+            body["usage"] = body["usage"] | {"prompt_tokens": len(request.body) // 4}
+        await connection.write(whole(200, body, JSON_TYPE))
 
     def entry(self) -> dict[str, Any]:
         return {"id": self.worker.name, "url": self.worker.url, "models": ["tiny"], "max_concurrency": 1}
@@ -54,7 +59,7 @@ class Held:
 
 @asynccontextmanager
 async def held_router(
-    folder: Path, script: str, *names: str, **sections: Any
+    folder: Path, script: str | None, *names: str, **sections: Any
 ) -> AsyncIterator[tuple[Router, list[Held]]]:
     """A router before held workers, every one of which has a request already that nobody else counts on."""
     held = [Held(name) for name in names or ("w1",)]
@@ -119,6 +124,25 @@ async def test_a_request_waits_until_a_slot_is_free_and_its_line_says_how_long(
         one, other = await under_test.wait_requests(2)
         assert (one["queue_ms"], one["request_id"], other["worker"], other["by"]) == (0.0, "first", "w1", "script")
         assert 40 < other["queue_ms"] <= other["total_ms"]
+
+
+@story
+async def test_with_vtc_basic_who_had_the_fewest_tokens_goes_first_and_a_key_says_who_that_is(tmp_path: Path) -> None:
+    async with held_router(tmp_path, None, routing={"strategy": "vtc-basic"}) as (under_test, (held,)):
+        long = PROMPT | {"messages": [{"role": "user", "content": "hello there " * 500}]}
+        held.counts = True
+        tasks = []
+        for name, body in (("long-1", long), ("long-2", long), ("short-1", PROMPT), ("short-2", PROMPT)):
+            key = ("authorization", f"Bearer {name.partition('-')[0]}")
+            tasks.append(asyncio.create_task(under_test.post(CHAT, body, [("x-request-id", name), key])))
+            await (held.worker.wait_requests(1) if len(tasks) == 1 else until_waiting(under_test, len(tasks) - 1))
+        for done in range(4):
+            await held.worker.wait_requests(done + 1)
+            held.let_go()
+        assert [(await task).status for task in tasks] == [200] * 4
+        assert held.asked_by() == [b"long-1", b"short-1", b"long-2", b"short-2"], "in turns, long-2 came second"
+        lines = await under_test.wait_requests(4)
+        assert [line["reason"].partition(";")[0] for line in lines] == ["vtc-basic"] * 4, "by its key, without a user"
 
 
 @story

@@ -68,11 +68,13 @@ def ledger_rules(options: Fairness, settles: bool = True) -> LedgerRules:
 class Account(msgspec.Struct):
     """What one user got, in weighted tokens by the weight of its tier.
 
-    had: ever, and what it was lifted by. recent, at: of the window, as it was at that time; it fades from there.
-    out: how long its answers are, None until the first. busy: requests of it on workers.
+    had: ever, and what it was lifted by. open: of that, for answers that are not there yet. recent, at: of the window,
+    as it was at that time; it fades from there. out: how long its answers are, None until the first. busy: requests of
+    it on workers.
     """
 
     had: float = 0.0
+    open: float = 0.0
     recent: float = 0.0
     at: float = 0.0
     out: float | None = None
@@ -80,13 +82,14 @@ class Account(msgspec.Struct):
 
 
 class Charge(msgspec.Struct):
-    """What an attempt was charged, and for how many tokens. weight: of its tier."""
+    """What an attempt was charged, and for how many tokens. weight: of its tier. open: as in `Account`."""
 
     account: Account
     tokens_in: float
     tokens_out: float
     weight: float
     at: float
+    open: float
     cost: float = 0.0
 
 
@@ -162,9 +165,11 @@ class TokenLedger(Memory):
             self._lift(account)                               # it has come and gone at once
         tokens_in, tokens_out = float(request.prompt_tokens or 0), self._expected(request, account)
         weight = self._weights.get(str(request.metadata.get(self.rules.tier)), 1.0) if self._weights else 1.0
-        self._charges[job] = charge = Charge(account, tokens_in, tokens_out, weight, now)
+        answer = self._cost(0.0, tokens_out, weight)
+        self._charges[job] = charge = Charge(account, tokens_in, tokens_out, weight, now, answer)
         self._set(charge, self._cost(tokens_in, tokens_out, weight), now)
         account.busy += 1
+        account.open += answer
         self._last = account
         self._most = max(self._most, account.recent)
 
@@ -174,6 +179,7 @@ class TokenLedger(Memory):
             return
         account = charge.account
         account.busy -= 1
+        account.open = account.open - charge.open if account.busy else 0.0
         if not self.rules.settles:
             return
         if failure is None and job.status < 400:
@@ -241,9 +247,10 @@ class TokenLedger(Memory):
         return not account.busy and name not in self._waiting
 
     def _lift(self, account: Account) -> None:
-        """Up to the least of those who wait; where nobody does, to the one that was served last."""
+        """Up to the least of those who wait; where nobody does, to the one that was served last. Answers that are yet to
+        come do not count, as in the paper: who has begun many long ones just before others came has not had them."""
         waiting = self._waiting.values()
-        least = min([one.had for one in waiting]) if waiting else self._last.had
+        least = min([one.had - one.open for one in waiting]) if waiting else self._last.had - self._last.open
         account.had = max(account.had, least)
 
     def _expected(self, request: Request, account: Account) -> float:
@@ -280,12 +287,15 @@ def _newer(mean: float | None, value: float) -> float:
 class VtcBasic(Scored):
     """Users who got much go to other workers than users who got little; and the queue serves who got least.
 
-    The i-th worker by id has the score Wf |i - min(T / bucket, n - 1)| + Wu min(load, 1) + U[0, 0.1), the least is the
-    best: T are the user's tokens in the window, bucket is the mean of the least and the most that a user has, at least
-    `bucket_tokens`. A request without a user has no account, so another strategy chooses.
+    Workers stand in the order of their ids from 0 to 1, as do users: T / max(least + most, 2 bucket), where T are the
+    user's weighted tokens in the window, and least and most those of any user. A worker's score is Wf times how far it
+    stands from the user, and Wu times its load for what it can do, and by chance up to 0.1; the least is the best. A
+    request without a user has no account, so another strategy chooses.
 
-    strict: AIBrix's: the workers in random order, the running requests that the engine tells by 100 in place of the
-    load, estimates that are never settled, a random worker without a user, and the queue takes turns.
+    strict: AIBrix's (pkg/plugins/gateway/algorithms/vtc/vtc_basic.go). The i-th of n workers in an order that is random
+    for each request stands at i, and the user at min(T / max(bucket, (least + most) / 2), n - 1); 100 running requests,
+    as the engine tells them, are a full worker; estimates are never settled; without a user a random worker is chosen;
+    and the queue takes turns.
     """
 
     name = "vtc-basic"
@@ -307,12 +317,13 @@ class VtcBasic(Scored):
         if account == NOBODY:
             return None
         least, most = ledger.span(now)
-        bucket = max(options.bucket_tokens, (least + most) / 2)
-        target = min(ledger.recent(account, now) / bucket, len(workers) - 1)
+        buckets = ledger.recent(account, now) / max(options.bucket_tokens, (least + most) / 2)
+        last = len(workers) - 1
+        user, step = (min(buckets, last), 1.0) if self._strict else (min(buckets / 2, 1.0), 1 / last if last else 0.0)
         fairness, utilization, random = options.fairness_weight, options.utilization_weight, self.context.chance.random
         scores = [0.0] * len(workers)
         for place, index in enumerate(self._order(workers)):
-            far = abs(place - target)
+            far = abs(place * step - user)
             scores[index] = fairness * far + utilization * self._load(workers[index]) + _SPREAD * random()
         return scores
 
