@@ -247,8 +247,8 @@ class TokenLedger(Memory):
         return not account.busy and name not in self._waiting
 
     def _lift(self, account: Account) -> None:
-        """Up to the least of those who wait; where nobody does, to the one that was served last. Answers that are yet to
-        come do not count, as in the paper: who has begun many long ones just before others came has not had them."""
+        """Up to the least of those who wait; where nobody does, to the one that was served last. Answers that are yet
+        to come do not count, as in the paper: who has begun many long ones just before others came has not had them."""
         waiting = self._waiting.values()
         least = min([one.had - one.open for one in waiting]) if waiting else self._last.had - self._last.open
         account.had = max(account.had, least)
