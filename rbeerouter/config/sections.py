@@ -82,6 +82,8 @@ class Prefix(Section):
     most_blocks: Annotated[int, Meta(ge=1, le=1 << 20)] = 2048
     worker_tokens: Count = 500_000
     cold_share: Fraction = 0.05
+    queued_weight: Annotated[float, Meta(ge=0, le=1e6)] = 0.1
+    load_power: Annotated[float, Meta(ge=0, le=10)] = 0.125
     strict_seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
     strict_blocks: Count = 200_000
     strict_kept_s: Positive = 1200.0
@@ -96,6 +98,7 @@ class Preble(Section):
     window_s: Positive = 180.0
     kept_s: Positive = 300.0
     most_prompts: Count = 100_000
+    imbalance: CountFromZero = 16
     slowness: Positive = 2.5
     decode_tokens: CountFromZero = 45
     token_s: Annotated[float, Meta(ge=0, le=1e6)] = 0.15

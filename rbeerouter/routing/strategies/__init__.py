@@ -18,6 +18,8 @@ from rbeerouter.routing.strategies.figures import (
     LoadBased,
     Throughput,
 )
+from rbeerouter.routing.strategies.preble import PrefixCachePreble
+from rbeerouter.routing.strategies.prefix import LMetric, PrefixCache
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
@@ -25,6 +27,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
         Random, RoundRobin, Weighted, IpHash, ConsistentHash, LeastRequest,
         LoadBased, LatencyBased, LeastBusyTime, LeastLatency, LeastKvCache, LeastGpuCache, LeastUtilization, Throughput,
         PowerOfTwo,
+        PrefixCache, PrefixCachePreble, LMetric,
         SessionAffinity,
         VtcBasic,
         Cheapest, FixedRatio, CacheWarm,
