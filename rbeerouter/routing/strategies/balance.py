@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from operator import add
 from typing import Any
 
-from rbeerouter.core.types import Request, Worker
+from rbeerouter.core.types import Request, Worker, WorkerSpec
 from rbeerouter.routing.strategies.base import Context, Scored, Strategy
 
 _SPARE = 64
@@ -62,45 +63,59 @@ class Weighted(Strategy):
         super().__init__(context)
         self._start = context.chance.loading()
         self._credits: dict[str, float] = {}
-        self._known: dict[str, Worker] = {}
+        self._workers: dict[str, Worker] = {}                  # whose credits these are
         self._most = _SPARE
-        self._grown: tuple[list[Worker], list[float]] = ([], [])
+        # The workers of the last choice in a row, usually those of the next as well; `taken` changes the row alone.
+        self._specs: list[WorkerSpec] = []
+        self._names: list[str] = []
+        self._weights: list[float] = []
+        self._row: list[float] = []
+        self._grown: list[float] = []
+        self._chosen = 0
+        self._ahead = False                                    # has the row changed since it was written to `_credits`?
 
     def choose(self, request: Request, workers: list[Worker]) -> Worker:
-        credits = self._credits
-        try:
-            grown = [credits[worker.id] + worker.spec.weight for worker in workers]
-        except KeyError:
-            grown = [credits.get(worker.id, 0.0) + worker.spec.weight for worker in workers]
-        self._grown = workers, grown                           # for `taken`, which is told the worker alone
+        specs = [worker.spec for worker in workers]
+        if specs != self._specs:
+            self._line_up(workers, specs)
+        self._grown = grown = list(map(add, self._row, self._weights))
         largest = max(grown)
         if grown.count(largest) == 1:
-            return workers[grown.index(largest)]
-        first = self._start % len(workers)
-        return workers[grown.index(largest, first) if largest in grown[first:] else grown.index(largest)]
+            index = grown.index(largest)
+        else:
+            first = self._start % len(workers)
+            index = grown.index(largest, first) if largest in grown[first:] else grown.index(largest)
+        self._chosen = index
+        return workers[index]
 
     def taken(self, request: Request, worker: Worker) -> None:
-        workers, grown = self._grown
-        credits = self._credits
-        credits.update((one.id, credit) for one, credit in zip(workers, grown, strict=True))
-        credits[worker.id] -= sum(one.spec.weight for one in workers)
-        if len(credits) > len(self._known):
-            self._known |= {one.id: one for one in workers}
-            if len(credits) > self._most:
-                self._forget()
+        self._row = row = self._grown
+        row[self._chosen] -= sum(self._weights)
+        self._ahead = True
 
-    def _forget(self) -> None:
-        """Those that are gone."""
-        self._known = {name: worker for name, worker in self._known.items() if worker.index >= 0}
-        self._credits = {name: credit for name, credit in self._credits.items() if name in self._known}
-        self._most = 2 * len(self._known) + _SPARE
+    def _line_up(self, workers: list[Worker], specs: list[WorkerSpec]) -> None:
+        credits = self._written()
+        self._workers |= {worker.id: worker for worker in workers}
+        if len(self._workers) > self._most:                    # some of them may be gone
+            self._workers = {name: worker for name, worker in self._workers.items() if worker.index >= 0}
+            self._credits = credits = {name: credits[name] for name in self._workers if name in credits}
+            self._most = 2 * len(self._workers) + _SPARE
+        self._specs, self._names = specs, [spec.id for spec in specs]
+        self._weights = [spec.weight for spec in specs]
+        self._row = [credits.get(name, 0.0) for name in self._names]
+
+    def _written(self) -> dict[str, float]:
+        if self._ahead:
+            self._credits.update(zip(self._names, self._row, strict=True))
+            self._ahead = False
+        return self._credits
 
     def state(self) -> dict[str, float]:
-        return self._credits.copy()
+        return self._written().copy()
 
     def stand_at(self, state: Any) -> None:
         if isinstance(state, dict) and all(isinstance(credit, int | float) for credit in state.values()):
-            self._credits = dict(state)
+            self._credits, self._specs, self._ahead = dict(state), [], False
 
 
 class LeastRequest(Scored):
