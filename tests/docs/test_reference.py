@@ -46,6 +46,7 @@ from tests.support.builders import env
 from tests.test_house import tables
 
 CONFIG, API, OPERATING = read("docs/config.md"), read("docs/api.md"), read("docs/operating.md")
+STRATEGY_PAGE = read("docs/strategies.md")
 PACKAGE = REPOSITORY / "rbeerouter"
 
 
@@ -100,6 +101,12 @@ def test_every_header_of_ours_is_explained() -> None:
 
 def test_the_strategies_are_those_of_the_page() -> None:
     assert set(CONFIG.table("Strategies")) - {"strategy"} == set(STRATEGIES)
+
+
+def test_each_strategy_has_its_section_that_says_when_when_not_and_where_it_comes_from() -> None:
+    titles = re.findall(r"^## ([a-z-]+)$", STRATEGY_PAGE.prose, re.MULTILINE)
+    parts = {name: re.findall(r"^\*\*(When not|When|Source)\b", STRATEGY_PAGE.section(name), re.MULTILINE) for name in titles}
+    assert parts == dict.fromkeys(STRATEGIES, ["When", "When not", "Source"])
 
 
 NOT_SENT = {"client_gone", "client_stalled"}
