@@ -89,7 +89,7 @@ class Engine:
 
     next_s: when to call `advance` again: never later than the next request ends, sometimes earlier, and inf when
     nothing happens by itself. running: admitted sequences. prompt_tokens, cached_tokens: of the requests admitted so
-    far. Times given to the methods never go backwards.
+    far. preempted: sequences that had to make room, each time counted. Times given to the methods never go backwards.
     on_first: called with each request whose first token is out, and the time, in `advance` at that time or in whatever
     method comes before it; None: nobody is told, and there is less to do.
     """
@@ -99,7 +99,7 @@ class Engine:
         "_count", "_decoding", "_end", "_finished", "_footprints", "_generated", "_growth", "_hold", "_idle", "_kv",
         "_lanes", "_leaving", "_length", "_memory", "_now", "_number", "_pending", "_prefill_s", "_profile", "_prompts",
         "_sequence_s", "_slots", "_special", "_start", "_step", "_step_s", "_taking", "_tokens", "_unit", "_waiting",
-        "_weight", "cached_tokens", "next_s", "on_first", "prompt_tokens", "running",
+        "_weight", "cached_tokens", "next_s", "on_first", "preempted", "prompt_tokens", "running",
     )  # fmt: skip
 
     def __init__(self, worker: SimWorker, block_tokens: int) -> None:
@@ -132,7 +132,7 @@ class Engine:
         self._weight = self._context = self._length = self._growth = self._start = self._now = 0.0
         self._busy_s = self._hold = 0.0
         self._end = self.next_s = self._busy_since = inf
-        self.running = self.prompt_tokens = self.cached_tokens = 0
+        self.running = self.prompt_tokens = self.cached_tokens = self.preempted = 0
         self.on_first: Callable[[Work, float], None] | None = None
         self._pace(1.0)
 
@@ -493,6 +493,7 @@ class Engine:
             self._withdraw(newest)
             newest.state = WAITING
             self._waiting.appendleft(newest)
+            self.preempted += 1
         if self._cache is not None:
             self._cache.shrink((self._kv - self._tokens - len(self._decoding)) // self._block)
 

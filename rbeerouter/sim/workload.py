@@ -261,7 +261,7 @@ class Shape:
                 most = tokens_out
         request = Request(
             f"sim-{number}", kind.path, kind.model, kind.size, user, kind.priority, most, kind.stream,
-            group.metadata[kind.type], session, estimate(tokens_in, uniform()),
+            group.metadata[kind.type], session, estimate(tokens_in, uniform()), client=address_of(user),
         )  # fmt: skip
         return Arrival(at_s, request, tokens_in, tokens_out, blocks, self.patience_s)
 
@@ -278,6 +278,15 @@ class Shape:
 def estimate(tokens_in: int, luck: float) -> int:
     """`Request.prompt_tokens` of a prompt of so many tokens: what `bodies` makes of its bytes. luck: 0 to 1."""
     return _BODY_TOKENS + int(tokens_in * (_LEAST_BYTES + _BYTES_SPAN * luck))
+
+
+def address_of(user: str | None) -> str | None:
+    """`Request.client` of a user that is made up: each has one machine. Of others nobody knows."""
+    number = user.removeprefix("user-") if user is not None else ""
+    if not number.isdecimal():
+        return None
+    host = int(number)
+    return f"10.{host >> 16 & 255}.{host >> 8 & 255}.{host & 255}"
 
 
 def _kinds(given: Traffic | Mix, type_of: Callable[[str], str]) -> tuple[list[_Kind], list[float]]:

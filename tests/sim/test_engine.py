@@ -106,7 +106,7 @@ def test_jumps_end_where_single_steps_do(seed: int, eager: bool) -> None:
         assert work.finished_s == pytest.approx(one.finished_s, rel=1e-9)
         assert work.first_s == pytest.approx(one.first_s, rel=1e-9)
         assert (work.cached_tokens, work.done_tokens) == (one.cached, one.arrival.tokens_out)
-    assert fast.step == slow.steps
+    assert (fast.step, fast.preempted) == (slow.steps, slow.preempted)
     assert (fast.running, fast.waiting, fast.kv_usage, fast.next_s) == (0, 0, 0.0, math.inf)
 
 

@@ -79,6 +79,15 @@ def test_a_user_has_one_tier_and_one_region() -> None:
     assert {len(found) for found in of_user.values()} == {1}
 
 
+def test_a_user_asks_from_one_address_which_is_nobody_elses() -> None:
+    pairs = {(one.request.user_id, one.request.client) for one in arrivals(users=2000)}
+    assert len(pairs) == len(dict(pairs)) == len({client for _, client in pairs})
+    assert ("user-1", "10.0.0.1") in pairs
+    assert (workload.address_of("user-70000"), workload.address_of("anna"), workload.address_of(None)) == (
+        "10.1.17.112", None, None,
+    )  # fmt: skip
+
+
 def test_users_ask_as_zipf_says() -> None:
     found = arrivals(requests=20_000, users=100, tiers={"free": 1}, regions={"eu": 1}, zipf=1.0)
     (first, most), (second, next_most) = Counter(one.request.user_id for one in found).most_common(2)
@@ -103,7 +112,7 @@ def test_a_request_is_what_the_daemon_makes_of_such_a_body() -> None:
     body = {"model": asked.model, "stream": True, "max_tokens": asked.max_tokens, "user": asked.user_id,
             "priority": asked.priority, "metadata": named, "messages": [{"role": "user", "content": text}]}  # fmt: skip
     read = parse(SURFACES[asked.path.encode()], asked.id, {}, msgspec.json.encode(body), Limits())
-    assert read == msgspec.structs.replace(asked, prompt_tokens=read.prompt_tokens)
+    assert read == msgspec.structs.replace(asked, prompt_tokens=read.prompt_tokens, client=None)
     assert list(read.metadata) == list(asked.metadata)  # scripts may walk through it
     low, high = workload.estimate(one.tokens_in, 0.0), workload.estimate(one.tokens_in, 1.0)
     assert low <= read.prompt_tokens <= high and low <= asked.prompt_tokens <= high
