@@ -141,7 +141,7 @@ class Fairness(Section):
 class Span(Section):
     """How far back strategies look that go by what was measured."""
 
-    busy_s: Annotated[float, Meta(ge=1, le=3600)] = 10.0
+    busy_s: Annotated[float, Meta(ge=1, le=86_400)] = 300.0
     latency_s: Annotated[float, Meta(ge=1, le=86_400)] = 30.0
     tokens_s: Annotated[float, Meta(ge=1, le=86_400)] = 60.0
 

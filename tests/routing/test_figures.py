@@ -220,7 +220,7 @@ def test_of_workers_that_are_busy_all_the_time_the_least_loaded_is_chosen() -> N
     for name, requests in (("w1", 3), ("w2", 1), ("w3", 2)):
         for _ in range(requests):
             stage.traffic.send(name, 100.0)
-    stage.tick(200.0)
+    stage.tick(500.0)
     assert stage.scores() == pytest.approx([1.00075, 1.00025, 1.0005])
     assert stage.picks(5) == {"w2": 5}
 

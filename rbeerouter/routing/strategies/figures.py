@@ -7,8 +7,6 @@ left out, and where nobody tells, one is chosen at random.
 
 from __future__ import annotations
 
-from itertools import repeat
-
 from rbeerouter.core.types import Request, Worker
 from rbeerouter.routing.strategies.base import Context, Hold, Scored, with_mean
 from rbeerouter.routing.strategies.measured import BusyTime, Latencies, Lookback, PeakLatencies, Speeds
@@ -39,13 +37,20 @@ class LoadBased(Scored):
 
     def scores(self, request: Request, workers: list[Worker]) -> list[float]:
         prompts, a_token = self.prompts.records.get, 1.0 / self.prompts.lengths.prompt_tokens
-        waiting = with_mean([worker.waiting for worker in workers]) or repeat(0)
-        usages = with_mean([worker.kv_usage for worker in workers]) or repeat(0.0)
+        try:
+            return [
+                (worker.occupied + worker.waiting + (one.tokens * a_token if (one := prompts(worker)) else 0.0))
+                / worker.capacity + _KV_WEIGHT * (usage := worker.kv_usage) / (_KV_TOP - usage)
+                for worker in workers
+            ]  # fmt: skip
+        except TypeError:                                     # somebody does not tell: there is a None
+            waiting = with_mean([worker.waiting for worker in workers]) or [0.0] * len(workers)
+            usages = with_mean([worker.kv_usage for worker in workers]) or [0.0] * len(workers)
         return [
-            (worker.occupied + rows + (one.tokens * a_token if (one := prompts(worker)) is not None else 0.0))
-            / worker.capacity + _KV_WEIGHT * usage / (_KV_TOP - usage)
-            for worker, rows, usage in zip(workers, waiting, usages)  # noqa: B905  (repeat has no end)
-        ]  # fmt: skip
+            (worker.occupied + rows + (one.tokens * a_token if (one := prompts(worker)) else 0.0)) / worker.capacity
+            + _KV_WEIGHT * usage / (_KV_TOP - usage)
+            for worker, rows, usage in zip(workers, waiting, usages, strict=True)
+        ]
 
 
 class LatencyBased(Scored):

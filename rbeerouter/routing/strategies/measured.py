@@ -148,11 +148,11 @@ class Busy(Record):
 
     total: its height at the last corner, where it began to rise if `since` says when. points: (time, height) at the
     corners of the window, and at the last one before it.
-    Two straight parts of it, for quick looks: it ends in `end + rises * time`, and up to `until` the window begins in
-    `begin + slope * time`.
+    Two straight parts of it, for quick looks: the line ends in `end + rises * time`, and a window that begins before
+    `until` does so at `begin + slope * time`, which is `gain` lower when nothing moves.
     """
 
-    __slots__ = ("begin", "end", "points", "rises", "since", "slope", "total", "until")
+    __slots__ = ("begin", "end", "gain", "points", "rises", "since", "slope", "total", "until")
 
     def __init__(self, generation: int, now: float, busy: bool) -> None:
         super().__init__(generation)
@@ -177,6 +177,7 @@ class Busy(Record):
             self.until, after = points[1]
             self.slope = (after - height) / (self.until - at)
             self.begin = height - self.slope * at
+        self.gain = self.end - self.begin
 
     def height(self, time: float) -> float:
         """At a time that is not before the first corner but one."""
@@ -236,10 +237,8 @@ class BusyTime(OfWorkers[Busy]):
         get, begin, window_s = self.records.get, now - self.window_s, self.window_s
         return [
             0.0 if (busy := get(worker)) is None
-            else (
-                busy.end + busy.rises * now
-                - (busy.begin + busy.slope * begin if begin < busy.until else busy.height(begin))
-            ) / window_s
+            else (busy.gain + busy.rises * now - busy.slope * begin) / window_s if begin < busy.until
+            else (busy.end + busy.rises * now - busy.height(begin)) / window_s
             for worker in workers
         ]  # fmt: skip
 
