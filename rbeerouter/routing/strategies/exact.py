@@ -118,9 +118,15 @@ class Holding:
 
     def expire(self, now: float) -> None:
         """What it was expected to tell by now, it has not got."""
-        expected = self._expected
-        while expected and expected[next(iter(expected))] <= now:
-            self._index.removed(self._id, (expected.popitem(last=False)[0],))
+        expected, over = self._expected, []
+        for block, until in expected.items():
+            if until > now:
+                break
+            over.append(block)
+        for block in over:
+            del expected[block]
+        if over:
+            self._index.removed(self._id, over)
 
     def _remove(self, event: Removed, known: _Known) -> None:
         for engine_hash in event.hashes:
@@ -187,20 +193,21 @@ class Exact(Memory):
         if tokens is None:
             return {}
         found: dict[str, int] = {}
-        matches: dict[tuple[str, int], dict[str, int]] = {}
-        for worker in workers:
-            holding = self.holdings.get(worker.id)
+        matches: dict[tuple[str, int | None], dict[str, int]] = {}
+        holding_of, size, adapter, match = self.holdings.get, None, "", None
+        for worker in workers:                                 # nearly always, all of them are of one kind
+            name = worker.id
+            holding = holding_of(name)
             if holding is None or not holding.live:
                 continue
-            size = holding.block_size or worker.block_size
-            if size is None:                                  # it has told nothing of any block: it has none
-                found[worker.id] = 0
-                continue
-            kind = (_adapter(request, worker), size)
-            match = matches.get(kind)
-            if match is None:
-                match = matches[kind] = self._index.match(tokens.blocks(*kind))
-            found[worker.id] = size * match.get(worker.id, 0)
+            last, size = (size, adapter), holding.block_size or worker.block_size
+            adapter = _adapter(request, worker) if worker.loras else ""
+            if match is None or last != (size, adapter):
+                match = matches.get((adapter, size))
+                if match is None:
+                    match = self._index.match(tokens.blocks(adapter, size)) if size is not None else {}
+                    matches[adapter, size] = match
+            found[name] = size * match.get(name, 0) if size is not None else 0   # None: it never told of any block
         return found
 
     # What the dispatcher tells
