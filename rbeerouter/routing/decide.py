@@ -164,12 +164,12 @@ class Decider:
                 self._strategy(name)
         self.watch.tell_all()
 
-    def goes_by_prompt(self, request: Request) -> bool:
-        """May `Request.text` decide who gets this request?"""
-        if self._script is not None and any(self._strategy(name).reads_prompt for name in self._script.asks):
+    def goes_by_tokens(self, request: Request) -> bool:
+        """May the tokens of its prompt decide who gets this request?"""
+        if self._script is not None and any(self._strategy(name).reads_tokens for name in self._script.asks):
             return True
         try:
-            return self._selected(request).reads_prompt
+            return self._selected(request).reads_tokens
         except RouterError:
             return False
 
@@ -686,7 +686,7 @@ class Decider:
         if reason is None:
             reason = asked.name if asked is strategy else f"{asked.name}, as {strategy.name} knows too little"
             reason += addition
-            if asked.reads_prompt:
+            if asked.reads_tokens:
                 reason += asked.note(request)
         if isinstance(choice, Hold):
             explanation = self.explain(self.script, None) if self.debug else None

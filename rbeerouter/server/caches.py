@@ -75,4 +75,4 @@ class Caches:
         return self.kv_events.describe(worker_id) if self.kv_events is not None else None
 
     def _reads(self, request: Request) -> bool:
-        return self._daemon.decider.goes_by_prompt(request)
+        return self._daemon.decider.goes_by_tokens(request)

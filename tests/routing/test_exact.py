@@ -11,12 +11,15 @@ from typing import Any
 
 import msgspec
 
+from rbeerouter.config.sections import Strategies
 from rbeerouter.core.dispatch import Job
 from rbeerouter.core.kv_events import PromptTokens
+from rbeerouter.core.memory import Memories
 from rbeerouter.core.types import Request
 from rbeerouter.dialects.kv_events import read_batch
 from rbeerouter.routing.strategies.exact import Exact, Holding
-from tests.support.builders import fleet, request, worker
+from rbeerouter.routing.strategies.prefix import LMetric, PrefixCache
+from tests.support.builders import context, fleet, request, worker
 from tests.support.kv_publisher import CLEARED, as_array, engine_hash, removed, stored
 
 BLOCK = 4
@@ -56,7 +59,8 @@ class Scene:
 
     def __init__(self) -> None:
         self.fleet = fleet("w1", "w2", "w3")
-        self.exact = Exact()
+        self.memories = Memories()
+        self.exact = self.memories.of(Exact)
         self.w1, self.w2 = self.exact.listen_to("w1"), self.exact.listen_to("w2")
         self.w1.live = self.w2.live = True
 
@@ -246,3 +250,52 @@ def test_the_engines_hashes_of_the_tests_are_chained() -> None:
     assert stored([1, 2, 3, 4], 2)["block_hashes"] == [
         engine_hash(None, [1, 2]), engine_hash(engine_hash(None, [1, 2]), [3, 4]),
     ]  # fmt: skip
+
+
+# What strategies make of it
+
+
+class Bytes(Asked):
+    """A prompt of eight blocks of bytes, which is read as 16 tokens."""
+
+    block_tokens = 3
+
+    def blocks(self) -> Sequence[int]:
+        return range(1, 9)
+
+
+def strategy(kind: type[LMetric] | type[PrefixCache], scene: Scene, **options: Any) -> Any:
+    made = context(memories=scene.memories, options=Strategies(**options))
+    return kind(made)
+
+
+def test_who_tells_and_who_is_guessed_are_compared_in_tokens() -> None:
+    scene = Scene()
+    tell(scene.w1, stored(PROMPT[:4], BLOCK))
+    asked = msgspec.structs.replace(request(), text=Bytes(PROMPT))
+    chooser = strategy(LMetric, scene)
+    chooser.index.blocks.stored("w2", range(1, 9))             # what w2 was sent does not count: it tells
+    chooser.index.blocks.stored("w3", range(1, 5))             # half of the prompt
+
+    assert chooser.scores(asked, scene.fleet.ordered) == [12, 16, 8]
+    assert strategy(PrefixCache, scene).scores(asked, scene.fleet.ordered) == [25.0, 0.0, 50.0]
+    assert strategy(PrefixCache, scene).choose(asked, scene.fleet.ordered).id == "w3"
+    assert chooser.note(asked) == "; by tokens"
+
+
+def test_without_tokens_all_are_guessed_and_the_reason_says_so() -> None:
+    scene = Scene()
+    tell(scene.w1, stored(PROMPT, BLOCK))
+    asked = msgspec.structs.replace(request(), text=Bytes(None))
+    chooser = strategy(LMetric, scene)
+    chooser.index.blocks.stored("w2", range(1, 9))
+
+    assert chooser.scores(asked, scene.fleet.ordered) == [24, 0, 24]
+    assert chooser.note(asked) == "; by bytes, as its tokens are not known"
+
+
+def test_where_nobody_tells_nothing_is_said_of_it() -> None:
+    chooser = LMetric(context())
+
+    assert chooser.note(asking(None)) == ""
+    assert (chooser.reads_tokens, strategy(PrefixCache, Scene(), strict=True).reads_tokens) == (True, False)

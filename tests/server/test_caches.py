@@ -8,7 +8,12 @@ from typing import Any
 from tests.support.aio import story
 from tests.support.daemon import DaemonProcess, daemon
 from tests.support.fault_worker import FaultWorker
-from tests.support.kv_publisher import CLEARED, Publisher, stored
+from tests.support.kv_publisher import CLEARED, Publisher, removed, stored
+from tests.support.raw_client import Connection as Client
+from tests.support.tokenizing_worker import TokenizingWorker, templated, tokens_of
+from tests.wire.answers import CHAT
+
+PREFIX = {"strategy": "prefix-cache"}
 
 
 def entry(worker: FaultWorker, publisher: Publisher | None = None) -> dict[str, Any]:
@@ -86,3 +91,92 @@ async def test_without_pyzmq_it_does_not_start_and_says_what_to_install(tmp_path
     assert "kv_events: listening to the events of KV caches needs pyzmq: pip install 'rbeerouter[kv-events]'" in (
         router.stderr()
     )
+
+
+def prompt(text: str) -> dict[str, Any]:
+    return {"model": "tiny", "messages": [{"role": "user", "content": text}]}
+
+
+LONG = "Once upon a time there was a bee that knew the way to each flower. " * 10
+"""More than forty blocks of 16 tokens, each of them a byte."""
+SHORTEST_BLOCK = 16
+
+
+def held(text: str, share: float = 1.0) -> dict[str, Any]:
+    """A BlockStored of the beginning of this prompt, as the engine reads it."""
+    ids = tokens_of(templated(prompt(text)["messages"]))
+    return stored(ids[: int(len(ids) * share)], SHORTEST_BLOCK)
+
+
+@story
+async def test_a_request_goes_to_the_worker_whose_events_say_that_it_holds_its_prompt(tmp_path: Path) -> None:
+    """Though it was sent nothing like it. The tokenizer is asked once."""
+    async with (
+        TokenizingWorker(name="a") as a, TokenizingWorker(name="b") as b, FaultWorker(name="c") as c,
+        Publisher() as of_a, Publisher() as of_b,
+    ):  # fmt: skip
+        await of_a.publish(held("something else"))
+        async with daemon(tmp_path, entry(a, of_a), entry(b, of_b), entry(c), routing=PREFIX) as router:
+            await told(router, "a", live=True)
+            await told(router, "b", live=True)
+            event = held(LONG)
+            await of_b.publish(event)
+            await told(router, "b", blocks=len(event["block_hashes"]))
+            for _ in range(3):
+                answer = await router.post(CHAT, prompt(LONG))
+                assert answer.headers["x-rbee-worker"] == "b"
+            assert len(a.tokenized) + len(b.tokenized) == 1
+            lines = await router.wait_requests(3)
+            assert {line["reason"] for line in lines} == {"prefix-cache; by tokens"}
+            values = await router.metrics()
+            assert values["rbeerouter_prompts_read_total", (("result", "read"),)] == 1.0
+            assert values["rbeerouter_prompts_read_total", (("result", "kept"),)] == 2.0
+
+            await of_b.publish(removed(event["block_hashes"]))  # it is a's turn, who has some of it now
+            await told(router, "b", blocks=0)
+            await of_a.publish(held(LONG, 0.6))
+            await told(router, "a", events=2)
+            answer = await router.post(CHAT, prompt(LONG + "And so on."))
+            assert answer.headers["x-rbee-worker"] == "a"
+
+
+@story
+async def test_without_tokens_in_time_bytes_decide_and_the_log_says_so(tmp_path: Path) -> None:
+    table = {"tokenizer_s": 0.05}
+    async with TokenizingWorker(name="a") as a, TokenizingWorker(name="b") as b, Publisher() as of_a:
+        a.silent = b.silent = True
+        sections = {"routing.strategies.kv_events": table}
+        async with daemon(tmp_path, entry(a, of_a), entry(b), routing=PREFIX, **sections) as router:
+            await told(router, "a", live=True)
+            names = {(await router.post(CHAT, prompt(LONG))).headers["x-rbee-worker"] for _ in range(4)}
+            assert len(names) == 1, "the same prompt stays where it was"
+            lines = await router.wait_requests(4)
+            assert {line["reason"] for line in lines} == {"prefix-cache; by bytes, as its tokens are not known"}
+            assert len(a.tokenized) + len(b.tokenized) == 2, "who gives no answer is left alone"
+
+
+@story
+async def test_only_requests_that_go_by_their_prompt_are_read(tmp_path: Path) -> None:
+    async with TokenizingWorker(name="a") as a, Publisher() as of_a:
+        async with daemon(tmp_path, entry(a, of_a)) as router:
+            await told(router, "a", live=True)
+            assert (await router.post(CHAT, prompt(LONG))).status == 200
+            assert a.tokenized == []
+            assert (await router.post(CHAT, prompt(LONG), [("routing-strategy", "prefix-cache")])).status == 200
+            assert len(a.tokenized) == 1
+            assert (await router.post(CHAT, prompt(LONG), [("routing-strategy", "nonsense")])).status == 400
+            assert len(a.tokenized) == 1
+
+
+@story
+async def test_a_client_that_leaves_while_its_prompt_is_read_has_one_line(tmp_path: Path) -> None:
+    async with TokenizingWorker(name="a") as a, Publisher() as of_a:
+        a.silent = True
+        sections = {"routing.strategies.kv_events": {"tokenizer_s": 10}}
+        async with daemon(tmp_path, entry(a, of_a), routing=PREFIX, **sections) as router:
+            await told(router, "a", live=True)
+            async with Client(router.port) as client:
+                client.send_request("POST", CHAT, prompt(LONG))
+                await a.wait_until(lambda: len(a.tokenized) == 1)
+            (line,) = await router.wait_requests(1)
+            assert (line["outcome"], a.requests) == ("client_gone", [])

@@ -71,6 +71,7 @@ class Strategy:
         by_load: it takes the idlest, so that a worker which comes back must be kept from it (`Decider._thinned`).
         by_weight: it gives each worker as much as its `WorkerSpec.weight` says.
         reads_prompt: it needs `Request.text`.
+        reads_tokens: it makes use of `Text.token_ids`, too, where workers tell what they have in their caches.
         remembers: it goes by what a `Memory` knows of traffic. `Decider` sees that as it makes it.
         figures: those of seen.FIGURES that it goes by: the log tells them with each decision.
         reads_client: it needs `Request.client` or `Request.caller`.
@@ -81,6 +82,7 @@ class Strategy:
     by_load: ClassVar[bool] = False
     by_weight: ClassVar[bool] = False
     reads_prompt: ClassVar[bool] = False
+    reads_tokens: ClassVar[bool] = False
     reads_client: ClassVar[bool] = False
     figures: ClassVar[tuple[str, ...]] = ()
     remembers: bool = False
@@ -101,7 +103,7 @@ class Strategy:
         return ()
 
     def note(self, request: Request) -> str:
-        """What the log is told beside the name of a strategy that reads prompts: "" or "; WORDS"."""
+        """What the log is told beside the name of a strategy that reads tokens: "" or "; WORDS"."""
         return ""
 
     # What a reload or a replay must know

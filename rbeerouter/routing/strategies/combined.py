@@ -36,6 +36,7 @@ class Combined(Strategy):
         self.name = spelled(names)  # type: ignore[misc]
         self.by_load = any(part.by_load for part, _ in self.parts)  # type: ignore[misc]
         self.reads_prompt = any(part.reads_prompt for part, _ in self.parts)  # type: ignore[misc]
+        self.reads_tokens = any(part.reads_tokens for part, _ in self.parts)  # type: ignore[misc]
         self.reads_client = any(part.reads_client for part, _ in self.parts)  # type: ignore[misc]
         self.by_weight = any(part.by_weight for part, _ in self.parts)  # type: ignore[misc]
         self.remembers = any(part.remembers for part, _ in self.parts)
@@ -64,6 +65,9 @@ class Combined(Strategy):
 
     def headers(self, worker: Worker) -> tuple[tuple[str, str], ...]:
         return tuple(header for part, _ in self.parts for header in part.headers(worker))
+
+    def note(self, request: Request) -> str:
+        return next((note for part, _ in self.parts if (note := part.note(request))), "")
 
     def state(self) -> Any:
         """Its parts are known by their own names, and keep what they remember themselves."""

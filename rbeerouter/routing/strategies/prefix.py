@@ -15,6 +15,7 @@ from rbeerouter.config.sections import Prefix
 from rbeerouter.core.memory import Memory
 from rbeerouter.core.types import Request, Text, Worker
 from rbeerouter.routing.strategies.base import Context, Scored
+from rbeerouter.routing.strategies.exact import Exact
 from rbeerouter.routing.strategies.index import BlockIndex
 from rbeerouter.routing.strategies.prefix_strict import StrictPrefix
 
@@ -176,16 +177,38 @@ class _ByPrefix(Scored):
     by_load = True
     reads_prompt = True
 
+    reads_tokens = True
+
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.index = context.memory(PrefixIndex, context.options.prefix)
+        self.exact = context.memory(Exact)
 
     def uncached(self, request: Request, text: Text, workers: list[Worker]) -> list[int]:
         """Tokens of the prompt that each worker would have to compute."""
+        exact = self.exact.cached_tokens(request, workers) if self.exact.holdings else None
+        if exact:
+            return self._uncached_exactly(exact, text, workers)
         width, found = text.block_tokens, self.index.match(text)
         total = tokens_of(request, text.blocks(), width)
         has = found.get
         return [total - has(worker.id, 0) * width for worker in workers]
+
+    def _uncached_exactly(self, exact: dict[str, int], text: Text, workers: list[Worker]) -> list[int]:
+        """The same where workers tell what they have. Of the others, the part of the prompt that they should have."""
+        total, found = len(text.token_ids() or ()), self.index.match(text)
+        width = total / (len(text.blocks()) or 1)
+        has, guessed = exact.get, found.get
+        return [
+            total - (cached if (cached := has(worker.id)) is not None else round(guessed(worker.id, 0) * width))
+            for worker in workers
+        ]
+
+    def note(self, request: Request) -> str:
+        if not self.exact.holdings or request.text is None:
+            return ""
+        known = request.text.token_ids() is not None
+        return "; by tokens" if known else "; by bytes, as its tokens are not known"
 
 
 class LMetric(_ByPrefix):
@@ -221,6 +244,7 @@ class PrefixCache(_ByPrefix):
         prefix = context.options.prefix
         self._weight, self._power = prefix.queued_weight, prefix.load_power
         self._strict = StrictPrefix(context) if context.options.strict else None
+        self.reads_tokens = self._strict is None  # type: ignore[misc]
 
     def scores(self, request: Request, workers: list[Worker]) -> Sequence[float | None] | None:
         text = request.text
@@ -228,6 +252,10 @@ class PrefixCache(_ByPrefix):
             return None
         if self._strict is not None:
             return self._strict.percents(request, text, workers)
+        exact = self.exact.cached_tokens(request, workers) if self.exact.holdings else None
+        if exact:
+            total = len(text.token_ids() or ()) or 1
+            return [100 - 100 * left / total for left in self._uncached_exactly(exact, text, workers)]
         found, count = self.index.match(text), len(text.blocks()) or 1
         return [found.get(worker.id, 0) * 100 / count for worker in workers]
 
