@@ -7,7 +7,7 @@ the types say: `checks` does.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -166,6 +166,22 @@ class Warm(Section):
     spill: Annotated[float, Meta(ge=1, le=1e6)] = 4.0
 
 
+class Slo(Section):
+    """What the slo strategies aim at, and how they learn."""
+
+    ttft_ms: Positive | None = None
+    tpot_ms: Positive | None = None
+    e2e_ms: Positive | None = None
+    late: Literal["send", "reject"] = "send"
+    queue_timeout_s: Positive = 10.0
+    caution: Annotated[float, Meta(ge=0, le=10)] = 1.0
+    explore: Fraction = 0.01
+    answers: Annotated[int, Meta(ge=10, le=1_000_000)] = 200
+    least_answers: Annotated[int, Meta(ge=1, le=1_000_000)] = 10
+    models_kept: Annotated[int, Meta(ge=1, le=1000)] = 16
+    output_tokens: Count = 256
+
+
 class Strategies(Section):
     """What strategies can be told."""
 
@@ -179,6 +195,7 @@ class Strategies(Section):
     cheapest: Cheapest = Cheapest()
     ratio: Ratio = Ratio()
     warm: Warm = Warm()
+    slo: Slo = Slo()
 
 
 class Routing(Section):

@@ -20,6 +20,7 @@ from rbeerouter.routing.strategies.figures import (
 )
 from rbeerouter.routing.strategies.preble import PrefixCachePreble
 from rbeerouter.routing.strategies.prefix import LMetric, PrefixCache
+from rbeerouter.routing.strategies.slo import SloLeastLoad, SloLeastLoadPulling, SloPackLoad
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
@@ -28,12 +29,13 @@ STRATEGIES: dict[str, type[Strategy]] = {
         LoadBased, LatencyBased, LeastBusyTime, LeastLatency, LeastKvCache, LeastGpuCache, LeastUtilization, Throughput,
         PowerOfTwo,
         PrefixCache, PrefixCachePreble, LMetric,
+        SloPackLoad, SloLeastLoad, SloLeastLoadPulling,
         SessionAffinity,
         VtcBasic,
         Cheapest, FixedRatio, CacheWarm,
     )
 }  # fmt: skip
-ALIASES: dict[str, str] = {"least-connections": "least-request"}
+ALIASES: dict[str, str] = {"least-connections": "least-request", "slo": "slo-least-load-pulling"}
 """{other name: name in STRATEGIES}."""
 RESERVED: dict[str, str] = {
     "pd": "prefill and decode on different workers is not built yet; its name is reserved",
