@@ -341,6 +341,13 @@ class Decider:
         fell_back = decision is not None and decision.strategy != asked.name
         return asked.remembers or (fell_back and any(strategy.remembers for strategy in self.fallback))
 
+    def hashed_of(self, request: Request, decision: Decision | None) -> list[str]:
+        """What strategies took the hash of in this decision. A log may have the hash of that in its place."""
+        names = [*(self._script.asks if self._script is not None else ())]
+        if decision is not None and decision.strategy is not None:
+            names.append(decision.strategy)
+        return [key for name in names if (key := self._strategy(name).key(request)) is not None]
+
     def serving(self, job: Job) -> list[Worker]:
         """Those that serve what a job wants and may have it, reachable or not. One that has failed it is none of them,
         unless it only had no room."""

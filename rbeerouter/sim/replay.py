@@ -42,6 +42,7 @@ _ELSEWHERE = "another daemon decided it, or another run of it, whose list of wor
 _CUT = "its metadata, which the script reads, was too long for the log (log_metadata_chars)"
 _LATE = "the line came too late to be put in order"
 _MEMORY = "the strategy goes by what it remembers of traffic, such as prompts or tokens, which the log does not have"
+_HIDDEN = "the strategy goes by a user, client or session of which the log has only the hash (log_users, log_sessions)"
 _UNCERTAIN = "after lines that are not there, until the next whole list of workers"
 
 
@@ -208,6 +209,13 @@ class _Order:
             yield entry
 
 
+def _hidden(key: str, request: Request) -> bool:
+    """Is this the hash that a log has in the place of what a strategy goes by?"""
+    if key == request.user_id or key == request.client:
+        return re.fullmatch("[0-9a-f]{8}", key) is not None
+    return key.startswith(HASHED_SESSION)
+
+
 def _skip(result: Replayed, why: str) -> None:
     result.skipped[why] = result.skipped.get(why, 0) + 1
 
@@ -311,8 +319,10 @@ class _Play:
             return
         moved = (now.action, now.worker) != (before.action, before.worker)
         remembers = replayer.decider.goes_by_memory(request, decision)
+        hidden = any(_hidden(key, request) for key in replayer.decider.hashed_of(request, decision))
         self._notes[_MEMORY] += remembers
-        if remembers or self._uncertain or not replayer.mirror.complete:
+        self._notes[_HIDDEN] += hidden
+        if remembers or hidden or self._uncertain or not replayer.mirror.complete:
             result.uncertain += 1
             result.uncertain_changed += moved
             return

@@ -143,6 +143,7 @@ class World:
             session_id=dice.choice((None, "s1", "s2")), prompt_tokens=dice.randrange(5000),
             priority=dice.choice((None, "high", -2)), timeout_s=dice.choice((None, None, 0.5)),
             deployment=dice.choice((None, None, None, "local")), path=dice.choice(("/v1/chat/completions", "/v1/messages")),
+            client=f"10.0.0.{self.count % 7}",
         )  # fmt: skip
         asked = self.models.resolved(asked)
         job = Job(asked, self.clock.now_s, self.clock.wall_s)
@@ -486,6 +487,20 @@ def test_each_strategy_decides_the_same_again_or_says_that_it_remembers_what_no_
         assert (found.total, found.uncertain > 100) == (0, True)
     else:
         assert (found.changed, found.uncertain, found.total > 100) == (0, 0, True), found.changes
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden"), [("ip-hash", Inputs()), ("consistent-hash", Inputs(plain_sessions=False)), ("session-affinity", Inputs(plain_sessions=False))]
+)
+def test_a_hash_of_what_the_log_has_only_as_a_hash_is_not_compared(name: str, hidden: Inputs, tmp_path: Path) -> None:
+    found = []
+    for inputs in (NAMED, hidden):
+        world = World(None, Routing(strategy=name), seed=8, inputs=inputs)
+        found.append(replay([world.play(150).write(tmp_path)], asked(world)))
+    named, hashed = found
+    assert (named.changed, named.uncertain, named.total > 100) == (0, 0, True), named.changes
+    assert (hashed.changed, hashed.uncertain > 20, hashed.total + hashed.uncertain) == (0, True, named.total)
+    assert any("of which the log has only the hash" in text for text in hashed.notes)
 
 
 def test_those_that_remember_traffic_are_known() -> None:

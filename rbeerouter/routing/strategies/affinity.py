@@ -31,6 +31,9 @@ class IpHash(Strategy):
         super().__init__(context)
         self._rendezvous = Rendezvous()
 
+    def key(self, request: Request) -> str | None:
+        return request.client
+
     def choose(self, request: Request, workers: list[Worker]) -> Worker | None:
         return None if request.client is None else self._rendezvous.choice(request.client, workers)
 
@@ -54,8 +57,13 @@ class ConsistentHash(Strategy):
         self._rendezvous = Rendezvous()
         self._factor = context.options.consistent_hash.load_factor
 
+    def key(self, request: Request) -> str | None:
+        """The first that there is of session key, session, user and client's address."""
+        key = request.wishes.session_key if request.wishes is not None else None
+        return key or request.session_id or request.user_id or request.client
+
     def choose(self, request: Request, workers: list[Worker]) -> Worker | None:
-        key = key_of(request)
+        key = self.key(request)
         if key is None:
             return None
         scores = self._rendezvous.scores(key, workers)
@@ -91,6 +99,10 @@ class SessionAffinity(Scored):
         self._rendezvous = Rendezvous()
         self._strict_rendezvous = StrictRendezvous()
 
+    def key(self, request: Request) -> str | None:
+        key = request.wishes.session_key if request.wishes is not None else None
+        return key if self._strict else key or request.session_id
+
     def choose(self, request: Request, workers: list[Worker]) -> Worker | None:
         kept = self._kept(request, workers)
         return self.context.chance.choice(workers) if kept is None and self._strict else kept
@@ -110,11 +122,12 @@ class SessionAffinity(Scored):
             worker = self._named(given, workers)
             if worker is not None:
                 return worker
-        key = request.wishes.session_key if request.wishes is not None else None
+        key = self.key(request)
+        if not key:
+            return None
         if self._strict:
-            return self._strict_rendezvous.choice(as_bytes(key), workers) if key else None
-        key = key or given
-        return self._rendezvous.choice(key, workers) if key else None
+            return self._strict_rendezvous.choice(as_bytes(key), workers)
+        return self._rendezvous.choice(key, workers)
 
     def _named(self, given: str, workers: list[Worker]) -> Worker | None:
         """The worker of the base64 of an id, or of an address, so that a client stays when `strict` is changed."""
@@ -130,13 +143,6 @@ class SessionAffinity(Scored):
             if address_of(worker.url) == name:
                 return worker
         return None
-
-
-def key_of(request: Request) -> str | None:
-    """What a request belongs to: the first that there is of session key, session, user and client's address."""
-    wishes = request.wishes
-    key = wishes.session_key if wishes is not None else None
-    return key or request.session_id or request.user_id or request.client
 
 
 @lru_cache(4096)

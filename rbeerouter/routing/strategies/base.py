@@ -98,6 +98,10 @@ class Strategy:
     def taken(self, request: Request, worker: Worker) -> None:
         """What `choose` gave is taken. For what a strategy remembers of its own choices, such as whose turn it is."""
 
+    def key(self, request: Request) -> str | None:
+        """What it takes the hash of to choose a worker; None where it goes by something else."""
+        return None
+
     def headers(self, worker: Worker) -> tuple[tuple[str, str], ...]:
         """What the client is told beside the worker's answer: (name in lower case, value)."""
         return ()

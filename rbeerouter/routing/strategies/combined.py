@@ -63,6 +63,9 @@ class Combined(Strategy):
         for part, _ in self.parts:
             part.taken(request, worker)
 
+    def key(self, request: Request) -> str | None:
+        return next((key for part, _ in self.parts if (key := part.key(request)) is not None), None)
+
     def headers(self, worker: Worker) -> tuple[tuple[str, str], ...]:
         return tuple(header for part, _ in self.parts for header in part.headers(worker))
 
