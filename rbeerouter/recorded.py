@@ -21,6 +21,7 @@ from rbeerouter.core.seen import FIGURES, STATUS_CODES, Roll, Seen, Snapshot, St
 from rbeerouter.core.types import ANTHROPIC, DATA, OLLAMA, OPENAI, READY, SEND, Request
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS, SURFACES
 from rbeerouter.record import Called, Decided, Line
+from rbeerouter.routing.decide import CONFIG
 
 _MOST_LINE_BYTES = 16 << 20
 """No line of ours is longer; a file without ends of lines must not fill the memory."""
@@ -131,12 +132,13 @@ class Enrolled(msgspec.Struct):
     """A list of workers in the log, with who decided.
 
     script: the hash of the script; figures: those that it reads, which `saw` tells; params: those that were set.
-    reloads: of this daemon until then.
+    reloads: of this daemon until then. strategy: the one in force, and source: who said so, as `Decider` has it.
     """
 
     roll: Roll
     reloads: int
     strategy: str
+    source: str
     script: str | None
     figures: tuple[str, ...]
     params: dict[str, float]
@@ -150,6 +152,7 @@ class _Enrolled(msgspec.Struct):
     seed: int
     workers: tuple[Snapshot, ...]
     strategy: str
+    source: str = CONFIG
     reloads: int = 0
     utc_offset_s: int = 0
     order: tuple[str, ...] | None = None
@@ -170,7 +173,7 @@ def enrolled_of(event: dict[str, Any]) -> Enrolled:
     if len(set(order)) != len(order):
         raise ValueError("two workers of one name")
     roll = Roll(row.n, seconds(row.time), row.run, row.seed, row.order is None, order, row.workers)
-    return Enrolled(roll, row.reloads, row.strategy, row.script, row.figures, row.params, row.utc_offset_s)
+    return Enrolled(roll, row.reloads, row.strategy, row.source, row.script, row.figures, row.params, row.utc_offset_s)
 
 
 def seen_of(row: Line | Called, mirror: Mirror, roll: Roll | None = None) -> Seen:

@@ -61,6 +61,7 @@ HOMES = {
 TESTED_ELSEWHERE = {
     "rbeerouter.__main__": "tests/cli/test_arguments.py",
     "rbeerouter.cli.shadow": "tests/server/test_shadow.py",
+    "rbeerouter.cli.strategy": "tests/server/test_strategy.py",
     "rbeerouter.cli.versions": "tests/server/test_versions.py",
     "rbeerouter.tasks": "tests/wire/test_exchange.py",
     "rbeerouter.config.checks": "tests/test_config.py",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rbeerouter import __version__
-from rbeerouter.cli import bench, calibrate, diff, replay, shadow, simulate, tune, versions
+from rbeerouter.cli import bench, calibrate, diff, replay, shadow, simulate, strategy, tune, versions
 from rbeerouter.cli.arguments import config_option, count, number, pairs, script_and_config
 from rbeerouter.config.sections import ConfigError
 from rbeerouter.routing.script import ScriptError
@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     _workers_options(commands.add_parser("workers", help="show the workers; drain, add or remove one"))
     _agent_options(commands.add_parser("agent", help="on a GPU machine: register its engines with a router"))
 
+    strategy.options(commands)
     versions.options(commands)
     shadow.options(commands)
 

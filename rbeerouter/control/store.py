@@ -1,5 +1,5 @@
 """What outlives a restart: one SQLite file in the state folder. Registered workers, drains, the controller's last list,
-and the scripts that were active.
+the scripts that were active, and what was set at run time.
 
 `server.discovery` reads it once at the start; it and `control.versions` hand it every change. A thread of its own
 writes them, so that no disk ever holds up a request. Each change is a transaction in write-ahead mode: a killed process
@@ -32,6 +32,9 @@ CREATE TABLE versions (
     text BLOB NOT NULL
 );
 """,
+    """
+CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+""",
 )
 """What makes a file of version n one of version n + 1; a new file takes all of them. Each only adds."""
 _BUSY_S = 2.0
@@ -56,12 +59,14 @@ class Version(msgspec.Struct, frozen=True):
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """All that the file holds. The bytes are for whoever wrote them. `versions`: the oldest first."""
+    """All that the file holds. The bytes are for whoever wrote them. `versions`: the oldest first. `settings`: what was
+    set at run time in the place of the configuration."""
 
     registered: dict[str, bytes] = {}
     drained: frozenset[str] = frozenset()
     lists: dict[str, tuple[float, bytes]] = {}
     versions: tuple[Version, ...] = ()
+    settings: dict[str, str] = {}
 
 
 class Store:
@@ -101,6 +106,11 @@ class Store:
         if drained:
             return self._write("INSERT OR REPLACE INTO drained VALUES (?)", worker_id)
         return self._write("DELETE FROM drained WHERE id = ?", worker_id)
+
+    def set_setting(self, name: str, value: str | None) -> Future[None]:
+        if value is not None:
+            return self._write("INSERT OR REPLACE INTO settings VALUES (?, ?)", name, value)
+        return self._write("DELETE FROM settings WHERE name = ?", name)
 
     def keep_list(self, name: str, taken_at: float, data: bytes) -> Future[None]:
         return self._write("INSERT OR REPLACE INTO lists VALUES (?, ?, ?)", name, taken_at, data)
@@ -146,6 +156,7 @@ class Store:
                     "SELECT hash, at, who, how, text FROM versions ORDER BY number"
                 )
             ),
+            dict(database.execute("SELECT name, value FROM settings")),
         )
 
     def _write(self, statement: str, *values: Any) -> Future[None]:

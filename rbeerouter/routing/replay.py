@@ -3,7 +3,7 @@
 Two use it. `sim.replay` reads what was seen from routing.log. A shadow script inside of the daemon takes it from
 memory, off the critical path, and needs no text of the log:
 
-    replayer = Replayer(load, "least-request")
+    replayer = Replayer(load)
     decider.listener = Listener(decided, called)     # put (seen, request, decision) and (call, request) into a queue
     decider.watch.tell_all()                         # the next decision tells the whole list of workers
 
@@ -23,15 +23,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from rbeerouter.config.sections import Routing
 from rbeerouter.core.chance import Chance
 from rbeerouter.core.mirror import Mirror
 from rbeerouter.core.models import NO_MODELS, Models
 from rbeerouter.core.seen import Call, Roll, Seen
 from rbeerouter.core.types import Decision, Env, Request, Worker
-from rbeerouter.routing.decide import Decider
+from rbeerouter.routing.decide import Decider, as_configured
 from rbeerouter.routing.script import Script
 from rbeerouter.routing.split import Split
 
+_DEFAULTS = Routing()
 Load = Callable[[Env], Script | None]
 """Loads the script anew, with this time and chance; None: the strategy decides alone. May raise ScriptError."""
 
@@ -57,8 +59,8 @@ class Replayer:
 
     Args:
         load: called for each run of decisions, since chance begins anew with it.
+        routing: what strategies and script are told; its strategy decides until another one is in force (`use`).
         split: makes the split, None where nothing is shared.
-        faults: as `Decider` has it.
 
     Attributes:
         run: the counting of decisions that is followed; None before the first roll.
@@ -69,12 +71,12 @@ class Replayer:
     def __init__(
         self,
         load: Load,
-        strategy: str,
+        routing: Routing = _DEFAULTS,
         models: Models = NO_MODELS,
         split: Callable[[], FollowedSplit | None] = lambda: None,
-        faults: int = 0,
     ) -> None:
-        self._load, self._strategy, self._models, self._make_split, self._faults = load, strategy, models, split, faults
+        self._load, self._routing, self._models, self._make_split = load, routing, models, split
+        self._strategy = routing.strategy
         self._wall = 0.0
         self._utc_offset_s = 0
         self.run: str | None = None
@@ -105,6 +107,12 @@ class Replayer:
         if roll.run != self.run or roll.base != self._base:
             self._begin(roll.run, roll.base)
         self.mirror.enroll(roll)
+
+    def use(self, strategy: str) -> None:
+        """From the next decision on this one is in force. Raises StrategyError."""
+        if strategy != self._strategy:
+            self.decider.use(strategy)
+            self._strategy = strategy
 
     def set_utc_offset(self, seconds: int) -> None:
         """From the next decision on local time is this."""
@@ -155,6 +163,6 @@ class Replayer:
 
     def _decider(self) -> Decider:
         return Decider(
-            self.mirror, self.script, self._strategy, self._env, faults=self._faults, models=self._models,
-            split=self._make_split(),
+            self.mirror, self.script, self._strategy, self._env, faults=self._routing.script_faults,
+            models=self._models, split=self._make_split(), **as_configured(self._routing),
         )  # fmt: skip

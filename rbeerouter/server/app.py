@@ -24,7 +24,7 @@ from rbeerouter.core.models import Models
 from rbeerouter.core.types import OFFLINE
 from rbeerouter.dialects import openai
 from rbeerouter.routing.script import ScriptError
-from rbeerouter.server import metrics, nightly, ollama_pages, registration, shadow, versions
+from rbeerouter.server import metrics, nightly, ollama_pages, registration, shadow, strategy, versions
 from rbeerouter.server.access import Access
 from rbeerouter.server.answers import Json, not_for_web_pages, read_body, verdict_answer, who_asks
 from rbeerouter.server.scripts import set_params
@@ -81,6 +81,7 @@ def build(daemon: Daemon) -> Starlette:
             Route("/api/v1/reload", reload, methods=["POST"]),
             *registration.routes(daemon),
             *_script_routes(daemon),
+            *strategy.routes(daemon),
             *versions.routes(daemon),
             *shadow.routes(daemon),
             *nightly.routes(daemon),

@@ -16,6 +16,7 @@ from rbeerouter.config.sections import ConfigError
 from rbeerouter.server.answers import WHO_HEADER
 
 _TIMEOUT_S = 30
+CONFIG = "/api/v1/config"
 RELOAD = "/api/v1/reload"
 ROLLBACK = "/api/v1/rollback"
 PROMOTE = "/api/v1/promote"
@@ -87,6 +88,21 @@ def versions_text(answer: dict[str, Any]) -> str:
         *([f"the list would not outlive a restart: {answer['problem']}"] if answer["problem"] else []),
     ]
     return "\n".join([in_columns(rows), *notes])
+
+
+_SOURCES = {
+    "runtime": "set at run time, until the daemon ends", "persisted": "set at run time, persisted",
+    "environment": "ROUTING_ALGORITHM", "config": "the configuration",
+}  # fmt: skip
+
+
+def strategy_text(answer: dict[str, Any]) -> str:
+    """What decides, and who said so, as a person reads it."""
+    if "strategy" not in answer:
+        return str(answer.get("error"))
+    fallback = ", ".join(answer["fallback"])
+    said = _SOURCES.get(answer["source"], answer["source"])
+    return f"{answer['strategy']}   ({said}; where it knows too little: {fallback or 'least-request'})"
 
 
 _RESULTS = {

@@ -38,7 +38,7 @@ from rbeerouter.record import LogFile, Recorder, event_logger, open_log, timesta
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.script import ScriptError
 from rbeerouter.routing.strategies import NAMES
-from rbeerouter.server import app
+from rbeerouter.server import app, strategy
 from rbeerouter.server.caches import Caches
 from rbeerouter.server.control_plane import ControlPlane
 from rbeerouter.server.discovery import Discovery
@@ -78,6 +78,8 @@ class Daemon:
         self.log = event_logger(self.log_file)
         self.discovery = Discovery(config, self.env, self.log.info)
         self.fleet.configure(self.discovery.roster.merged())
+        self.strategy = strategy.InForce(self, self.discovery.setting(strategy.SETTING))
+        self.scripts.in_force = self.strategy.of
         self.scripts.loaded = self.scripts.read(config)
         self.decider = self.scripts.decider(config, self.fleet, self.scripts.loaded)
         self.versions = self.discovery.versions(config.routing.versions_kept)
@@ -215,6 +217,7 @@ class Daemon:
         except (ConfigError, ScriptError) as error:
             if decider is not None and decider.script is not None:
                 decider.script.close()
+            self.scripts.memories.keep(self.decider.remembered)
             self.reloads["rejected"] += 1
             self.log.error("reload_rejected", asked_by=asked_by, who=who, how=how, error=str(error))
             return {"ok": False, "error": str(error), "active": app.describe_routing(self)}
@@ -273,6 +276,7 @@ class Daemon:
         self.staff.take(change)
         decider.fleet = self.fleet
         self.scripts.hand_over(self.decider, decider)
+        decider.use(*self.strategy.of(config))                 # it may have been changed since this one was made
         self.decider = self.listener.dispatcher.decider = decider
         self._watch_for_poison(config)
         self.listener.apply(config.server, config.limits, config.models)
@@ -315,6 +319,7 @@ class Daemon:
     def show(self) -> None:
         """From now on requests carry headers and prompt, if the script or its shadow looks at them."""
         routing = self.config.routing
+        self.listener.client_header = (routing.client_ip_header or "").lower().encode(), routing.client_ip_hops
         scripts = [script for script in (self.decider.script, self.shadowing.decides) if script is not None]
         headers = any(script.reads_headers for script in scripts)
         prompt = routing.expose_prompt and any(script.reads_prompt for script in scripts)
@@ -392,7 +397,7 @@ class Daemon:
         self.log.info(
             "serving", bind=f"{host}:{port}", control=self.config.control.bind,
             config=str(self.config.source or "none"), script=str(self.config.script) if script else "none",
-            strategy=self.decider.strategy.name, log=str(self.config.log),
+            strategy=self.decider.strategy.name, source=self.decider.source, log=str(self.config.log),
             workers={worker.id: worker.status for worker in self.fleet.ordered},
         )  # fmt: skip
 
@@ -424,6 +429,7 @@ def serve(config: Config, read_config: Callable[[], Config]) -> None:
 
 def read_config(path: Path | None, workers: tuple[str, ...], script: Path | None, bind: str | None) -> Config:
     """The configuration as the command line asks for it. Raises ConfigError, also where there is no worker."""
+    strategy.from_environment()
     config = load(
         path, workers=workers, script=script, bind=bind, strategies=NAMES, engines=tuple(ENGINES)
     )

@@ -130,6 +130,10 @@ class Discovery:
         """The scripts that were active, which are kept where all the rest is."""
         return Versions(self.store, self._kept.versions, most)
 
+    def setting(self, name: str) -> str | None:
+        """What was set at run time, and kept."""
+        return self._kept.settings.get(name)
+
     def describe(self) -> dict[str, Any]:
         """What the control plane shows."""
         state = {"file": str(self.store.path), "problem": self.store.problem}

@@ -18,12 +18,14 @@ from typing import Any
 import msgspec
 
 from rbeerouter.config.sections import Routing
+from rbeerouter.config.strategies import StrategyError
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.models import NO_MODELS, Models
 from rbeerouter.core.seen import Call, Seen
 from rbeerouter.core.types import Decision, Env, Request
 from rbeerouter.record import CREDENTIALS, HASHED_SESSION, Called, Decided, Line, decided, hashed
 from rbeerouter.recorded import Enrolled, Tally, UnknownWorker, decided_of, enrolled_of, read_all, request_of, seen_of
+from rbeerouter.routing.decide import CONFIG
 from rbeerouter.routing.replay import FollowedSplit, Replayer
 from rbeerouter.routing.script import Script, configured_abilities, configured_limits
 from rbeerouter.routing.split import make_split
@@ -234,7 +236,7 @@ class _Play:
             return Script(asked.script, asked.name, env, configured_limits(routing), configured_abilities(routing))
 
         self.replayer = Replayer(
-            load, routing.strategy, asked.models, lambda: _split(routing, asked.models), routing.script_faults
+            load, routing, asked.models, lambda: _split(routing, asked.models)
         )
         self.script = self.replayer.script
         self.result = Replayed(self.script.hash if self.script else None)
@@ -282,6 +284,7 @@ class _Play:
         self.replayer.enroll(roll)
         if last is not None and last.roll.run == roll.run and last.reloads != told.reloads:
             self.replayer.reload()
+        self._use(told)
         missing = sorted(set(self.replayer.decider.figures) - set(told.figures))
         if missing:
             what = ", ".join(missing)
@@ -296,6 +299,17 @@ class _Play:
         for name, value in told.params.items():
             if name in known and known[name]["min"] <= value <= known[name]["max"]:
                 script.set_param(name, value)
+
+    def _use(self, told: Enrolled) -> None:
+        """What was put in force over the configuration decides again, and where there is no configuration, what did."""
+        if told.source == CONFIG and self.asked.configured:
+            wanted = self.asked.routing.strategy
+        else:
+            wanted = told.strategy
+        try:
+            self.replayer.use(wanted)
+        except StrategyError as error:
+            self._notes[f"the log tells of a strategy that is not known here: {error}"] += 1
 
     def _decide(self, line: Line) -> None:
         replayer, result, asked = self.replayer, self.result, self.asked
@@ -376,7 +390,7 @@ class _Play:
         if keys:
             notes.append(f"the script reads {', '.join(keys)}: headers that carry keys are never logged")
         if not self.asked.configured:
-            notes.append("no configuration: rules of [[models]], the split, the strategy and limits are the defaults")
+            notes.append("no configuration: rules of [[models]], the split and limits are the defaults")
         others = [by for by in result.deciders if result.script and by != f"script {result.script}"]
         if others and "state" in reads:
             notes.append(f"{', '.join(others)} decided in between, and may have changed `state`")

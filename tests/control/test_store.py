@@ -45,8 +45,14 @@ def test_what_is_kept_comes_back_and_what_is_forgotten_does_not(tmp_path: Path) 
     store.forget_registered("b")
     store.set_drained("b", False)
     store.keep_list("http://c", 1.5, b"[]")
+    for value in ("random", "round-robin"):
+        store.set_setting("strategy", value)
+    store.set_setting("other", "x")
+    store.set_setting("other", None)
     store.close()
-    assert kept(tmp_path / "deep" / "state") == Kept({"a": b"newer"}, frozenset({"a"}), {"http://c": (1.5, b"[]")})
+    assert kept(tmp_path / "deep" / "state") == Kept(
+        {"a": b"newer"}, frozenset({"a"}), {"http://c": (1.5, b"[]")}, settings={"strategy": "round-robin"}
+    )
 
 
 def test_nobody_else_may_read_it(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rbeerouter.config.sections import Routing
 from rbeerouter.core.chance import Chance
 from rbeerouter.core.dispatch import Dispatcher, Job
 from rbeerouter.core.errors import FAILURES, RouterError
@@ -62,7 +63,7 @@ class Live:
 
 
 def replayer(source: bytes | None, strategy: str = "least-request") -> Replayer:
-    return Replayer(lambda made: None if source is None else Script(source, SCRIPT, made), strategy)
+    return Replayer(lambda made: None if source is None else Script(source, SCRIPT, made), Routing(strategy=strategy))
 
 
 def told(decision: Decision | RouterError | None) -> tuple[object, ...]:
@@ -141,7 +142,7 @@ def test_a_new_run_begins_with_a_fresh_script_and_its_own_chance() -> None:
 def test_a_script_that_was_taken_out_of_service_can_be_put_back() -> None:
     live = Live(None)
     live.serve()
-    by = Replayer(lambda made: Script(lua("return workers.x.y"), SCRIPT, made), "least-request", faults=1)
+    by = Replayer(lambda made: Script(lua("return workers.x.y"), SCRIPT, made), Routing(script_faults=1))
     again(by, live)
     assert by.decider.script is None
     by.reinstate()
