@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -305,6 +306,25 @@ def test_who_comes_when_nobody_waits_stands_where_the_last_one_did() -> None:
     assert ledger.had(light) == ledger.had(flood) == 10 * 1200 + 3
 
 
+def test_a_newcomer_stands_neither_before_nor_behind_all_who_wait() -> None:
+    ledger = TokenLedger()
+    before = send(ledger, named("before", 0, 500))
+    a, b, c, d = (ledger.account_of(user, b"") for user in "abcd")
+    ledger.begins(a)
+    end(ledger, before, 0, 500)
+    ledger.begins(b)
+    assert (ledger.had(a), ledger.had(b)) == (0, 0), "what one got who does not wait is no part of theirs"
+    one = named("a", 100, 40)
+    one.queued = 1.0
+    end(ledger, send(ledger, one), 100, 40)
+    ledger.begins(c)
+    assert (ledger.had(a), ledger.had(b), ledger.had(c)) == (180, 0, 90), "even parts of two"
+    ledger.ends(b)
+    ledger.ends(c)
+    ledger.begins(d)
+    assert ledger.had(d) == 180
+
+
 def test_long_answers_that_are_yet_to_come_lift_nobody() -> None:
     ledger = TokenLedger()
     for _ in range(10):
@@ -328,6 +348,20 @@ def test_everybody_gets_their_turn_and_priorities_go_first() -> None:
         engine.step()
     assert engine.order[:2] == ["urgent", "urgent"]
     assert set(users[1:]) <= set(engine.order[2:8]), engine.order
+
+
+def test_an_endless_row_of_newcomers_does_not_keep_out_who_had_more() -> None:
+    sizes = {"heavy": (50, 40)} | {f"new-{number}": (50, 40) for number in range(600)}
+    engine = Engine(2, sizes, TokenLedger(), 3)
+    for _ in range(6):
+        engine.wait("heavy")
+    for number in range(3):
+        engine.wait(f"new-{number}")
+    for number in range(3, 600):                               # there are always some who have had nothing
+        engine.wait(f"new-{number}")
+        engine.step()
+    turns = [place for place, user in enumerate(engine.order) if user == "heavy"]
+    assert len(turns) == 6 and max(after - before for before, after in pairwise(turns)) < 30, turns
 
 
 # Which worker

@@ -41,7 +41,6 @@ class Combined(Strategy):
         self.by_weight = any(part.by_weight for part, _ in self.parts)  # type: ignore[misc]
         self.remembers = any(part.remembers for part, _ in self.parts)
         self.shares = next((part.shares for part, _ in self.parts if part.shares is not None), None)
-        self.remembers = any(part.remembers for part, _ in self.parts)
 
     def choose(self, request: Request, workers: list[Worker]) -> Worker | None:
         strict = self.context.options.strict

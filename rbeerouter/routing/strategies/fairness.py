@@ -29,6 +29,10 @@ NOBODY = b""
 """The account of all who do not say who they are."""
 _SPREAD = 0.1
 """What chance adds to a score at most."""
+_DRAWN, _DRAWS = 16, 4
+"""Bits of chance for one worker, and how many have theirs of one number."""
+_LAST_BITS = (1 << _DRAWN) - 1
+_OF_SPREAD = _SPREAD / (1 << _DRAWN)
 _LOOKED_AT = 8
 """Accounts that were not used for the longest time, of which the one with the fewest tokens makes room for another."""
 _OUT_PER_IN = 1.5
@@ -115,6 +119,7 @@ class TokenLedger(Memory):
         self._charges: dict[Job, Charge] = {}
         self._waiting: dict[bytes, Account] = {}
         self._last = Account()                                # of the one that was sent last
+        self._level = 0.0                                     # what all who wait would have had of even parts
         self._out: float | None = None                        # of all users
         self._least, self._most, self._seen_at = *_NO_TOKENS, 0.0
         self._now = 0.0
@@ -125,7 +130,9 @@ class TokenLedger(Memory):
         """The user's by its name, or by its key; what there is where the other is wanted and missing."""
         if (user is None or self.rules.by == "key") and credential:
             return blake2b(credential, digest_size=16, person=b"key").digest()
-        return NOBODY if user is None else blake2b(user.encode(), digest_size=16, person=b"user").digest()
+        if user is None:
+            return NOBODY
+        return blake2b(user.encode("utf-8", "surrogatepass"), digest_size=16, person=b"user").digest()
 
     def recent(self, account: bytes, now: float) -> float:
         """Its weighted tokens in the window, those that are expected of attempts under way included."""
@@ -148,6 +155,8 @@ class TokenLedger(Memory):
     def begins(self, account: bytes) -> None:
         found = self._open(account, self._now)
         self._lift(found)
+        if not self._waiting:
+            self._level = found.had - found.open
         self._waiting[account] = found
 
     def ends(self, account: bytes) -> None:
@@ -171,6 +180,7 @@ class TokenLedger(Memory):
         account.busy += 1
         account.open += answer
         self._last = account
+        self._level += (charge.cost - answer) / max(len(self._waiting), 1)
         self._most = max(self._most, account.recent)
 
     def released(self, job: Job, worker: Worker, failure: Failure | None, now: float) -> None:
@@ -182,10 +192,12 @@ class TokenLedger(Memory):
         account.open = account.open - charge.open if account.busy else 0.0
         if not self.rules.settles:
             return
+        read = self._cost(charge.tokens_in, 0.0, charge.weight)
         if failure is None and job.status < 400:
             self._set(charge, self._used(job, charge), now)
         elif failure is None or failure.code not in _BY_CLIENT:
             self._set(charge, 0.0, now)
+        self._level += (charge.cost - read) / max(len(self._waiting), 1)
 
     def tick(self, now: float, workers: Iterable[Worker]) -> None:
         self._now, until = now, now - self.rules.window_s
@@ -248,10 +260,17 @@ class TokenLedger(Memory):
 
     def _lift(self, account: Account) -> None:
         """Up to the least of those who wait; where nobody does, to the one that was served last. Answers that are yet
-        to come do not count, as in the paper: who has begun many long ones just before others came has not had them."""
+        to come do not count, as in the paper: who has begun many long ones just before others came has not had them.
+
+        And up to the level that even parts would have given to all who wait, but not above all of them. It rises with
+        each token, so an endless row of newcomers does not keep out who had more: else each of them would be lifted
+        only to the one before it, which is where that one came in.
+        """
         waiting = self._waiting.values()
-        least = min([one.had - one.open for one in waiting]) if waiting else self._last.had - self._last.open
-        account.had = max(account.had, least)
+        if waiting:
+            least = min([one.had - one.open for one in waiting])
+            self._level = min(max(self._level, least), max([one.had for one in waiting]))
+        account.had = max(account.had, self._level if waiting else self._last.had - self._last.open)
 
     def _expected(self, request: Request, account: Account) -> float:
         """How many tokens an answer will have."""
@@ -320,25 +339,26 @@ class VtcBasic(Scored):
         buckets = ledger.recent(account, now) / max(options.bucket_tokens, (least + most) / 2)
         last = len(workers) - 1
         user, step = (min(buckets, last), 1.0) if self._strict else (min(buckets / 2, 1.0), 1 / last if last else 0.0)
-        fairness, utilization, random = options.fairness_weight, options.utilization_weight, self.context.chance.random
-        scores = [0.0] * len(workers)
+        fairness, utilization, draw = options.fairness_weight, options.utilization_weight, self.context.chance.bits
+        scores, loads, bits = [0.0] * len(workers), self._loads(workers), 0
         for place, index in enumerate(self._order(workers)):
+            bits = bits >> _DRAWN if place % _DRAWS else draw()
             far = abs(place * step - user)
-            scores[index] = fairness * far + utilization * self._load(workers[index]) + _SPREAD * random()
+            scores[index] = fairness * far + utilization * loads[index] + (bits & _LAST_BITS) * _OF_SPREAD
         return scores
 
     def _order(self, workers: list[Worker]) -> list[int]:
         """The workers' indices in the order in which they are counted."""
         if not self._strict:
-            return sorted(range(len(workers)), key=lambda index: workers[index].id)
+            return sorted(range(len(workers)), key=[worker.id for worker in workers].__getitem__)
         order, bits = list(range(len(workers))), self.context.chance.bits
         for last in range(len(order) - 1, 0, -1):
             other = bits() * (last + 1) >> 64
             order[last], order[other] = order[other], order[last]
         return order
 
-    def _load(self, worker: Worker) -> float:
+    def _loads(self, workers: list[Worker]) -> list[float]:
         if not self._strict:
-            return min(worker.load, 1.0)
-        running = worker.in_flight if worker.running is None else worker.running
-        return min(running / _FULL_RUNNING, 1.0)
+            return [load if (load := worker.load) < 1.0 else 1.0 for worker in workers]
+        running = [worker.in_flight if worker.running is None else worker.running for worker in workers]
+        return [min(one / _FULL_RUNNING, 1.0) for one in running]
