@@ -595,6 +595,35 @@ def test_two_workers_may_not_have_the_same_name(file: Path) -> None:
     assert [spec.id for spec in read(file, with_names).workers] == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f'{ONE}kv_events = "gpu.test:5557"', "workers[0].kv_events = 'gpu.test:5557': expected tcp://HOST:PORT, such as tcp://10.0.0.7:5557"),
+        (f'{ONE}kv_events = "tcp://*:5557"', "workers[0].kv_events = 'tcp://*:5557': expected tcp://HOST:PORT, such as tcp://10.0.0.7:5557"),
+        (f'{ONE}kv_events = "tcp://gpu:65530"', "workers[0].kv_events = 'tcp://gpu:65530': expected tcp://HOST:PORT, such as tcp://10.0.0.7:5557"),
+        (f'{ONE}kv_replay = "tcp://gpu:1"', "workers[0].kv_replay = 'tcp://gpu:1': is of no use without kv_events"),
+        (f"{ONE}kv_ranks = 0", "workers[0].kv_ranks = 0: expected `int` >= 1"),
+        (
+            '[routing.strategies.kv_events]\nendpoint = "tcp://{hots}:1"',
+            "routing.strategies.kv_events.endpoint = 'tcp://{hots}:1': expected tcp://{host}:PORT, such as tcp://10.0.0.7:5557",
+        ),
+        (
+            '[[discovery.dns]]\nname = "gpus"\nport = 1\nkv_events = "tcp://gpu:1"',
+            "discovery.dns[0]: kv_events and kv_replay are those of one worker; for all that the name leads to, set "
+            "[routing.strategies.kv_events] endpoint and replay",
+        ),
+    ],
+)
+def test_where_caches_tell_of_themselves_is_an_address(file: Path, text: str, message: str) -> None:
+    assert refusal(file, text) == message
+
+
+def test_where_caches_tell_of_themselves(file: Path) -> None:
+    text = f'{ONE}kv_events = "tcp://[::1]:5557"\nkv_replay = "tcp://gpu-1.lan:5558"\nkv_ranks = 2\n'
+    spec = read(file, f'{text}[routing.strategies.kv_events]\nendpoint = "tcp://{{host}}:5557"').workers[0]
+    assert (spec.kv_events, spec.kv_replay, spec.kv_ranks) == ("tcp://[::1]:5557", "tcp://gpu-1.lan:5558", 2)
+
+
 def test_a_ca_file_must_be_there_and_be_one(file: Path) -> None:
     dns = '[[discovery.dns]]\nname = "a.test"\nport = 1\n'
     for block, key in ((ONE, "workers[0]"), (dns, "discovery.dns[0]")):

@@ -156,6 +156,11 @@ def check_discovery(file: File, where: str, engines: tuple[str, ...]) -> None:
         check_worker(entry, f"{key}.", engines)
         if entry.url or entry.id:
             raise ConfigError(f"{key}: url and id are made of what the name leads to; take them out")
+        if entry.kv_events or entry.kv_replay:
+            raise ConfigError(
+                f"{key}: kv_events and kv_replay are those of one worker; for all that the name leads to, set "
+                "[routing.strategies.kv_events] endpoint and replay"
+            )
         if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})", entry.name):
             raise ConfigError(f"{key}.name = {entry.name!r}: expected a DNS name")
         if entry.type != "SRV" and entry.port is None:

@@ -35,11 +35,13 @@ _CONNECT_S = 5.0
 _END = -1
 """The number of the message that ends a replay."""
 _MOST_REPLAYED = 200_000
-_MOST_MESSAGE_BYTES = 16 << 20
+_MOST_MESSAGE_BYTES = 4 << 20
+"""A step of an engine with 8,000 tokens makes 20 KB; more than this is no engine's, and would take half a second."""
 _MOST_QUEUED = 10_000
 """Messages that wait to be read; more are thrown away, which shows as a gap."""
 _IN_A_ROW = 50
-"""Messages after which everybody else has a turn."""
+_BYTES_IN_A_ROW = 16 << 10
+"""Messages and their bytes after which everybody else has a turn: about two milliseconds' work."""
 _TELLING = ("vllm", "sglang")
 """Engines that a template is for."""
 _HEARTBEAT_MS = 10_000
@@ -116,6 +118,7 @@ class KvEvents:
         self._fleet = fleet
         self._env = env
         self._log = log
+        self._told: dict[str, bool] = {}
         self._listened: dict[str, tuple[tuple[Place, int], list[_Feed]]] = {}
         self.apply(exact, options)
 
@@ -123,6 +126,8 @@ class KvEvents:
         """Takes new settings."""
         self._exact, self._options = exact, options
         exact.most_blocks, exact.optimistic_s = options.blocks, options.optimistic_s
+        for holding in exact.holdings.values():
+            holding.most_blocks = options.blocks
 
     async def run(self) -> None:
         """Listens to whom the fleet has, for ever."""
@@ -156,7 +161,8 @@ class KvEvents:
         problem = next((feed.problem for feed in feeds if feed.problem is not None), None)
         return {
             "endpoint": place.endpoint, "live": holding.live, "blocks": len(holding), "block_size": holding.block_size,
-            **msgspec.structs.asdict(self.counts[worker_id]), **({"problem": problem} if problem else {}),
+            "orphans": holding.orphans, **msgspec.structs.asdict(self.counts[worker_id]),
+            **({"problem": problem} if problem else {}),
         }  # fmt: skip
 
     def _start(self, worker: Worker, place: Place, generation: int) -> None:
@@ -180,6 +186,7 @@ class KvEvents:
         self._exact.forget(worker_id)
         if not keep_counts:
             self.counts.pop(worker_id, None)
+            self._told.pop(worker_id, None)
 
     # What feeds ask
 
@@ -189,10 +196,13 @@ class KvEvents:
         if self._exact.holdings.get(worker_id) is not holding:
             return
         _, feeds = self._listened[worker_id]
-        before, holding.live = holding.live, all(feed.listening for feed in feeds)
-        if holding.live and not before:
+        holding.live = all(feed.listening for feed in feeds)
+        if holding.live == self._told.get(worker_id):          # one line, none for each try
+            return
+        self._told[worker_id] = holding.live
+        if holding.live:
             self._log("kv_events_live", worker=worker_id, blocks=len(holding))
-        elif before and not holding.live:
+        else:
             self._log("kv_events_lost", worker=worker_id, why=problem)
 
     def wall(self) -> float:
@@ -241,6 +251,7 @@ class _Feed:
         self._holding = holding
         self._counts = counts
         self._owner = owner
+        self._in_a_row = self._bytes_in_a_row = 0
         self._next: int | None = None                          # the number that must come next
         self._last_heard = -1                                  # of those that came by themselves
         self._last: int = 0                                    # tells the last message from another of its number
@@ -338,12 +349,12 @@ class _Feed:
                 return
             if self._next != number:
                 self._forget()
-        made = self._take(number, frames[2])
+        made = await self._take(number, frames[2])
         self._counts.messages += 1
         if made is not None:
             self._counts.lag_s = round(max(0.0, self._owner.wall() - made), 3)
 
-    def _take(self, number: int, payload: bytes) -> float | None:
+    async def _take(self, number: int, payload: bytes) -> float | None:
         """The next message, however it came. Returns when it was made, in Unix seconds."""
         self._next, self._last = number + 1, hash(payload)
         try:
@@ -359,6 +370,11 @@ class _Feed:
         counts = self._counts
         counts.events += len(batch.events)
         counts.garbage += batch.strange
+        self._in_a_row += 1
+        self._bytes_in_a_row += len(payload)
+        if self._in_a_row >= _IN_A_ROW or self._bytes_in_a_row >= _BYTES_IN_A_ROW:
+            self._in_a_row = self._bytes_in_a_row = 0
+            await asyncio.sleep(0)
         return batch.at
 
     def _forget(self) -> None:
@@ -413,10 +429,8 @@ class _Feed:
                     continue
                 if self._next is not None and number != self._next:
                     self._forget()
-                self._take(number, frames[-1])
+                await self._take(number, frames[-1])
                 self._counts.replayed += 1
-                if at % _IN_A_ROW == 0:
-                    await asyncio.sleep(0)
             return False
         finally:
             dealer.close(linger=0)

@@ -97,7 +97,7 @@ async def test_what_an_engine_tells_is_known() -> None:
         await publisher.publish(CLEARED)
         await ear.until_told(blocks=0)
         assert ear.told() == {
-            "endpoint": publisher.endpoint, "live": True, "blocks": 0, "block_size": 4, "messages": 3, "events": 3,
+            "endpoint": publisher.endpoint, "live": True, "blocks": 0, "block_size": 4, "orphans": 0, "messages": 3, "events": 3,
             "gaps": 0, "replayed": 0, "garbage": 0, "lag_s": 1.5,
         }  # fmt: skip
         assert ear.lines == [("kv_events_live", {"worker": "w", "blocks": 0})]

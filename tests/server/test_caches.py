@@ -43,7 +43,7 @@ async def test_what_a_worker_tells_is_on_the_pages(tmp_path: Path) -> None:
         async with daemon(tmp_path, entry(a, publisher), entry(b)) as router:
             found = await told(router, "a", live=True)
             assert found == {
-                "endpoint": publisher.endpoint, "live": True, "blocks": 2, "block_size": 2, "messages": 0, "events": 1,
+                "endpoint": publisher.endpoint, "live": True, "blocks": 2, "block_size": 2, "orphans": 0, "messages": 0, "events": 1,
                 "gaps": 0, "replayed": 1, "garbage": 0, "lag_s": None,
             }  # fmt: skip
             assert "kv_events" not in (await router.workers())["b"]

@@ -151,6 +151,7 @@ BAD = [
     ({"url": "http://127.0.0.1:1", "id": "a b"}, 422, "id = 'a b': expected 1 to 64 letters"),
     ({"url": "http://127.0.0.1:1", "ttl_s": 1}, 422, "ttl_s = 1: expected 5 to 86400 seconds, or 0"),
     ({"url": "http://127.0.0.1:1", "ttl_s": True}, 422, "ttl_s = True"),
+    ({"url": "http://127.0.0.1:1", "kv_events": "tcp://10.0.0.1:1"}, 422, "kv_events: can be set in this machine's own"),
     ({"url": "http://127.0.0.1:1", "ca_file": "/etc/passwd"}, 422, "ca_file: is a path on this machine"),
     ({"url": "http://127.0.0.1:1", "api_key": "${HOME}", "vram": -1}, 422, "vram = -1"),
     ({"url": "http://169.254.169.254"}, 422, "169.254.169.254 is a link-local or metadata address"),
