@@ -366,7 +366,7 @@ class Decider:
         assert before is not None, "a job waits that nothing was decided about"
         self._context.arrived = job.arrived
         strategy = self._selected(request, wanted)
-        choice, asked = self._pick(strategy, request, ready)
+        choice, asked = self._pick(strategy, _for_model(request, wanted), ready)
         self._context.arrived = None
         if isinstance(choice, Hold):
             return None
@@ -579,7 +579,7 @@ class Decider:
         if self.split is not None and first.worker is not None:
             eligible = same_side(first.worker, eligible)
         selected = self._selected(request, model)
-        choice, strategy = self._pick(selected, request, eligible)
+        choice, strategy = self._pick(selected, _for_model(request, model), eligible)
         sent = model if model != request.model else None
         reason = f"{strategy.name} after {tried[-1]} failed"
         if isinstance(choice, Hold):
@@ -689,7 +689,7 @@ class Decider:
             return self._refused(request, wanted, by, reason, error, log)
         if self.split is not None and not self._rules.leave_one_side(self.fleet, request, wanted):
             eligible = self._narrowed(self.split, wanted, eligible)
-        choice, asked = self._pick(strategy, request, eligible)
+        choice, asked = self._pick(strategy, _for_model(request, wanted), eligible)
         if reason is None:
             reason = asked.name if asked is strategy else f"{asked.name}, as {strategy.name} knows too little"
             reason += addition
@@ -903,6 +903,11 @@ def _with(decision: Decision, error: str | None, log: tuple[str, ...]) -> Decisi
     if error is not None and decision.error is not None:
         error = f"{decision.error}; {error}"
     return msgspec.structs.replace(decision, error=error or decision.error, log=decision.log + log)
+
+
+def _for_model(request: Request, model: str) -> Request:
+    """The request as strategies see it when another model is to answer it."""
+    return request if model == request.model else msgspec.structs.replace(request, model=model)
 
 
 def _wanted_by(job: Job) -> str:

@@ -15,9 +15,11 @@ from rbeerouter.config.sections import Ratio, Strategies, Warm
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.models import Model, Models
 from rbeerouter.core.types import LOCAL, REMOTE, Report, Worker, WorkerSpec
+from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.strategies.base import Scored, Strategy
 from rbeerouter.routing.strategies.economy import CacheWarm, Cheapest, FixedRatio
-from tests.support.builders import context, fill, fleet, quick, request, worker
+from rbeerouter.routing.strategies.tokens import Warming
+from tests.support.builders import context, env, fill, fleet, job, quick, request, script, worker
 from tests.support.traffic import Traffic
 
 CRITICAL_AT_2 = 13.82
@@ -311,6 +313,20 @@ def test_a_load_that_failed_is_none() -> None:
     stage.traffic.end(stage.traffic.send("w1", 101.0), 102.0, failure="upstream_disconnected")
     stage.traffic.tick(103.0)
     assert set(stage.picks(40)) == {"w1", "w2"}
+
+
+def test_where_a_script_wants_another_model_that_one_counts() -> None:
+    made = fleet(*(worker(f"w{n}", engine="ollama", models=("m", "n"), max_concurrency=8) for n in (1, 2)))
+    for name, loaded in (("w1", ("m",)), ("w2", ("n",))):
+        made.apply(Report(name, True, None, 100.0, loaded=loaded))
+    both = Decider(made, script("return {model = 'n'}"), "cache-warm", env())
+    decision = both.decide(request(model="m"))
+    assert (decision.worker, decision.model, decision.strategy) == (made.workers["w2"], "n", "cache-warm")
+    memory = both.memories.of(Warming)
+    sent = job(model="m")
+    sent.decision = decision
+    memory.sent(sent, made.workers["w1"], 101.0)
+    assert list(memory.records[made.workers["w1"]].asked) == ["n"]
 
 
 def test_its_scores_say_the_same_in_a_list() -> None:

@@ -233,7 +233,8 @@ class Warming(OfWorkers[Models]):
             one.ended = now
 
     def _of(self, job: Job, worker: Worker, now: float) -> Asked:
-        asked, model = self.record(worker, now).asked, job.request.model
+        asked, decision = self.record(worker, now).asked, job.decision
+        model = (decision is not None and (decision.wanted or decision.model)) or job.request.model
         one = asked.get(model)
         if one is None:
             one = asked[model] = Asked()
