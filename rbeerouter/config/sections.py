@@ -84,6 +84,7 @@ class Prefix(Section):
     cold_share: Fraction = 0.05
     queued_weight: Annotated[float, Meta(ge=0, le=1e6)] = 0.1
     load_power: Annotated[float, Meta(ge=0, le=10)] = 0.125
+    speed_power: Annotated[float, Meta(ge=0, le=10)] = 0.25
     strict_seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
     strict_blocks: Count = 200_000
     strict_kept_s: Positive = 1200.0

@@ -97,6 +97,32 @@ def test_the_weights_of_the_configuration_hold() -> None:
     assert scene.pick(prompt(range(100))) == "w2"
 
 
+def test_a_worker_that_computes_slowly_costs_more_and_one_of_which_nothing_is_heard_is_a_usual_one_again() -> None:
+    scene = Scene(made=fleet("w1", "w2"), options=Strategies(prefix=Prefix(speed_power=1.0, load_power=0.0)))
+    for start in range(10):
+        for name, seconds in (("w1", 4.0), ("w2", 1.0)):
+            blocks = [hash((start, name, place)) for place in range(1000)]
+            job = scene.traffic.send(prompt(blocks, stream=True), name)
+            scene.traffic.now += seconds
+            scene.traffic.end(scene.traffic.answer(job))
+    scene.traffic.tick()
+    # 40 s and 10 s for 100,000 tokens each, and 4,096 of each are taken for usual ones, of 0.25 ms
+    assert scene.index.slowness == pytest.approx({"w1": 1.5764, "w2": 0.4236}, abs=1e-4)
+    assert {scene.pick(prompt([9, start])) for start in range(20)} == {"w2"}
+    scene.traffic.tick(600.0)
+    assert scene.index.slowness == {}
+
+
+def test_answers_in_one_piece_and_refusals_tell_nothing_of_a_pace() -> None:
+    scene = Scene(made=fleet("w1", "w2"))
+    for name, stream, status in (("w1", False, 200), ("w2", True, 400)):
+        job = scene.traffic.send(prompt(range(2000), stream=stream), name)
+        scene.traffic.now += 60.0
+        scene.traffic.end(scene.traffic.answer(job, status))
+    scene.traffic.tick()
+    assert scene.index.slowness == {}
+
+
 def test_in_a_list_the_score_is_the_share_of_the_prompt_in_per_cent() -> None:
     scene = Scene()
     scene.traffic.serve(prompt([1, 2]), "w2")
@@ -209,7 +235,7 @@ def test_a_worker_that_is_gone_is_forgotten() -> None:
     late = scene.traffic.send(prompt([3]), "w1")
     scene.fleet.configure([worker("w2", models=("m",)), worker("w3", models=("m",))])
     scene.traffic.tick()
-    known = [scene.index.queued, scene.index.chosen, scene.index.cold, scene.index._generations, scene.index._rooms]
+    known = [scene.index.queued, scene.index.chosen, scene.index.cold, scene.index._rooms, scene.index._paces]
     assert [set(one) - {"w2"} for one in known] == [set()] * 5
     scene.traffic.end(late)
     assert (scene.held(), scene.index.queued, scene.index.blocks.workers()) == ({"w2": 2}, {"w2": 0}, ["w2"])

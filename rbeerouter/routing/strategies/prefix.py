@@ -24,12 +24,19 @@ if TYPE_CHECKING:
     from rbeerouter.core.errors import Failure
 
 _NOTHING: dict[str, int] = {}
+_PACE_FADES_S = 60.0
+"""Half of what is known of a worker's pace is from the time since then."""
+_USUAL_TOKENS = 4096
+"""A worker is taken for a usual one until it has computed about so many tokens."""
+_ALIKE = 1.3
+"""Workers that differ by no more than so many times are taken for alike: so much comes from what they were sent."""
 
 
 class _Flight(msgspec.Struct, gc=False):
     """A prompt at a worker.
 
     old: how many of its blocks were there before. queued: tokens that the worker has to compute, 0 once it has.
+    ahead: tokens that it had to compute until the first of the answer, those of others included. at: when it was sent.
     """
 
     worker: str
@@ -37,7 +44,16 @@ class _Flight(msgspec.Struct, gc=False):
     blocks: Sequence[int]
     old: int
     queued: int
+    ahead: int
+    at: float
     computed: bool = False
+
+
+class _Pace(msgspec.Struct, gc=False):
+    """How long a worker took until first tokens, and how many tokens it had to compute until then; both fade."""
+
+    seconds: float = 0.0
+    tokens: float = 0.0
 
 
 class PrefixIndex(Memory):
@@ -56,6 +72,8 @@ class PrefixIndex(Memory):
         blocks: the index.
         queued: {worker id: tokens of prompts that are not computed yet}.
         chosen, cold: {worker id: when it last got a prompt, or one of which nobody had anything}, by a counter.
+        slowness: {worker id: by what its cost is multiplied}, of those that take much longer or shorter than the mean
+            to compute a token, as the first contents of streams have told lately.
     """
 
     def __init__(self, options: msgspec.Struct | None = None) -> None:
@@ -65,6 +83,9 @@ class PrefixIndex(Memory):
         self.queued: dict[str, int] = {}
         self.chosen: dict[str, int] = {}
         self.cold: dict[str, int] = {}
+        self.slowness: dict[str, float] = {}
+        self._paces: dict[str, _Pace] = {}
+        self._faded_at: float | None = None
         self._flights: dict[Job, _Flight] = {}
         self._generations: dict[str, int] = {}
         self._rooms: dict[str, int] = {}
@@ -102,14 +123,17 @@ class PrefixIndex(Memory):
             self.blocks.stored(name, blocks)
             self._matched = None, _NOTHING
         queued = max(0, tokens_of(request, blocks, block_tokens) - old * block_tokens)
-        self.queued[name] = self.queued.get(name, 0) + queued
-        self._flights[job] = _Flight(name, worker.generation, blocks, old, queued)
+        self.queued[name] = ahead = self.queued.get(name, 0) + queued
+        self._flights[job] = _Flight(name, worker.generation, blocks, old, queued, ahead, now)
 
     def answering(self, job: Job, worker: Worker, now: float) -> None:
         flight = self._flights.get(job)
         if flight is not None:
             self._compute(flight)
             flight.computed = job.status < 400
+            if job.request.stream and flight.computed and (pace := self._paces.get(flight.worker)) is not None:
+                pace.seconds += now - flight.at
+                pace.tokens += flight.ahead
 
     def released(self, job: Job, worker: Worker, failure: Failure | None, now: float) -> None:
         flight = self._flights.pop(job, None)
@@ -133,17 +157,37 @@ class PrefixIndex(Memory):
         there = {worker.id: worker for worker in workers}
         for name in [name for name in generations if name not in there]:
             self.blocks.forget(name)
-            for known in (generations, self.queued, self.chosen, self.cold, self._rooms):
+            for known in (generations, self.queued, self.chosen, self.cold, self._rooms, self._paces):
                 known.pop(name, None)
             self._matched = None, _NOTHING
         for name, generation in generations.items():
             if there[name].generation != generation:
                 self._begin(there[name])
+        self._compare_paces(now)
+
+    def _compare_paces(self, now: float) -> None:
+        """Who is slower than the others? What is not heard of for a while is taken for usual again."""
+        left = 1.0 if self._faded_at is None else 0.5 ** (max(0.0, now - self._faded_at) / _PACE_FADES_S)
+        self._faded_at = now
+        for pace in self._paces.values():
+            pace.seconds *= left
+            pace.tokens *= left
+        seconds = sum(pace.seconds for pace in self._paces.values())
+        tokens = sum(pace.tokens for pace in self._paces.values())
+        self.slowness = {}
+        if seconds > 0.0 and tokens > _USUAL_TOKENS:
+            usual_s = seconds / tokens
+            for name, pace in self._paces.items():
+                mine_s = (pace.seconds + _USUAL_TOKENS * usual_s) / (pace.tokens + _USUAL_TOKENS)
+                times = mine_s / usual_s
+                if not 1 / _ALIKE <= times <= _ALIKE:
+                    self.slowness[name] = times**self._prefix.speed_power
 
     def _begin(self, worker: Worker) -> None:
         """A worker that is new, or has been started again: its cache is empty."""
         self.blocks.cleared(worker.id)
         self._generations[worker.id] = worker.generation
+        self._paces[worker.id] = _Pace()
         self._matched = None, _NOTHING
 
     def _fit(self, worker: Worker, block_tokens: int) -> None:
@@ -225,12 +269,15 @@ class LMetric(_ByPrefix):
 
 
 class PrefixCache(_ByPrefix):
-    """The least of (tokens that wait to be computed + uncached tokens + one block) times requests that it would have.
+    """The least of (tokens that wait to be computed + uncached tokens + one block) times requests that it would have,
+    with the first at `queued_weight` and the requests to the power of `load_power`.
 
-    A worker that has all of a prompt is thus no better than its load (with lmetric it has a score of 0 whatever that
-    is), and a burst of prompts of which nobody has anything is spread though no request has ended. Among equals the
-    one with the fewest requests, then the one that was chosen longest ago. A prompt of which nobody has more than
-    a trifle goes to one of the idlest, the one that got such a prompt longest ago, so that new conversations do not all
+    A worker that has all of a prompt has still a cost by its load (with lmetric it is 0 whatever that is), and prompts
+    of which nobody has anything are spread though no request has ended. A worker that computes slower has a higher
+    cost, to the power of `speed_power`.
+
+    Among equals the one with the fewest requests, then the one that was chosen longest ago, or for a prompt of which
+    nobody has more than a trifle, the one that got such a prompt longest ago, so that new conversations do not all
     begin on one worker (llm-d's no-hit-lru scorer).
 
     In a weighted list its score is the share of the prompt in per cent.
@@ -267,9 +314,9 @@ class PrefixCache(_ByPrefix):
             return None
         index = self.index
         queued, block = index.queued.get, text.block_tokens
-        weight, power = self._weight, self._power
+        slowness, weight, power = index.slowness.get, self._weight, self._power
         costs = [
-            (weight * queued(worker.id, 0) + tokens + block) * (worker.occupied + 1) ** power
+            (weight * queued(worker.id, 0) + tokens + block) * slowness(worker.id, 1.0) * (worker.occupied + 1) ** power
             for tokens, worker in zip(self.uncached(request, text, workers), workers, strict=True)
         ]
         least = min(costs)
