@@ -456,8 +456,8 @@ class Decide(Protocol):
 
     seen: what the last decision saw; None before the first.
     memories: what strategies remember of traffic.
-    reads_prompt, reads_client: does a strategy that may be asked need `Request.text`, or `client` and `caller`?
-    reads_request: either of them.
+    reads_prompt, reads_client, reads_caller: does a strategy that may be asked need `Request.text`, `client`, `caller`?
+    reads_request: any of them.
     shares: by whom those who wait are put in order; None: each caller in turn.
     """
 
@@ -465,6 +465,7 @@ class Decide(Protocol):
     memories: Memories
     reads_prompt: bool
     reads_client: bool
+    reads_caller: bool
     reads_request: bool
 
     @property

@@ -85,7 +85,7 @@ class Decider:
     Attributes:
         strategy: the one in force, where neither the model nor the client says anything.
         source: who said so: "config", "environment", "persisted" or "runtime".
-        reads_prompt, reads_client, reads_request: as `Decide` has them.
+        reads_prompt, reads_client, reads_caller, reads_request: as `Decide` has them.
         seen: what the last decision saw; None before the first.
         watch: looks at the fleet; goes from one decider to the next, as decisions are counted on.
         listener: hears of each decision (`listen`); None costs nothing.
@@ -128,7 +128,7 @@ class Decider:
         self._lists: dict[str, Strategy] = {}                  # by what was written
         self._header = header
         self._models_choose = models.choose
-        self.reads_prompt = self.reads_client = self.reads_request = False
+        self.reads_prompt = self.reads_client = self.reads_caller = self.reads_request = False
         self.chance = env.chance or Chance(env.rng.getrandbits(64))
         self.memories = memories if memories is not None else Memories()
         self._context = Context(self.chance, env.now, options, models, self.memories)
@@ -627,7 +627,8 @@ class Decider:
                     strategy.stand_at(self._states[name])
             self.reads_prompt |= strategy.reads_prompt
             self.reads_client |= strategy.reads_client
-            self.reads_request = self.reads_prompt or self.reads_client
+            self.reads_caller |= strategy.reads_caller
+            self.reads_request = self.reads_prompt or self.reads_client or self.reads_caller
         return strategy
 
     def _combined(self, parts: tuple[tuple[str, int], ...]) -> Combined:

@@ -411,8 +411,8 @@ class ClientConnection(asyncio.Protocol):
             force_setattr(request, "wishes", wishes)
         if may_choose or decider.reads_client:
             force_setattr(request, "client", self._client_address(raw, shape))
-            if shape.credential is not None:
-                force_setattr(request, "caller", raw[shape.credential])
+        if (may_choose or decider.reads_caller) and shape.credential is not None:
+            force_setattr(request, "caller", raw[shape.credential])
         if (may_choose or decider.reads_prompt) and listener.text_of is not None:
             force_setattr(request, "text", listener.text_of(surface, request, body))
 

@@ -93,7 +93,7 @@ def test_each_part_is_told_what_was_taken_and_adds_its_headers() -> None:
     assert strategy.name == "a:1,b:3"
 
 
-@pytest.mark.parametrize("field", ["by_load", "reads_prompt", "reads_client"])
+@pytest.mark.parametrize("field", ["by_load", "reads_prompt", "reads_client", "reads_caller"])
 def test_a_list_reads_what_any_of_its_parts_reads(field: str) -> None:
     plain, special = Given("a", [0, 1, 1]), Given("b", [0, 1, 1])
     setattr(special, field, True)

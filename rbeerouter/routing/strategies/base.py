@@ -74,7 +74,7 @@ class Strategy:
         reads_tokens: it makes use of `Text.token_ids`, too, where workers tell what they have in their caches.
         remembers: it goes by what a `Memory` knows of traffic. `Decider` sees that as it makes it.
         figures: those of seen.FIGURES that it goes by: the log tells them with each decision.
-        reads_client: it needs `Request.client` or `Request.caller`.
+        reads_client, reads_caller: it needs `Request.client`, `Request.caller`.
         shares: puts those who wait in order, in place of turns, while this strategy is in force.
     """
 
@@ -84,6 +84,7 @@ class Strategy:
     reads_prompt: ClassVar[bool] = False
     reads_tokens: ClassVar[bool] = False
     reads_client: ClassVar[bool] = False
+    reads_caller: ClassVar[bool] = False
     figures: ClassVar[tuple[str, ...]] = ()
     remembers: bool = False
     shares: Shares | None = None

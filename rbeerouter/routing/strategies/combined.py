@@ -38,6 +38,7 @@ class Combined(Strategy):
         self.reads_prompt = any(part.reads_prompt for part, _ in self.parts)  # type: ignore[misc]
         self.reads_tokens = any(part.reads_tokens for part, _ in self.parts)  # type: ignore[misc]
         self.reads_client = any(part.reads_client for part, _ in self.parts)  # type: ignore[misc]
+        self.reads_caller = any(part.reads_caller for part, _ in self.parts)  # type: ignore[misc]
         self.by_weight = any(part.by_weight for part, _ in self.parts)  # type: ignore[misc]
         self.remembers = any(part.remembers for part, _ in self.parts)
         self.shares = next((part.shares for part, _ in self.parts if part.shares is not None), None)

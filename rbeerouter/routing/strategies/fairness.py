@@ -318,7 +318,7 @@ class VtcBasic(Scored):
     """
 
     name = "vtc-basic"
-    by_load = reads_client = True
+    by_load = reads_caller = True
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
