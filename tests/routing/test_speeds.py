@@ -14,7 +14,7 @@ from rbeerouter.core.dispatch import Job
 from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.types import Wishes, Worker
-from rbeerouter.routing.strategies.speeds import Ask, Expected, Law, Speeds
+from rbeerouter.routing.strategies.speeds import Ask, Law, Speeds
 from tests.support.builders import fleet, job, worker
 
 TTFT, TPOT = (0.1, 0.2, 0.05, 0.01), (0.02, 0.001, 0.002)
@@ -179,17 +179,23 @@ def test_answers_in_one_piece_tell_the_time_per_token_and_not_that_until_the_fir
     assert law.ttft is None and law.expected(Ask(1.0, 101)).e2e_s == pytest.approx(5.0, rel=0.01)
 
 
+def first_s(told: Told, one: Worker, after_s: float = 0.0) -> float:
+    """Until the first content of a prompt of no length that comes so much later."""
+    late = told.speeds.lateness(told.law(one), Ask(0.0, 2, ttft_s=1.0), one, told.now + after_s, 0.0)
+    assert late is not None
+    return late
+
+
 def test_a_prompt_is_queued_until_its_first_content_comes_or_should_have_come_long_ago() -> None:
     told, w1, _ = two()
     told.answers(w1, 100)
-    law = told.law(w1)
-    idle = told.speeds.expected(law, Ask(0.0, 2), w1, told.now).ttft_s
+    idle = first_s(told, w1)
     sent = told.sent(w1, 4000)
-    queued = told.speeds.expected(law, Ask(0.0, 2), w1, told.now).ttft_s
+    queued = first_s(told, w1)
     assert queued - idle == pytest.approx(4 * TTFT[2] + TTFT[3], rel=0.05)
-    assert told.speeds.expected(law, Ask(0.0, 2), w1, told.now + 60.0).ttft_s - idle == pytest.approx(TTFT[3], rel=0.05)
+    assert first_s(told, w1, 60.0) - idle == pytest.approx(TTFT[3], rel=0.05)
     told.first(sent, w1, 0.1)
-    assert told.speeds.expected(law, Ask(0.0, 2), w1, told.now).ttft_s - idle == pytest.approx(TTFT[3], rel=0.05)
+    assert first_s(told, w1) - idle == pytest.approx(TTFT[3], rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -250,25 +256,30 @@ def test_the_length_of_an_answer_is_that_of_those_before() -> None:
     assert [ask.tokens_out for ask in asks] == pytest.approx([40.0, 30.0])
 
 
+KNOWN = Law((0.1, 0.1, 0.0, 0.0), (0.01, 0.01, 0.0))
+"""Of a prompt of 1000 tokens the first comes after 200 ms, each other one after 20 ms, ten after 380 ms."""
+
+
 @pytest.mark.parametrize(
     ("ask", "lateness", "slack_s"),
     [
         (Ask(1.0, 10, ttft_s=0.5), 0.4, 0.3), (Ask(1.0, 10, ttft_s=0.1), 2.0, -0.1),
         (Ask(1.0, 10, tpot_s=0.04), 0.5, inf), (Ask(1.0, 10, tpot_s=0.01), 2.0, -inf),
-        (Ask(1.0, 10, ttft_s=0.5, e2e_s=0.4), 0.95, 0.02), (Ask(1.0, 10), None, inf),
+        (Ask(1.0, 10, ttft_s=0.5, e2e_s=0.4), 0.95, 0.02), (Ask(1.0, 10, 0.5, 0.01, 0.4), 2.0, -inf),
+        (Ask(1.0, 10), None, inf),
     ],
 )  # fmt: skip
 def test_lateness_is_the_worst_share_of_a_target_and_slack_the_time_that_is_left(
     ask: Ask, lateness: float | None, slack_s: float
 ) -> None:
-    expected = Expected(0.2, 0.02, 0.38)
-    assert expected.lateness(ask) == (None if lateness is None else pytest.approx(lateness))
-    assert expected.slack_s(ask) == pytest.approx(slack_s)
+    assert KNOWN.lateness(ask) == (None if lateness is None else pytest.approx(lateness))
+    assert KNOWN.expected(ask).slack_s(ask) == pytest.approx(slack_s)
 
 
 def test_what_was_waited_counts() -> None:
-    assert Expected(0.2, None, None).lateness(Ask(1.0, 10, ttft_s=0.5), 0.3) == pytest.approx(1.0)
+    assert KNOWN.lateness(Ask(1.0, 10, ttft_s=0.5), waited_s=0.3) == pytest.approx(1.0)
+    assert KNOWN.lateness(Ask(1.0, 10, e2e_s=0.76), waited_s=0.38) == pytest.approx(1.0)
 
 
 def test_what_nobody_knows_is_not_late() -> None:
-    assert Expected(None, None, None).lateness(Ask(1.0, 10, 0.1, 0.1, 0.1)) is None
+    assert Law().lateness(Ask(1.0, 10, 0.1, 0.1, 0.1)) is None

@@ -27,8 +27,12 @@ _ROUNDED = 1.0 + 1e-9
 
 
 class View(msgspec.Struct, frozen=True, gc=False):
-    """What a worker is to a request. load: how much is taken of it, share: how much more this one would take; lateness:
-    of its targets the worst expected / target, above 1 too late, None where nothing tells; idle: it has no request."""
+    """What a worker is to a request.
+
+    load: how much is taken of it; share: how much more this one would take. lateness: of its targets the worst expected
+    / target, above 1 too late, None where nothing tells. idle: it has no request. has_room: what is taken would be no
+    more than all of it; one that is idle can always be tried.
+    """
 
     worker: Worker
     law: Law
@@ -36,15 +40,8 @@ class View(msgspec.Struct, frozen=True, gc=False):
     share: float
     lateness: float | None
     idle: bool
-
-    @property
-    def in_time(self) -> bool:
-        return self.lateness is None or self.lateness <= 1.0
-
-    @property
-    def has_room(self) -> bool:
-        """A request that takes all of a worker needs one that is idle; that one can always be tried."""
-        return self.idle or self.load + self.share <= _ROUNDED
+    in_time: bool
+    has_room: bool
 
 
 class SloStrategy(Strategy):
@@ -71,11 +68,13 @@ class SloStrategy(Strategy):
     def _views(self, ask: Ask, request: Request, workers: list[Worker], now: float) -> list[View]:
         speeds, arrived = self.speeds, self.context.arrived
         waited_s = 0.0 if arrived is None else now - arrived
-        found = []
+        has_target, found = ask.has_target, []
         for worker, law in zip(workers, speeds.laws(workers, request.model), strict=True):
-            lateness = speeds.expected(law, ask, worker, now).lateness(ask, waited_s) if ask.has_target else None
+            lateness = speeds.lateness(law, ask, worker, now, waited_s) if has_target else None
             idle = not worker.in_flight and not worker.foreign
-            found.append(View(worker, law, speeds.taken(worker), 1.0 / law.room(ask, worker.capacity), lateness, idle))
+            load, share = speeds.taken(worker), 1.0 / law.room(ask, worker.capacity)
+            in_time, has_room = lateness is None or lateness <= 1.0, idle or load + share <= _ROUNDED
+            found.append(View(worker, law, load, share, lateness, idle, in_time, has_room))
         return found
 
     def least_loaded(self, ask: Ask, views: list[View]) -> Worker:
@@ -88,13 +87,13 @@ class SloStrategy(Strategy):
         in_time = [view for view in views if view.in_time]
         if in_time:
             return self._best(in_time, lambda view: view.load)
-        too_tight = all((view.law.expected(ask).lateness(ask) or 0.0) > 1.0 for view in views)
+        too_tight = all((view.law.lateness(ask) or 0.0) > 1.0 for view in views)
         sign = 1.0 if too_tight else -1.0
         return self._best(views, lambda view: sign * (view.lateness or 0.0))
 
     def _untried(self, views: list[View]) -> list[View]:
         """Those with room that are passed over for others, and could not show that they have become faster."""
-        late = [view for view in views if view.has_room and not view.in_time]
+        late = [view for view in views if not view.in_time and view.has_room]
         return late if len(late) < len(views) else []
 
     def _best(self, views: list[View], score: Callable[[View], float]) -> Worker:

@@ -59,17 +59,6 @@ class Expected(msgspec.Struct, frozen=True, gc=False):
     tpot_s: float | None
     e2e_s: float | None
 
-    def lateness(self, ask: Ask, waited_s: float = 0.0) -> float | None:
-        """The greatest of expected / target: above 1 one is missed. None when none can be told."""
-        ratios = []
-        if ask.ttft_s is not None and self.ttft_s is not None:
-            ratios.append((waited_s + self.ttft_s) / ask.ttft_s)
-        if ask.tpot_s is not None and self.tpot_s is not None:
-            ratios.append(self.tpot_s / ask.tpot_s)
-        if ask.e2e_s is not None and self.e2e_s is not None:
-            ratios.append((waited_s + self.e2e_s) / ask.e2e_s)
-        return max(ratios) if ratios else None
-
     def slack_s(self, ask: Ask) -> float:
         """How long it may wait before that and still be in time; -inf where it cannot be."""
         if ask.tpot_s is not None and self.tpot_s is not None and self.tpot_s > ask.tpot_s:
@@ -100,21 +89,50 @@ class Law(msgspec.Struct, frozen=True, gc=False):
             whole = (first or 0.0) + token * max(0.0, ask.tokens_out - 1)
         return Expected(first, token, whole)
 
+    def lateness(
+        self, ask: Ask, queued: float = 0.0, others: float = 0.0, prompts: float = 0.0, waited_s: float = 0.0
+    ) -> float | None:
+        """The greatest of expected / target: above 1 one is missed. None when none can be told. In one piece, as it is
+        asked of every worker for every request."""
+        first_s, worst, ttft, tpot = waited_s, None, self.ttft, self.tpot
+        if ttft is not None:
+            first_s += ttft[0] + ttft[1] * ask.prompt + ttft[2] * queued + ttft[3] * others
+            if ask.ttft_s is not None:
+                worst = first_s / ask.ttft_s
+        if tpot is not None and (ask.tpot_s is not None or ask.e2e_s is not None):
+            token_s = tpot[0] + tpot[1] * (others + 1) + tpot[2] * (prompts + ask.prompt)
+            if ask.tpot_s is not None:
+                late = token_s / ask.tpot_s
+                if worst is None or late > worst:
+                    worst = late
+            if ask.e2e_s is not None:
+                late = (first_s + token_s * max(0.0, ask.tokens_out - 1)) / ask.e2e_s
+                if worst is None or late > worst:
+                    worst = late
+        return worst
+
     def room(self, ask: Ask, capacity: float) -> float:
         """How many such requests the worker can have at once, each in time: 1 at least, its capacity at most."""
-        one, two = self.expected(ask), self.expected(ask, 0.0, 1.0, ask.prompt)
-        room = capacity
-        for alone, beside, target in (
-            (one.ttft_s, two.ttft_s, ask.ttft_s), (one.tpot_s, two.tpot_s, ask.tpot_s),
-            (one.e2e_s, two.e2e_s, ask.e2e_s),
-        ):  # fmt: skip
-            if alone is None or beside is None or target is None:
-                continue
-            if alone >= target:
-                return 1.0
-            if beside > alone:
-                room = min(room, 1.0 + (target - alone) / (beside - alone))
-        return max(1.0, room)
+        room, alone, more, ttft, tpot = capacity, 0.0, 0.0, self.ttft, self.tpot
+        if ttft is not None:
+            alone, more = ttft[0] + ttft[1] * ask.prompt, ttft[3]
+            if ask.ttft_s is not None:
+                room = _fitting(alone, more, ask.ttft_s, room)
+        if tpot is not None and (ask.tpot_s is not None or ask.e2e_s is not None):
+            each = tpot[1] + tpot[2] * ask.prompt
+            if ask.tpot_s is not None:
+                room = _fitting(tpot[0] + each, each, ask.tpot_s, room)
+            if ask.e2e_s is not None:
+                tokens = max(0.0, ask.tokens_out - 1)
+                room = _fitting(alone + tokens * (tpot[0] + each), more + tokens * each, ask.e2e_s, room)
+        return room if room > 1.0 else 1.0
+
+
+def _fitting(alone: float, more: float, target: float, room: float) -> float:
+    """How many there may be, `room` at most, if one alone takes so long, and each other one makes it so much more."""
+    if alone >= target:
+        return 1.0
+    return min(room, 1.0 + (target - alone) / more) if more > 0.0 else room
 
 
 class _Fit:
@@ -237,7 +255,18 @@ class Speeds(Memory):
     def laws(self, workers: Sequence[Worker], model: str) -> list[Law]:
         """The law of each of them: its own; what is not known of it, the mean of the others', by their performance
         where that is known; where nobody has answered often enough, its moving averages, or the mean of those."""
-        found = [self._own(worker, model) for worker in workers]
+        found, sites = [], self._sites
+        complete = True
+        for worker in workers:
+            site = sites.get(worker)
+            fit = site.fits.get(model) if site is not None and site.generation == worker.generation else None
+            law = fit.law if fit is not None else _UNKNOWN
+            complete = complete and law.ttft is not None and law.tpot is not None
+            found.append(law)
+        return found if complete else self._filled(found, workers, model)
+
+    def _filled(self, found: list[Law], workers: Sequence[Worker], model: str) -> list[Law]:
+        """The laws, with what is not known of some."""
         for part in ("ttft", "tpot"):
             if all(getattr(law, part) is not None for law in found):
                 continue
@@ -256,12 +285,13 @@ class Speeds(Memory):
                     found[index] = msgspec.structs.replace(found[index], **{part: given})
         return found
 
-    def expected(self, law: Law, ask: Ask, worker: Worker, now: float) -> Expected:
-        """What the request would get there if it were sent now."""
+    def lateness(self, law: Law, ask: Ask, worker: Worker, now: float, waited_s: float) -> float | None:
+        """`Law.lateness` of a request if it were sent there now."""
         site, others = self._sites.get(worker), worker.in_flight + worker.foreign
         if site is None:
-            return law.expected(ask, 0.0, others)
-        return law.expected(ask, site.queued(now), others, site.prompts)
+            return law.lateness(ask, 0.0, others, 0.0, waited_s)
+        queued = site.queued(now) if site.unanswered else 0.0
+        return law.lateness(ask, queued, others, site.prompts, waited_s)
 
     def taken(self, worker: Worker) -> float:
         """How much of a worker its requests take: 1 is as much as it can do. Those of others count as usual ones."""
