@@ -212,8 +212,7 @@ class Scripts:
     def explain(self, config: Config, decider: Decider, fleet: Fleet, text: bytes) -> dict[str, Any]:
         """Decides a request of JSON text on the live fleet without sending it. Raises RouterError, ScriptError."""
         script, routing = decider.script, config.routing
-        prompt_chars = routing.prompt_chars if routing.expose_prompt else 0
-        request = read_request(text, config.limits, routing.request_headers, prompt_chars)
+        request = read_request(text, config.limits, routing, config.models)
         copy = None
         try:
             if script is not None:

@@ -15,17 +15,12 @@ from collections.abc import Iterable
 from rbeerouter.config.values import NEVER_PASSED, NEVER_PASSED_PREFIXES
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.types import Wishes
+from rbeerouter.dialects.wishes import WISHES, wishes_of
 
 RawHeaders = dict[bytes, bytes]
 """Headers under the names as they were written."""
 
 _TIME = re.compile(rb"\d{1,9}(?:\.\d{1,6})?")
-_MOST_WISH_CHARS = 256
-_WISHES = {
-    b"routing-strategy": "strategy", b"config-profile": "profile", b"x-rbee-session-key": "session_key",
-    b"x-slo-ttft-ms": "slo_ttft_ms", b"x-slo-tpot-ms": "slo_tpot_ms", b"x-slo-e2e-ms": "slo_e2e_ms",
-}  # fmt: skip
-"""{header: the field of `Wishes` that it fills}."""
 _MOST_SHAPES = 512
 """Peers choose their header names, so the memory of shapes must not grow with them."""
 
@@ -40,7 +35,7 @@ class Shape:
         shown: (name in lower case, name as written) of the headers that the script may see.
         credential: the name, as written, of the header that tells who the client is, if there is one.
         hurried: does any of them say how long the client wants to wait?
-        wishing: (field of `Wishes`, name as written) of those that say how the client wants to be routed.
+        wishing: (name in lower case, name as written) of those that say how the client wants to be routed.
     """
 
     __slots__ = ("credential", "hurried", "names", "ours", "passing", "shown", "wishing")
@@ -62,7 +57,7 @@ class Shape:
         ]
         self.credential = self.names.get(b"authorization") or self.names.get(b"x-api-key")
         self.hurried = b"x-rbee-timeout-ms" in self.names or b"x-stainless-read-timeout" in self.names
-        self.wishing = [(_WISHES[name], spelled) for name, spelled in self.names.items() if name in _WISHES]
+        self.wishing = [(name, spelled) for name, spelled in self.names.items() if name in WISHES]
         self.shown = [(name.decode(), spelled) for name, spelled in self.names.items() if name in shown]
 
     def get(self, raw: RawHeaders, name: bytes) -> bytes | None:
@@ -96,22 +91,8 @@ class Shape:
         return float(given) if given and not stream and _TIME.fullmatch(given) and float(given) else None
 
     def wishes(self, raw: RawHeaders) -> Wishes | None:
-        """How the client wants to be routed; None where its headers of that kind are all empty.
-
-        Raises:
-            RouterError: invalid_header.
-        """
-        found: dict[str, str | float] = {}
-        for field, spelled in self.wishing:
-            text = raw[spelled].decode("latin-1").strip()
-            if field.endswith("_ms"):
-                found[field] = _milliseconds(spelled, text)
-            elif len(text) > _MOST_WISH_CHARS or (not text and field == "session_key"):
-                expected = f"expected 1 to {_MOST_WISH_CHARS} bytes, got {len(text)}"
-                raise RouterError("invalid_header", f"{spelled.decode().lower()}: {text[:40]!r}: {expected}")
-            elif text:
-                found[field] = text
-        return Wishes(**found) if found else None  # type: ignore[arg-type]
+        """How the client wants to be routed. Raises RouterError: invalid_header."""
+        return wishes_of((name, raw[spelled]) for name, spelled in self.wishing)
 
     def texts(self, raw: RawHeaders) -> dict[str, str]:
         """The headers that the script may see."""
@@ -174,13 +155,6 @@ def client_of(told: bytes, hops: int) -> str | None:
         return str(ipaddress.ip_address(text))
     except ValueError:
         return None
-
-
-def _milliseconds(header: bytes, text: str) -> float:
-    if _TIME.fullmatch(text.encode("latin-1")) and float(text):
-        return float(text)
-    expected = "expected a positive number of milliseconds, such as 250"
-    raise RouterError("invalid_header", f"{header.decode().lower()}: {text[:40]!r}: {expected}")
 
 
 def _may_pass(name: bytes, allowed: list[bytes]) -> bool:

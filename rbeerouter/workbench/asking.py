@@ -68,13 +68,12 @@ def offline(
     if source is not None and path is not None:
         abilities = configured_abilities(routing, explain=True)
         loaded = Script(source, path.name, env, configured_limits(routing), abilities)
-    prompt_chars = routing.prompt_chars if routing.expose_prompt else 0
+    models = settings.models if settings is not None else NO_MODELS
     try:
-        request = read_request(msgspec.json.encode(given), limits, routing.request_headers, prompt_chars)
+        request = read_request(msgspec.json.encode(given), limits, routing, models)
     except RouterError as error:
         raise ConfigError(f"the request: {error.message}") from None
     strategy = routing.strategy if settings is not None else _DEFAULT_STRATEGY
-    models = settings.models if settings is not None else NO_MODELS
     decider = Decider(
         read_fleet(fleet), loaded, strategy, env, debug=True, models=models, split=make_split(routing.split, models),
         **as_configured(routing),

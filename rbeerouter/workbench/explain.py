@@ -11,14 +11,17 @@ from typing import Any
 
 import msgspec
 
-from rbeerouter.config.sections import Limits
+from rbeerouter.config.sections import Limits, Routing
 from rbeerouter.core.dispatch import Job
 from rbeerouter.core.errors import RouterError
-from rbeerouter.core.models import for_side, name_to_send
+from rbeerouter.core.models import NO_MODELS, Models, for_side, name_to_send
 from rbeerouter.core.types import BUSY, READY, SEND, WAIT, Decision, Request, Worker
+from rbeerouter.dialects.prompts import prompt_of
 from rbeerouter.dialects.surfaces import SURFACES
+from rbeerouter.dialects.wishes import WISHES, wishes_of
 from rbeerouter.routing.decide import Decider
 
+_DEFAULTS = Routing()
 _ORDERING = ("sort_by", "min_by", "max_by")
 
 
@@ -30,11 +33,13 @@ class Asked(msgspec.Struct, forbid_unknown_fields=True):
     headers: dict[str, str] = {}
 
 
-def read_request(text: bytes, limits: Limits, request_headers: tuple[str, ...] = (), prompt_chars: int = 0) -> Request:
+def read_request(
+    text: bytes, limits: Limits, routing: Routing = _DEFAULTS, models: Models = NO_MODELS
+) -> Request:  # fmt: skip
     """A request of JSON text: an `Asked`, or a body alone.
 
     Raises:
-        RouterError: invalid_json, with the field it is about; not_found for a path that is not served.
+        RouterError: invalid_json, with the field it is about; not_found for a path that is not served; invalid_header.
     """
     try:
         given = msgspec.json.decode(text)
@@ -54,11 +59,17 @@ def read_request(text: bytes, limits: Limits, request_headers: tuple[str, ...] =
         for name, value in headers.items()
         if name.startswith("x-rbee-") or name == "x-session-id"
     }
-    wanted = {name.lower() for name in request_headers}
+    wanted = {name.lower() for name in routing.request_headers}
     shown = {name: value for name, value in headers.items() if name in wanted}
-    request = surface.parse(surface, "explain", ours, msgspec.json.encode(asked.body), limits, shown, prompt_chars)
+    body, prompt_chars = msgspec.json.encode(asked.body), routing.prompt_chars if routing.expose_prompt else 0
+    request = models.resolved(surface.parse(surface, "explain", ours, body, limits, shown, prompt_chars))
     side = ours.get(b"x-rbee-deployment")
-    return for_side(request, side) if side is not None else request
+    if side is not None:
+        request = for_side(request, side)
+    wishes = wishes_of(
+        (name.encode(), value.encode(errors="replace")) for name, value in headers.items() if name.encode() in WISHES
+    )
+    return msgspec.structs.replace(request, wishes=wishes, text=prompt_of(routing.strategies, surface, request, body))
 
 
 def explain(request: Request, decider: Decider) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from rbeerouter.config.sections import Limits
+from rbeerouter.config.sections import Limits, Routing
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.models import Model, Models
@@ -104,7 +104,7 @@ def test_the_record_is_json_and_text() -> None:
 def test_a_request_is_read_with_its_headers_or_as_a_body_alone() -> None:
     body = {"model": "m", "user": "anna", "messages": []}
     asked = {"body": body, "path": "/v1/completions", "headers": {"X-RBEE-Meta-Tier": "premium", "X-Session-Id": "s", "User-Agent": "u"}}
-    made = read_request(msgspec.json.encode(asked), Limits(), ("user-agent",))
+    made = read_request(msgspec.json.encode(asked), Limits(), Routing(request_headers=("user-agent",)))
     assert (made.path, made.metadata["tier"], made.session_id, made.headers) == (
         "/v1/completions", "premium", "s", {"user-agent": "u"},
     )  # fmt: skip
