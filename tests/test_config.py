@@ -442,6 +442,13 @@ def test_a_choice_that_there_is_not_is_answered_with_the_nearest_one(file: Path,
     assert told.endswith(message)
 
 
+def test_whose_account_tokens_are_on_and_what_tiers_get_is_checked(file: Path) -> None:
+    table = "[routing.strategies.fairness]\n"
+    key = "routing.strategies.fairness.by = 'users': did you mean 'user'? expected one of user, key"
+    assert refusal(file, f'{table}by = "users"') == key
+    assert "routing.strategies.fairness.tiers" in refusal(file, f"{table}tiers = {{ free = 0 }}")
+
+
 @pytest.mark.parametrize("name", ["Europe/Berlin", "UTC", "America/Argentina/Buenos_Aires"])
 def test_any_time_zone_may_be_named(file: Path, name: str) -> None:
     assert read(file, f'[routing]\ntimezone = "{name}"').routing.timezone == name
