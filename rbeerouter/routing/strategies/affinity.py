@@ -205,7 +205,7 @@ class StrictRendezvous:
 
 
 _OFFSET, _PRIME, _MASK = 0xCBF29CE484222325, 0x100000001B3, (1 << 64) - 1
-_LANE_BITS = 128
+_LANE_BYTES = 16
 """Room for a 64-bit state times the prime of 41 bits."""
 
 
@@ -228,10 +228,11 @@ class Fnv:
         by_length: dict[int, list[int]] = {}
         for index, text in enumerate(texts):
             by_length.setdefault(len(text), []).append(index)
-        self._groups = []
-        for indexes in by_length.values():
-            columns = zip(*(texts[index] for index in indexes), strict=True)
-            self._groups.append((indexes, _in_lanes([1] * len(indexes)), [_in_lanes(column) for column in columns]))
+        self._groups: list[tuple[list[int], int, list[int]]] = []
+        for length, indexes in by_length.items():
+            text = b"".join(texts[index] for index in indexes)
+            columns = [_in_lanes(text[place::length]) for place in range(length)]
+            self._groups.append((indexes, _in_lanes(b"\1" * len(indexes)), columns))
 
     def continued(self, state: int) -> list[int]:
         """The hash of each text, where `state` is that of what stands before it."""
@@ -240,11 +241,15 @@ class Fnv:
             lanes, mask = state * ones, _MASK * ones
             for column in columns:
                 lanes = (lanes ^ column) * _PRIME & mask
-            states = struct.unpack(f"<{2 * len(indexes)}Q", lanes.to_bytes(16 * len(indexes), "little"))[::2]
+            states = struct.unpack("<" + "Q8x" * len(indexes), lanes.to_bytes(_LANE_BYTES * len(indexes), "little"))
             for index, value in zip(indexes, states, strict=True):
                 hashes[index] = value
         return hashes
 
 
-def _in_lanes(values: Sequence[int]) -> int:
-    return sum(value << _LANE_BITS * lane for lane, value in enumerate(values))
+@lru_cache(512)
+def _in_lanes(values: bytes) -> int:
+    """Cached, as most places of addresses are the same in all of them, and in the list of workers before."""
+    lanes = bytearray(_LANE_BYTES * len(values))
+    lanes[::_LANE_BYTES] = values
+    return int.from_bytes(lanes, "little")

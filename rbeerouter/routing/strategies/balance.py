@@ -94,13 +94,13 @@ class Weighted(Strategy):
         self._ahead = True
 
     def _line_up(self, workers: list[Worker], specs: list[WorkerSpec]) -> None:
-        credits = self._written()
-        self._workers |= {worker.id: worker for worker in workers}
+        credits, names = self._written(), [spec.id for spec in specs]
+        self._workers.update(zip(names, workers, strict=True))
         if len(self._workers) > self._most:                    # some of them may be gone
             self._workers = {name: worker for name, worker in self._workers.items() if worker.index >= 0}
             self._credits = credits = {name: credits[name] for name in self._workers if name in credits}
             self._most = 2 * len(self._workers) + _SPARE
-        self._specs, self._names = specs, [spec.id for spec in specs]
+        self._specs, self._names = specs, names
         self._weights = [spec.weight for spec in specs]
         self._row = [credits.get(name, 0.0) for name in self._names]
 
