@@ -53,8 +53,8 @@ def made_of(rows: list[dict[str, Any]]) -> list[Worker]:
     return made.ordered
 
 
-def figure(most: float) -> st.SearchStrategy[float | None]:
-    return st.none() | st.floats(0, most)
+def figure(most: float, least: float = 0.0) -> st.SearchStrategy[float | None]:
+    return st.none() | st.floats(least, most)
 
 
 rows = st.fixed_dictionaries(
@@ -68,7 +68,8 @@ requests = st.builds(
     max_tokens=st.none() | st.integers(1, 10**6), priority=st.none() | st.integers(-5, 5),
     text=st.none() | st.builds(Words, st.lists(st.integers(0, 2**64 - 1), max_size=20)),
     wishes=st.none() | st.builds(
-        Wishes, session_key=st.sampled_from([None, "k"]), slo_ttft_ms=figure(1e4), slo_tpot_ms=figure(1e3), slo_e2e_ms=figure(1e5)
+        Wishes, session_key=st.sampled_from([None, "k"]), slo_ttft_ms=figure(1e4, 1e-3), slo_tpot_ms=figure(1e3, 1e-3),
+        slo_e2e_ms=figure(1e5, 1e-3),
     ),
 )  # fmt: skip
 
