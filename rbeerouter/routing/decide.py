@@ -194,7 +194,9 @@ class Decider:
 
     def use(self, strategy: str, source: str = CONFIG) -> None:
         """From now on this one is in force: a name or a list. Raises StrategyError."""
+        before = self._strategies.keys() - self._from_the_start
         self.strategy, self.source = self._strategy(strategy), source
+        self._from_the_start = frozenset(self._strategies) - before     # the next one need not have them
         self.watch.tell_all()
 
     @property

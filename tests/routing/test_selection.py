@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from rbeerouter.config.strategies import Names, StrategyError, spelled
 from rbeerouter.core.errors import RouterError
 from rbeerouter.core.models import Model, Models, Profile
-from rbeerouter.core.types import Request, Wishes
+from rbeerouter.core.types import WAIT, Patience, Request, Wishes, Worker
 from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.selection import chosen_name, profile_of
 from rbeerouter.routing.strategies import NAMES
-from tests.support.builders import env, fleet, quick, request, script
+from rbeerouter.routing.strategies.base import Hold, Strategy
+from tests.support.builders import context, env, fill, fleet, job, quick, request, script
 
 SOME = Names(
     ("random", "least-request", "least-latency", "prefix-cache", "slo-least-load", "slo"),
@@ -186,3 +187,89 @@ def test_what_clients_write_is_kept_within_bounds_and_lists_that_mean_the_same_a
     for number in range(1, 2000):
         one.decide(wishing(strategy=f"least-request:{number}"))
     assert len(one._lists) <= 256
+
+
+def test_a_reload_goes_on_with_what_clients_have_asked_for_but_not_with_what_is_no_longer_in_force() -> None:
+    old, new = decider(), decider()
+    old.use("weighted", "runtime")
+    old.use("least-request")
+    old.decide(wishing(strategy="round-robin"))
+    new.succeed(old)
+    assert new._strategies.keys() == {"least-request", "round-robin"}
+    assert new._strategies["round-robin"].state() == old._strategies["round-robin"].state()
+
+
+# Fallbacks and waiting
+
+
+class Scripted(Strategy):
+    """A strategy that gives what a test says, and notes that it was asked."""
+
+    def __init__(self, name: str, gives: Worker | Hold | None, asked: list[str]) -> None:
+        super().__init__(context())
+        self.name = name  # type: ignore[misc]
+        self.gives, self.asked = gives, asked
+
+    def choose(self, request: Request, workers: list[Worker]) -> Worker | Hold | None:
+        self.asked.append(self.name)
+        return self.gives
+
+    def headers(self, worker: Worker) -> tuple[tuple[str, str], ...]:
+        return (("x-of", self.name),)
+
+
+def chained(*gives: str | Hold | None) -> tuple[Decider, list[str]]:
+    """A decider whose strategies, named 0 and so on, give these; and whom it has asked."""
+    one, asked = decider(), list[str]()
+    made = [
+        Scripted(str(at), one.fleet.workers[what] if isinstance(what, str) else what, asked) for at, what in enumerate(gives)
+    ]
+    one.strategy, one.fallback = made[0], tuple(made[1:])
+    return one, asked
+
+
+@pytest.mark.parametrize(
+    ("gives", "asked", "worker", "reason"),
+    [
+        (("w2", "w3"), ["0"], "w2", "0"),
+        ((None, "w3", "w1"), ["0", "1"], "w3", "1, as 0 knows too little"),
+        ((None, None, "w1"), ["0", "1", "2"], "w1", "2, as 0 knows too little"),
+    ],
+)
+def test_each_fallback_is_asked_where_the_one_before_knows_too_little(
+    gives: tuple[str | None, ...], asked: list[str], worker: str, reason: str
+) -> None:
+    one, told = chained(*gives)
+    decision = one.decide(request())
+    assert (told, decision.worker and decision.worker.id, decision.reason) == (asked, worker, reason)
+    assert decision.strategy == asked[-1]
+
+
+def test_where_no_fallback_knows_anything_the_least_loaded_is_taken_and_nobody_by_chance() -> None:
+    one, asked = chained(None, None)
+    for busy in ("w1", "w2"):
+        fill(one.fleet, busy, 1)
+    decisions = [one.decide(request()) for _ in range(20)]
+    assert {(decision.worker and decision.worker.id, decision.strategy) for decision in decisions} == {
+        ("w3", "least-request")
+    }
+    assert asked[:2] == ["0", "1"]
+    assert decisions[0].reason == "least-request, as 0 knows too little"
+
+
+def test_a_request_that_a_strategy_holds_goes_with_the_decision_of_whoever_lets_it_go() -> None:
+    one, _ = chained(Hold(2.0, 5, "all too slow"), "w3")
+    held = one.decide(request())
+    assert (held.action, held.worker, held.reason, held.strategy) == (WAIT, None, "0; all too slow", "0")
+    assert held.patience == Patience(2.0, 5)
+    waits = job()
+    waits.decision = held
+    assert one.room_for(waits) is None
+    one.strategy.gives = one.fleet.workers["w1"]  # type: ignore[attr-defined]
+    found = one.room_for(waits)
+    assert found is not None and found.worker is not None
+    assert (found.worker.id, found.reason, found.strategy, found.told) == ("w1", "0; all too slow", "0", (("x-of", "0"),))
+    one.strategy.gives = None  # type: ignore[attr-defined]
+    found = one.room_for(waits)
+    assert found is not None and found.worker is not None
+    assert (found.worker.id, found.reason, found.strategy) == ("w3", "0; all too slow; then 1", "1")

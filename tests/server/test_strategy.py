@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 
-from rbeerouter.config.sections import ConfigError
+from rbeerouter.config.sections import ConfigError, Routing
 from rbeerouter.routing.strategies import NAMES
+from rbeerouter.routing.strategies.fairness import TokenLedger
 from rbeerouter.server.strategy import VARIABLE, from_environment
+from rbeerouter.sim.replay import Asked, replay
 from tests.server.test_reload import command
 from tests.server.test_scripts import ask_control
 from tests.support.aio import story
 from tests.support.daemon import DaemonProcess, daemon
 from tests.support.fault_worker import FaultWorker
 from tests.support.raw_client import Connection as Client
+from tests.wire import router as in_process
 from tests.wire.answers import CHAT, PROMPT
 
 
@@ -64,6 +67,8 @@ async def test_what_is_set_at_run_time_goes_before_all_until_it_is_taken_back_an
         fleets = [(line["strategy"], line.get("source")) for line in router.log_lines("fleet")]
         assert fleets[0] == ("least-request", None)
         assert {("round-robin", "runtime"), ("weighted", "persisted"), ("random", "environment")} <= set(fleets)
+        again = replay([router.log_path], Asked(None, routing=Routing(strategy="least-request")))
+        assert (again.total, again.changed, again.reasons, again.notes) == (4, 0, 0, [])
 
 
 NONSENSE: list[tuple[Any, str]] = [
@@ -129,3 +134,24 @@ def test_the_environment_is_read_as_a_configuration_is(monkeypatch: pytest.Monke
     with pytest.raises(ConfigError) as caught:
         from_environment()
     assert str(caught.value) == f"the environment variable {VARIABLE} = 'pd': {NAMES.reserved['pd']}"
+
+
+@story
+async def test_what_a_strategy_remembers_outlives_a_reload_and_goes_with_the_last_one_that_asks(tmp_path: Path) -> None:
+    path, routing = tmp_path / "config.toml", {"strategy": "vtc-basic"}
+    async with FaultWorker() as worker, in_process.router(tmp_path, worker, routing=routing) as under_test:
+        made = under_test.daemon
+        at_first = made.decider.memories.all
+        assert [type(one) for one in at_first] == [TokenLedger]
+        path.write_text(path.read_text().replace("vtc-basic", "VTC_basic"))
+        assert (await made.reload("test"))["ok"]
+        assert made.decider.memories.all == at_first
+
+        (tmp_path / "broken.lua").write_text("function")
+        text = path.read_text()
+        path.write_text(text.replace('"VTC_basic"', '"slo-least-load"\nscript = "broken.lua"\nreload_gate = "off"'))
+        assert not (await made.reload("test"))["ok"]
+        assert made.decider.memories.all == at_first
+        path.write_text(text.replace("VTC_basic", "least-request"))
+        assert (await made.reload("test"))["ok"]
+        assert made.decider.memories.all == ()
