@@ -334,3 +334,57 @@ def test_with_shares_a_job_whose_worker_was_removed_keeps_its_account_and_its_pl
     made_fleet.configure([worker("w2", models=("m",))])
     assert shares.admit(made, lambda job, worker: left) == ["a1", "b1", "a2"]
     assert shares.told == ["a begins", "b begins", "b ends", "a ends"]
+
+
+@quick()
+@given(
+    st.lists(st.tuples(st.sampled_from([None, 0, 1, 2]), st.integers(-1, 1), st.sampled_from("abc")), max_size=25),
+    st.lists(st.integers(0, 4), min_size=3, max_size=3), st.lists(st.integers(0, 40), min_size=3, max_size=3),
+)  # fmt: skip
+def test_with_shares_who_goes_is_who_a_look_at_each_job_in_order_would_let_go(
+    asked: list[tuple[int | None, int, str]], places: list[int], began: list[int]
+) -> None:
+    workers = fleet().ordered
+
+    def taking(left: list[int]) -> Callable[[Job, Worker | None], Worker | None]:
+        def find(waiting: Job, worker: Worker | None) -> Worker | None:
+            for one in workers if worker is None else [worker]:
+                if left[one.index]:
+                    left[one.index] -= 1
+                    return one
+            return None
+
+        return find
+
+    had = dict(zip("abc", map(float, began), strict=True))
+    shares, left = Had(**had), []
+    made = sharing(shares)
+    for number, (which, priority, user) in enumerate(asked):
+        one, on = named(str(number), user_id=user), None if which is None else workers[which]
+        made.add(one, on, Patience(None, priority), 9.0)
+        left.append((one, on, user))
+    find, expected = taking(list(places)), []
+    while left:
+        left.sort(key=lambda row: _rank(made, row[0], had[row[2]]))
+        gone = next((row for row in left if find(row[0], row[1])), None)
+        if gone is None:
+            break
+        left.remove(gone)
+        expected.append(gone[0].request.id)
+        had[gone[2]] += 10.0
+    assert shares.admit(made, taking(list(places))) == expected
+    assert len(made.waiters) == sum(made._accounts.values()) == len(left)
+
+
+def _rank(made: Queue, one: Job, had: float) -> tuple[float, ...]:
+    priority, *others = made.waiters[one].place
+    return priority, had, *others
+
+
+def test_a_time_by_which_a_job_must_go_is_no_way_around_what_its_user_has_had() -> None:
+    one, shares = fleet("w1").ordered[0], Had(a=0.0, b=50.0)
+    a, b = of("a1", "b1")
+    made = sharing(shares, (a, one, 0, 9.0))
+    assert made.before(Patience(None, 0, due=5.0), one, lambda job, worker: True)
+    made.add(b, one, Patience(None, 0, due=5.0), 9.0)
+    assert shares.admit(made, lambda job, worker: worker) == ["a1", "b1"]
