@@ -146,6 +146,25 @@ async def test_with_vtc_basic_who_had_the_fewest_tokens_goes_first_and_a_key_say
 
 
 @story
+async def test_what_users_have_had_outlives_a_reload_while_they_wait(tmp_path: Path) -> None:
+    async with held_router(tmp_path, None, routing={"strategy": "vtc-basic"}) as (under_test, (held,)):
+        held.counts = True
+        long = {**PROMPT, "user": "long", "messages": [{"role": "user", "content": "hello there " * 500}]}
+        tasks = [ask(under_test, "long-1", long)]
+        await held.worker.wait_requests(1)
+        tasks.append(ask(under_test, "long-2", long))
+        await until_waiting(under_test, 1)
+        assert (await under_test.daemon.reload("test"))["ok"]
+        tasks.append(ask(under_test, "short", PROMPT | {"user": "short"}))
+        await until_waiting(under_test, 2)
+        for done in range(3):
+            await held.worker.wait_requests(done + 1)
+            held.let_go()
+        assert [(await task).status for task in tasks] == [200] * 3
+        assert held.asked_by() == [b"long-1", b"short", b"long-2"], "those who have had nothing go as they came"
+
+
+@story
 async def test_two_who_wait_for_one_slot_go_one_after_the_other_in_the_order_in_which_they_came(tmp_path: Path) -> None:
     async with held_router(tmp_path, QUEUE) as (under_test, (held,)):
         tasks = [await fill(under_test, held)]
