@@ -308,6 +308,25 @@ def test_a_model_that_is_being_loaded_counts_as_loaded_so_that_a_burst_does_not_
     assert len(stage.picks(60)) == 3
 
 
+def test_the_next_model_is_loaded_elsewhere_though_the_same_worker_has_most_vram() -> None:
+    stage = warm_stage((), ())
+    for name, used in (("w1", 2.0), ("w2", 20.0)):
+        stage.report(name, loaded=(), vram=24.0, vram_used=used)
+    assert stage.pick() == "w1"
+    stage.traffic.send("w1", 101.0)
+    assert stage.picks(10, model="n") == {"w2": 10}
+
+
+def test_a_model_spills_over_only_to_those_that_are_so_much_emptier() -> None:
+    """w2 has most free VRAM, but with 3/8 it is not four times as empty as w1 with 6/8; w3 is."""
+    stage = warm_stage(("m",), (), ())
+    for name, used in (("w2", 2.0), ("w3", 20.0)):
+        stage.report(name, loaded=(), vram=24.0, vram_used=used)
+    fill(stage.made, "w1", 5)
+    fill(stage.made, "w2", 2)
+    assert stage.picks(10) == {"w3": 10}
+
+
 def test_a_load_that_failed_is_none() -> None:
     stage = warm_stage((), ())
     stage.traffic.end(stage.traffic.send("w1", 101.0), 102.0, failure="upstream_disconnected")

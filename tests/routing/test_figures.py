@@ -277,6 +277,17 @@ def test_what_was_sent_since_the_report_is_counted_and_what_came_back_too() -> N
     assert stage.scores() == pytest.approx([0.45, 0.5])
 
 
+def test_what_came_back_or_was_sent_leaves_a_cache_between_empty_and_full() -> None:
+    """w1's request took a quarter, as far as was known; w2's has ten times the tokens of its cache, and takes all."""
+    stage = Stage(LeastKvCache, fleet("w1", "w2"))
+    large = stage.traffic.send("w1", 100.0, prompt_tokens=1600)
+    for name, usage in (("w1", 0.125), ("w2", 0.25)):
+        stage.report(name, 101.0, kv_usage=usage, kv_blocks=10, block_size=16)
+    stage.traffic.end(large, 102.0)
+    stage.traffic.send("w2", 102.0, prompt_tokens=1600)
+    assert stage.scores() == pytest.approx([0.0, 1.25])
+
+
 def test_where_the_size_of_the_cache_is_not_told_a_full_worker_fills_it() -> None:
     stage = Stage(LeastKvCache, fleet("w1", "w2"))
     for name in ("w1", "w2"):
