@@ -82,8 +82,8 @@ class Prefix(Section):
     most_blocks: Annotated[int, Meta(ge=1, le=1 << 20)] = 2048
     worker_tokens: Count = 500_000
     cold_share: Fraction = 0.05
-    queued_weight: Annotated[float, Meta(ge=0, le=1e6)] = 0.1
-    load_power: Annotated[float, Meta(ge=0, le=10)] = 0.125
+    queued_weight: Annotated[float, Meta(ge=0, le=1e6)] = 0.05
+    load_power: Annotated[float, Meta(ge=0, le=10)] = 0.33
     speed_power: Annotated[float, Meta(ge=0, le=10)] = 0.25
     strict_seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
     strict_blocks: Count = 200_000
