@@ -375,7 +375,7 @@ LISTED = f"expected one of {', '.join(NAMES.known)}"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[routing]\nfallback = ["least-request", "slowest"]', f"routing.fallback[1] = 'slowest': {LISTED}"),
+        ('[routing]\nfallback = ["least-request", "zzz"]', f"routing.fallback[1] = 'zzz': {LISTED}"),
         ('[routing]\nstrategy = "pd"', f"routing.strategy = 'pd': {NAMES.reserved['pd']}"),
         (
             '[routing]\nstrategy = "least-request:x,least-request"',
