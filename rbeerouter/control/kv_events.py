@@ -39,7 +39,9 @@ _MOST_MESSAGE_BYTES = 4 << 20
 """A step of an engine with 8,000 tokens makes 20 KB; more than this is no engine's, and would take half a second."""
 _MOST_QUEUED = 10_000
 """Messages that wait to be read; more are thrown away, which shows as a gap."""
-_IN_A_ROW = 50
+_MOST_REPLAYED_QUEUED = 100_000
+"""The same of a replay, all of which is sent at once: what finds no room, the engine throws away."""
+_IN_A_ROW = 20
 _BYTES_IN_A_ROW = 16 << 10
 """Messages and their bytes after which everybody else has a turn: about two milliseconds' work."""
 _TELLING = ("vllm", "sglang")
@@ -408,7 +410,8 @@ class _Feed:
         dealer = self._context.socket(zmq.DEALER)
         try:
             for option, value in (
-                (zmq.LINGER, 0), (zmq.IPV6, 1), (zmq.MAXMSGSIZE, _MOST_MESSAGE_BYTES), (zmq.RCVHWM, _MOST_QUEUED),
+                (zmq.LINGER, 0), (zmq.IPV6, 1), (zmq.MAXMSGSIZE, _MOST_MESSAGE_BYTES),
+                (zmq.RCVHWM, _MOST_REPLAYED_QUEUED),
             ):  # fmt: skip
                 dealer.setsockopt(option, value)
             dealer.connect(address)

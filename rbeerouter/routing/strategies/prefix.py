@@ -240,8 +240,10 @@ class _ByPrefix(Scored):
 
     def _uncached_exactly(self, exact: dict[str, int], text: Text, workers: list[Worker]) -> list[int]:
         """The same where workers tell what they have. Of the others, the part of the prompt that they should have."""
-        total, found = len(text.token_ids() or ()), self.index.match(text)
-        width = total / (len(text.blocks()) or 1)
+        total = len(text.token_ids() or ())
+        if len(exact) == len(workers):
+            return [total - exact[worker.id] for worker in workers]
+        found, width = self.index.match(text), total / (len(text.blocks()) or 1)
         has, guessed = exact.get, found.get
         return [
             total - (cached if (cached := has(worker.id)) is not None else round(guessed(worker.id, 0) * width))
