@@ -96,6 +96,7 @@ def explain(request: Request, decider: Decider) -> dict[str, Any]:
         "action": action,
         "by": decision.by,
         "reason": decision.reason,
+        "strategy": decision.strategy if decision.strategy not in (None, decision.reason) else None,
         "sent_model": name_to_send(request, worker, decision.model) if worker is not None else decision.model,
         "order": [worker.id for worker in decision.then] if decision.then is not None else None,
         "headers": dict(decision.headers) or None,

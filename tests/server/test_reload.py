@@ -305,7 +305,7 @@ BROKEN_CONFIGS = {
     "wrong type": ("[limits]\nattempts = 'many'\n", "limits.attempts = 'many'", "expected `int`"),
     "out of range": ("[limits]\nattempts = 0\n", "limits.attempts = 0", "expected `int` >= 1"),
     "bad url": ("[[workers]]\nurl = 'ftp://x'\n", "workers[0].url = 'ftp://x'", "expected http://HOST:PORT"),
-    "unknown strategy": ("[routing]\nstrategy = 'random'\n", "routing.strategy = 'random'", "expected one of"),
+    "unknown strategy": ("[routing]\nstrategy = 'fastest'\n", "routing.strategy = 'fastest'", "expected one of"),
     "open to all": ("[server]\nbind = '0.0.0.0:1'\n", "server.bind = '0.0.0.0:1'", "allow_unauthenticated"),
     "not text": (b"\xff\xfe", "is not UTF-8 text", "byte 0"),
     "a variable": ("[routing]\nlog = '${NO_SUCH_VARIABLE}'\n", "the environment variable NO_SUCH_VARIABLE is not set", ""),

@@ -84,15 +84,20 @@ def normalised(scores: Sequence[float | None], least: bool, strict: bool = False
         least: is the least score the best?
         strict: a worker of which nothing is known gets 0, in place of the mean of the others.
     """
-    known = [score if score is not None and math.isfinite(score) else None for score in scores]
+    known = scores
+    if None in scores or not math.isfinite(sum(scores)):  # type: ignore[arg-type]
+        known = [score if score is not None and math.isfinite(score) else None for score in scores]
     filled = with_mean(known)
     if filled is None:
         return None
     low, high = min(filled), max(filled)
-    if high == low:
+    span = high - low
+    if span == 0:
         normal = [1.0] * len(filled)
     elif least:
-        normal = [(high - score) / (high - low) for score in filled]
+        normal = [(high - score) / span for score in filled]
     else:
-        normal = [(score - low) / (high - low) for score in filled]
+        normal = [(score - low) / span for score in filled]
+    if not strict:
+        return normal
     return [0.0 if strict and score is None else value for score, value in zip(known, normal, strict=True)]
