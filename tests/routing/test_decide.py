@@ -636,3 +636,14 @@ def test_whose_turn_it_is_outlives_a_reload() -> None:
     first = int(order[0][1])
     assert order == [f"w{(first - 1 + step) % 3 + 1}" for step in range(9)]
     assert new.seen is not None and new.seen.turns == {"round-robin": old.strategy.state() + 4}
+
+
+def test_turns_by_weight_outlive_a_reload_that_changes_nobodys_place() -> None:
+    made = fleet(worker("a", models=("m",), weight=5), worker("b", models=("m",)), worker("c", models=("m",)))
+    decide, order = Decider(made, None, "weighted", env()), ""
+    for _ in range(7):
+        order += decide.decide(request()).worker.id
+        new = Decider(made, None, "weighted", env())
+        new.succeed(decide)
+        decide = new
+    assert order in ("aabacaa", "aacabaa")
