@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbeerouter.config.sections import Strategies
+from rbeerouter.core.errors import RouterError
 from rbeerouter.core.seen import snapshot
 from rbeerouter.core.types import Request, Wishes, Worker
+from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.strategies import ALIASES, RESERVED, STRATEGIES
 from rbeerouter.routing.strategies.base import Hold, Scored, Strategy
-from tests.support.builders import context, fleet, quick, request, worker
+from tests.support.builders import context, down, env, fill, fleet, quick, request, worker
 
 
 class Words:
@@ -99,7 +101,7 @@ def chooses_well(strategy: Strategy, asked: Request, workers: list[Worker]) -> W
 @pytest.mark.parametrize("strict", [False, True], ids=["usual", "strict"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_strategy_takes_one_of_its_workers_or_says_that_it_cannot_tell_and_changes_nothing(name: str, strict: bool) -> None:
-    @quick(max_examples=15)
+    @quick(max_examples=8)
     @given(st.lists(st.tuples(st.lists(rows, min_size=1, max_size=5), requests), min_size=1, max_size=4), st.integers(0, 99))
     def holds(decisions: list[tuple[list[dict[str, Any]], Request]], seed: int) -> None:
         strategy = STRATEGIES[name](context(seed, options=Strategies(strict=strict)))
@@ -113,13 +115,41 @@ def test_a_strategy_takes_one_of_its_workers_or_says_that_it_cannot_tell_and_cha
     holds()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_no_strategy_gets_a_worker_that_cannot_have_the_request(name: str) -> None:
+    """Down, draining, full or of another model: whoever is chosen is none of these, though his session or prompt was there."""
+
+    @quick(max_examples=8)
+    @given(st.lists(st.tuples(st.sampled_from(["up", "down", "draining", "full"]), st.sampled_from("mn")), min_size=1, max_size=6),
+           st.lists(requests, min_size=1, max_size=4))  # fmt: skip
+    def holds(kinds: list[tuple[str, str]], asked: list[Request]) -> None:
+        made = fleet(*(worker(f"w{index}", models=(model,)) for index, (_, model) in enumerate(kinds)))
+        for one, (kind, _) in zip(made.ordered, kinds, strict=True):
+            if kind == "down":
+                down(made, one.id)
+            elif kind == "draining":
+                made.drain(one.id)
+            elif kind == "full":
+                fill(made, one.id, one.capacity)
+        able = {f"w{index}" for index, kind in enumerate(kinds) if kind == ("up", "m")}
+        both = Decider(made, None, name, env())
+        for one in asked:
+            try:
+                chosen = both.decide(one).worker
+            except RouterError:
+                chosen = None
+            assert chosen is None or chosen.id in able
+
+    holds()
+
+
 @pytest.mark.parametrize("count", [1, 64])
 @pytest.mark.parametrize("asked", [BARE, FULL], ids=["bare", "full"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_strategy_works_with_one_worker_and_with_many(name: str, asked: Request, count: int) -> None:
     workers = fleet(*(f"w{number}" for number in range(count))).ordered
     strategy = STRATEGIES[name](context())
-    for _ in range(2 * count):
+    for _ in range(5):
         strategy.context.chance.n += 1
         choice = chooses_well(strategy, asked, workers)
         if isinstance(choice, Worker):
