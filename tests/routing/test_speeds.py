@@ -248,6 +248,18 @@ def test_targets_are_the_clients_then_the_configurations_and_of_an_answer_in_one
     assert speeds.ask(job(wishes=wishes).request) == Ask(0.0, 256, None, None, 9.0)
 
 
+def test_caution_counts_half_for_the_length_of_an_answer_and_nothing_for_what_it_takes_of_a_worker() -> None:
+    made = fleet("w1")
+    told = Told(made, Slo(caution=1.0))
+    for tokens in (20, 100) * 20:
+        told.ends(told.sent(made.ordered[0], 1000), made.ordered[0], tokens, 1.0)
+    ask = told.speeds.ask(job(prompt_tokens=1000).request)
+    assert (ask.tokens_out, ask.tokens_more) == pytest.approx((60.0, 20.0), rel=0.05)
+    law = Law(None, (0.01, 0.0, 0.0))
+    assert law.lateness(Ask(1.0, 101, e2e_s=2.0, tokens_more=100)) == pytest.approx(1.0)
+    assert law.room(Ask(1.0, 101, e2e_s=1.5, tokens_more=100), 8) == 8
+
+
 def test_the_length_of_an_answer_is_that_of_those_before() -> None:
     told, w1, _ = two()
     for _ in range(3):

@@ -104,8 +104,8 @@ def _solution(squares: Sequence[Sequence[float]], products: Sequence[float], fre
 class Lengths:
     """How long answers are, by how long their prompts are, each in powers of two.
 
-    AIBrix draws a length of such a table each time that it is asked; here it is the mean, so that a request has the
-    same one whenever somebody looks at it.
+    AIBrix draws a length of such a table each time that it is asked; here it is the mean, and some of the spread, so
+    that a request has the same one whenever somebody looks at it.
 
     Args:
         answers: so many of the last ones of each row count, roughly.
@@ -126,13 +126,15 @@ class Lengths:
         row.add(tokens_out, self._keep)
         self._all.add(tokens_out, self._keep)
 
-    def mean(self, tokens_in: int, most: int | None = None) -> float | None:
-        """Of answers to prompts of about that length, of all where there were none; None where there were none at all.
+    def expected(self, tokens_in: int, most: int | None = None, caution: float = 0.0) -> tuple[float, float] | None:
+        """(the mean of answers to prompts of about that length, the same with caution): of all where there were none
+        of that length, None where there were none at all.
 
         Args:
             most: where they would have been cut off.
+            caution: standard deviations to be added.
         """
-        return (self._rows[_bucket(tokens_in)] or self._all).mean(most)
+        return (self._rows[_bucket(tokens_in)] or self._all).expected(most, caution)
 
 
 class _Row:
@@ -150,14 +152,18 @@ class _Row:
         self._counts[_bucket(tokens)] += 1.0
         self._tokens[_bucket(tokens)] += tokens
 
-    def mean(self, most: int | None) -> float | None:
+    def expected(self, most: int | None, caution: float) -> tuple[float, float] | None:
+        """The spread is that between the buckets: within one, lengths differ little."""
         count = sum(self._counts)
         if not count:
             return None
-        if most is None:
-            return sum(self._tokens) / count
-        cut = (min(total, each * most) for total, each in zip(self._tokens, self._counts, strict=True))
-        return sum(cut) / count
+        rows = [(each, total / each) for each, total in zip(self._counts, self._tokens, strict=True) if each]
+        if most is not None:
+            rows = [(each, min(mean, most)) for each, mean in rows]
+        mean = sum(each * length for each, length in rows) / count
+        variance = sum(each * (length - mean) ** 2 for each, length in rows) / count
+        length = mean + caution * sqrt(variance)
+        return mean, length if most is None else min(length, most)
 
 
 def _bucket(tokens: int) -> int:

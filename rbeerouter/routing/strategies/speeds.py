@@ -33,19 +33,24 @@ _OVERDUE_TIMES = 2.0
 """A prompt counts as computed after so many times the time that it should take: of answers in one piece, nobody tells
 when it is, and a wrong guess must not stand for ever."""
 _NEWEST = 0.1
+_OF_LENGTH = 0.5
+"""How much of the caution holds for lengths: with all of it too few workers seem to be in time, and with none one is
+filled until long answers are late."""
 
 Coefficients = tuple[float, ...]
 
 
 class Ask(msgspec.Struct, frozen=True, gc=False):
     """A request as the laws see it: thousands of prompt tokens, tokens of the answer that is expected, and the times
-    that it is to take at most, in seconds; None: it does not matter."""
+    that it is to take at most, in seconds; None: it does not matter. tokens_more: what caution adds to the answer for
+    being in time; not for how much of a worker it takes, as long answers and short ones are there at once."""
 
     prompt: float
     tokens_out: float
     ttft_s: float | None = None
     tpot_s: float | None = None
     e2e_s: float | None = None
+    tokens_more: float = 0.0
 
     @property
     def has_target(self) -> bool:
@@ -86,7 +91,7 @@ class Law(msgspec.Struct, frozen=True, gc=False):
         if self.tpot is not None:
             e, f, g = self.tpot
             token = e + f * (others + 1) + g * (prompts + ask.prompt)
-            whole = (first or 0.0) + token * max(0.0, ask.tokens_out - 1)
+            whole = (first or 0.0) + token * max(0.0, ask.tokens_out + ask.tokens_more - 1)
         return Expected(first, token, whole)
 
     def lateness(
@@ -106,7 +111,7 @@ class Law(msgspec.Struct, frozen=True, gc=False):
                 if worst is None or late > worst:
                     worst = late
             if ask.e2e_s is not None:
-                late = (first_s + token_s * max(0.0, ask.tokens_out - 1)) / ask.e2e_s
+                late = (first_s + token_s * max(0.0, ask.tokens_out + ask.tokens_more - 1)) / ask.e2e_s
                 if worst is None or late > worst:
                     worst = late
         return worst
@@ -235,8 +240,8 @@ class Speeds(Memory):
     # What strategies read
 
     def ask(self, request: Request) -> Ask:
-        """A request with its targets, those of the configuration where it has none of its own, and the length of answer
-        that is usual for its prompt. Of an answer in one piece, the client sees the end alone."""
+        """A request with its targets, those of the configuration where it has none of its own, and how long
+        answers to such prompts may get. Of an answer in one piece, the client sees the end alone."""
         options, wishes = self.options, request.wishes
         ttft_ms, tpot_ms, e2e_ms = options.ttft_ms, options.tpot_ms, options.e2e_ms
         if wishes is not None:
@@ -247,10 +252,10 @@ class Speeds(Memory):
             ttft_ms = tpot_ms = None
         prompt_tokens, most = request.prompt_tokens or 0, request.max_tokens
         lengths = self._lengths.get(request.model)
-        tokens_out = lengths.mean(prompt_tokens, most) if lengths is not None else None
-        if tokens_out is None:
-            tokens_out = float(min(options.output_tokens, most or options.output_tokens))
-        return Ask(prompt_tokens / _THOUSAND, tokens_out, _seconds(ttft_ms), _seconds(tpot_ms), _seconds(e2e_ms))
+        known = lengths.expected(prompt_tokens, most, _OF_LENGTH * options.caution) if lengths is not None else None
+        mean, cautious = known or (float(min(options.output_tokens, most or options.output_tokens)),) * 2
+        targets = (_seconds(ttft_ms), _seconds(tpot_ms), _seconds(e2e_ms))
+        return Ask(prompt_tokens / _THOUSAND, mean, *targets, cautious - mean)
 
     def laws(self, workers: Sequence[Worker], model: str) -> list[Law]:
         """The law of each of them: its own; what is not known of it, the mean of the others', by their performance
