@@ -65,8 +65,8 @@ class PrefixIndex(Memory):
     more than the choice of another worker; a wrong "cached" would send prompts to a worker that has nothing of them.
 
     A worker has room for as many tokens as it reports, else for `worker_tokens`; of the rest, what was not used for
-    longest goes, the end of a prompt before its beginning. A restart forgets all of a worker. Reasons: llm-d's
-    approximate prefix scorer (pkg/epp/.../prefix), which bounds by worker, and strategies' own tests.
+    longest goes, the end of a prompt before its beginning. A restart forgets all of a worker. After llm-d's
+    approximate prefix scorer, which bounds by worker as well.
 
     Attributes:
         blocks: the index.
