@@ -16,6 +16,8 @@ In-flight counts cannot drift: a worker's count is raised in `_send`, in the sam
 
 from __future__ import annotations
 
+from math import inf
+
 import msgspec
 
 from rbeerouter.core.errors import FAILURES, FULL, Failure, RouterError, retry_after
@@ -490,6 +492,10 @@ def _no_room(failure: Failure, job: Job) -> Failure:
 
 
 def _waited_too_long(job: Job) -> RouterError:
+    patience = job.decision.patience if job.decision is not None else None
+    if patience is not None and patience.due < inf:            # held for the sake of its target
+        what = f"no worker would answer this request as soon as it has to be; it waited for {job.queue_s:.3g} s"
+        return RouterError("queue_timeout", what)
     return RouterError("queue_timeout", f"no worker had room for this request within {job.queue_s:.3g} s")
 
 

@@ -357,6 +357,10 @@ def test_when_waiting_longer_would_miss_the_target_it_is_sent_or_refused(late: s
     assert (story.tick(0.61), held.state) == ([("held", effect)], state)
     if late == "reject":
         assert held.failure is not None and held.failure.code == "queue_timeout"
+        _, refused = story.asks("too-late", ttft=150.0, tpot=50.0)
+        assert refused == Fail(
+            held.failure, "no worker would answer this request as soon as it has to be; it waited for 0 s"
+        )
     assert (story.tick(9.0), len(story.dispatcher.waiting)) == ([], 0), "one outcome, and nobody is left"
 
 
