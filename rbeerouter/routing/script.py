@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from itertools import chain
 from operator import attrgetter
@@ -37,6 +38,8 @@ Choose = Callable[[str, Request, list[Worker]], Worker | None]
 """(strategy, request, workers) -> one of them or None: what `strategy("name")(request, workers)` in a script asks."""
 
 _SCORED = tuple(name for name in (*NAMES.known, *NAMES.aliases) if NAMES.aliases.get(name, name) in NAMES.scored)
+_WORD = re.compile(r"(?<![\w.:])[a-z]+(?:-[a-z]+)*(?![\w(])")
+"""What may be a strategy's name: no field, no method and no part of a longer word."""
 _CHANCE = (b"rand", b"sample", b"weighted")
 """Words without which a script cannot draw a number."""
 _LISTS = ("models", "loras", "loaded")
@@ -490,8 +493,8 @@ def _asks(code: bytes) -> tuple[str, ...]:
     """The strategies that a text names, and one whose turn is worth knowing even where the name is put together."""
     if b"strategy" not in code:
         return ()
-    text = strategy_spelling(code.decode(errors="replace"))
-    names = {ALIASES.get(name, name) for name in (*STRATEGIES, *ALIASES) if name in text}
+    words = set(_WORD.findall(strategy_spelling(code.decode(errors="replace"))))
+    names = {ALIASES.get(name, name) for name in (*STRATEGIES, *ALIASES) if name in words}
     return tuple(name for name in STRATEGIES if name in names or name == "round-robin")
 
 

@@ -227,6 +227,19 @@ def test_the_self_test_leaves_the_true_state_of_the_workers_for_the_next_request
     assert one.route(request(), made).error == "routing.lua: offline busy 4"
 
 
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ("return workers[1]", ()),
+        ('return strategy("power_of_two")(request, workers)', {"power-of-two"}),
+        ("return strategy 'least-connections:2,session-affinity:1' (request, workers)", {"least-request", "session-affinity"}),
+        ('local slow = workers:weighted("capacity") local s = strategy("ip-hash") return math.random(2) == 1 and slow or s(request, workers)', {"ip-hash"}),
+    ],
+)  # fmt: skip
+def test_the_strategies_that_a_script_names_are_known_and_no_parts_of_other_words(body: str, names: set[str]) -> None:
+    assert set(script(body).asks) == set(names) | ({"round-robin"} if names else set())
+
+
 def test_the_self_test_asks_with_every_worker_ready_and_idle() -> None:
     made = fleet("w1", "w2", up=False)
     fill(made, "w1", 3)
