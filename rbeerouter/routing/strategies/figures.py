@@ -7,6 +7,8 @@ left out, and where nobody tells, one is chosen at random.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rbeerouter.core.types import Request, Worker
 from rbeerouter.routing.strategies.base import Context, Hold, Scored, with_mean
 from rbeerouter.routing.strategies.measured import BusyTime, Latencies, Lookback, PeakLatencies, Speeds
@@ -39,18 +41,23 @@ class LoadBased(Scored):
         prompts, a_token = self.prompts.records.get, 1.0 / self.prompts.lengths.prompt_tokens
         try:
             return [
-                (worker.occupied + worker.waiting + (one.tokens * a_token if (one := prompts(worker)) else 0.0))
-                / worker.capacity + _KV_WEIGHT * (usage := worker.kv_usage) / (_KV_TOP - usage)
-                for worker in workers
+                (worker.occupied + worker.waiting + (one.tokens * a_token if one else 0.0)) / worker.capacity
+                + _KV_WEIGHT * (usage := worker.kv_usage) / (_KV_TOP - usage)
+                for worker, one in zip(workers, map(prompts, workers), strict=True)
             ]  # fmt: skip
         except TypeError:                                     # somebody does not tell: there is a None
-            waiting = with_mean([worker.waiting for worker in workers]) or [0.0] * len(workers)
-            usages = with_mean([worker.kv_usage for worker in workers]) or [0.0] * len(workers)
-        return [
-            (worker.occupied + rows + (one.tokens * a_token if (one := prompts(worker)) else 0.0)) / worker.capacity
-            + _KV_WEIGHT * usage / (_KV_TOP - usage)
-            for worker, rows, usage in zip(workers, waiting, usages, strict=True)
+            pass
+        loads = [
+            (worker.occupied + one.tokens * a_token if one else worker.occupied) / worker.capacity
+            for worker, one in zip(workers, map(prompts, workers), strict=True)
         ]
+        told: Sequence[float | None] = [worker.waiting for worker in workers]
+        if any(told) and (waiting := with_mean(told)):
+            loads = [load + rows / worker.capacity for load, rows, worker in zip(loads, waiting, workers, strict=True)]
+        told = [worker.kv_usage for worker in workers]
+        if any(told) and (usages := with_mean(told)):
+            loads = [load + _KV_WEIGHT * usage / (_KV_TOP - usage) for load, usage in zip(loads, usages, strict=True)]
+        return loads
 
 
 class LatencyBased(Scored):
