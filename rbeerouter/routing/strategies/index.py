@@ -16,7 +16,7 @@ class BlockIndex:
     Of a prompt, `stored` takes the end for older than the beginning, as engines do who free their blocks
     (vllm/v1/core/kv_cache_manager.py): without `removed`, what is left of it is always a beginning.
 
-    Memory: about 170 bytes for each block of each worker, and 110 for each block.
+    Memory: about 90 bytes for each block of each worker, and 120 more for each different block.
 
     Args:
         most: blocks of a worker for which `bound` says nothing else; None: any number.
