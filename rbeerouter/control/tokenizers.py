@@ -11,13 +11,12 @@ import asyncio
 import hashlib
 from array import array
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import aiohttp
 
 from rbeerouter.config.sections import KvEventOptions
 from rbeerouter.control.sessions import Sessions, read_up_to
-from rbeerouter.core.fleet import Fleet
 from rbeerouter.core.kv_events import PromptTokens
 from rbeerouter.core.types import BUSY, READY, Request, Worker
 from rbeerouter.dialects.engines import ENGINES
@@ -39,18 +38,19 @@ class Tokenizers:
     """Reads prompts.
 
     Args:
-        reads: may the strategy of this request go by its prompt?
+        may_have: the workers that serve a request's model and may have it: a prompt is shown to nobody else.
+        reads: may the strategy of this request go by its tokens?
 
     Attributes:
         results: how often each came of it.
     """
 
     def __init__(
-        self, fleet: Fleet, exact: Exact, options: KvEventOptions, sessions: Sessions, now: Callable[[], float],
-        reads: Callable[[Request], bool],
+        self, may_have: Callable[[Request], Sequence[Worker]], exact: Exact, options: KvEventOptions,
+        sessions: Sessions, now: Callable[[], float], reads: Callable[[Request], bool],
     ) -> None:  # fmt: skip
         self.results: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
-        self._fleet = fleet
+        self._may_have = may_have
         self._sessions = sessions
         self._now = now
         self._reads = reads
@@ -66,11 +66,10 @@ class Tokenizers:
 
     def asks(self, request: Request) -> bool:
         """Is it worth waiting for `read`?"""
-        exact, model = self._exact, request.model
-        if request.text is None or not exact.holdings:
+        exact = self._exact
+        if request.text is None or not exact.holdings or not self._reads(request):
             return False
-        told_of = any(exact.tells(worker) and worker.serves(model) for worker in self._fleet.ordered)
-        return told_of and self._reads(request)
+        return any(exact.tells(worker) for worker in self._may_have(request))
 
     async def read(self, request: Request, body: bytes) -> None:
         """Finds out the tokens of a request's prompt, where they can be had in time, and hangs them on its text. It
@@ -91,7 +90,7 @@ class Tokenizers:
             self._kept.move_to_end(key)
             self.results[KEPT] += 1
             return PromptTokens(kept, said.salt)
-        worker = self._worker_for(request.model)
+        worker = self._worker_for(request)
         if worker is None:
             self.results[NOBODY] += 1
             return None
@@ -121,21 +120,21 @@ class Tokenizers:
         self.results[result] += 1
         return tokens
 
-    def _worker_for(self, model: str) -> Worker | None:
+    def _worker_for(self, request: Request) -> Worker | None:
         """Who is asked: the idlest of those that can be, those that tell of their caches first."""
         now, exact = self._now(), self._exact
         can = [
-            worker for worker in self._fleet.ordered
-            if worker.status in (READY, BUSY) and worker.engine in TOKENIZERS and worker.serves(model)
+            worker for worker in self._may_have(request)
+            if worker.status in (READY, BUSY) and worker.engine in TOKENIZERS
             and self._rests.get(worker.id, 0.0) <= now
         ]  # fmt: skip
         return min(can, key=lambda worker: (not exact.tells(worker), worker.load), default=None)
 
     def _rest(self, worker: Worker, result: str) -> None:
         self.results[result] += 1
-        if len(self._rests) > len(self._fleet.workers):
-            self._rests = {name: until for name, until in self._rests.items() if name in self._fleet.workers}
-        self._rests[worker.id] = self._now() + _REST_S
+        now = self._now()
+        self._rests = {name: until for name, until in self._rests.items() if until > now}
+        self._rests[worker.id] = now + _REST_S
 
     async def _ask(self, worker: Worker, said: Said, model: str) -> list[int] | None:
         """None: it does not take this prompt. Raises ValueError, and what a connection may raise."""

@@ -355,6 +355,10 @@ class Decider:
         unless it only had no room."""
         return self._serving(job.request, _wanted_by(job), job.failed_on() if job.attempts else ())
 
+    def may_have(self, request: Request) -> list[Worker]:
+        """The same for a request about which nothing is decided yet. Not to be changed."""
+        return self._serving(request, request.model)
+
     def room_for(self, job: Job) -> Decision | None:
         """The decision that a waiting job goes with: the strategy's choice among the ready workers that serve what it
         wants. Raises RouterError when nobody ever will."""

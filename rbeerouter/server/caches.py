@@ -13,7 +13,7 @@ from rbeerouter import tasks
 from rbeerouter.config.sections import Config, ConfigError
 from rbeerouter.control.kv_events import KvEvents, configured, need_zmq
 from rbeerouter.control.tokenizers import Tokenizers
-from rbeerouter.core.types import Request
+from rbeerouter.core.types import Request, Worker
 from rbeerouter.routing.strategies.exact import Exact
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Caches:
         if self.kv_events is None or self.tokenizers is None:
             self.kv_events = KvEvents(daemon.fleet, exact, options, daemon.env, daemon.log.info)
             self.tokenizers = Tokenizers(
-                daemon.fleet, exact, options, daemon.prober.sessions, daemon.env.now, self._reads
+                self._may_have, exact, options, daemon.prober.sessions, daemon.env.now, self._reads
             )
             self._running = tasks.start("kv events", self.kv_events.run())
         self.kv_events.apply(exact, options)
@@ -73,6 +73,9 @@ class Caches:
     def describe(self, worker_id: str) -> dict[str, Any] | None:
         """How it goes with a worker's events; None for one that is not listened to."""
         return self.kv_events.describe(worker_id) if self.kv_events is not None else None
+
+    def _may_have(self, request: Request) -> list[Worker]:
+        return self._daemon.decider.may_have(request)
 
     def _reads(self, request: Request) -> bool:
         return self._daemon.decider.goes_by_tokens(request)

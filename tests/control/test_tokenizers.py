@@ -16,7 +16,7 @@ import msgspec
 from rbeerouter.config.sections import KvEventOptions, Strategies
 from rbeerouter.control.sessions import Sessions
 from rbeerouter.control.tokenizers import Tokenizers
-from rbeerouter.core.types import Request
+from rbeerouter.core.types import Request, Worker
 from rbeerouter.dialects.prompts import Prompt
 from rbeerouter.routing.strategies.exact import Exact
 from tests.support.aio import story
@@ -44,10 +44,13 @@ class Desk:
         for name in tells:
             self.exact.listen_to(name).live = True
         settings = KvEventOptions(**{"tokenizer_s": 1.0, **options})
-        self.reads = True
+        self.reads, self.forbidden = True, frozenset[str]()
         self.tokenizers = Tokenizers(
-            self.fleet, self.exact, settings, self.sessions, lambda: self.clock.now_s, lambda asked: self.reads
+            self.may_have, self.exact, settings, self.sessions, lambda: self.clock.now_s, lambda asked: self.reads
         )
+
+    def may_have(self, asked: Request) -> list[Worker]:
+        return [one for one in self.fleet.ordered if one.serves(asked.model) and one.id not in self.forbidden]
 
     async def read(self, body: bytes = BODY, **fields: Any) -> list[int] | None:
         asked = asking(body, **fields)
@@ -163,8 +166,21 @@ async def test_it_is_asked_only_where_tokens_are_of_use() -> None:
         made.reads = True
         made.exact.holdings["w"].live = False
         assert not asks(asking()), "nobody can be heard"
+        made.exact.holdings["w"].live = True
+        made.forbidden = frozenset({"w"})
+        assert not asks(asking()), "who tells may not have it"
+        made.forbidden = frozenset()
         made.exact.forget("w")
         assert not asks(asking()), "nobody tells"
+
+
+@story
+async def test_a_prompt_is_shown_to_nobody_who_may_not_have_the_request() -> None:
+    async with TokenizingWorker(name="w") as first, TokenizingWorker(name="v") as second:
+        async with desk(first, second) as made:
+            made.forbidden = frozenset({"w"})
+            assert await made.read() is not None
+            assert (first.tokenized, len(second.tokenized)) == ([], 1)
 
 
 @story

@@ -180,3 +180,15 @@ async def test_a_client_that_leaves_while_its_prompt_is_read_has_one_line(tmp_pa
                 await a.wait_until(lambda: len(a.tokenized) == 1)
             (line,) = await router.wait_requests(1)
             assert (line["outcome"], a.requests) == ("client_gone", [])
+
+
+@story
+async def test_a_prompt_that_must_stay_in_the_house_is_shown_to_no_tokenizer_elsewhere(tmp_path: Path) -> None:
+    async with TokenizingWorker(name="a") as a, TokenizingWorker(name="b") as b, Publisher() as of_a, Publisher() as of_b:
+        elsewhere = {**entry(a, of_a), "deployment": "remote"}
+        async with daemon(tmp_path, elsewhere, entry(b, of_b), routing=PREFIX) as router:
+            await told(router, "a", live=True)
+            await told(router, "b", live=True)
+            answer = await router.post(CHAT, prompt(LONG), [("x-rbee-deployment", "local")])
+            assert answer.headers["x-rbee-worker"] == "b"
+            assert (a.tokenized, len(b.tokenized)) == ([], 1)
