@@ -224,6 +224,7 @@ async def test_the_client_gets_the_allowed_headers_and_who_answered_and_why(stre
         assert answer.headers == {
             **allowed, "content-type": "text/event-stream" if stream else "application/json",
             "x-request-id": line["request_id"], "x-rbee-worker": "gpu-1", "x-rbee-reason": "least-request",
+            "x-rbee-strategy": "least-request",
             **({"content-length": str(len(EVENTS))} if "content-length" in answer.headers and stream else {}),
             **({"transfer-encoding": "chunked"} if "transfer-encoding" in answer.headers else {}),
             **({} if stream else {"content-length": str(len(ODD_ANSWER))}),
