@@ -199,6 +199,16 @@ def test_a_reload_goes_on_with_what_clients_have_asked_for_but_not_with_what_is_
     assert new._strategies["round-robin"].state() == old._strategies["round-robin"].state()
 
 
+def test_a_script_may_ask_a_list_or_an_alias() -> None:
+    one = decider()
+    for busy in ("w1", "w2"):
+        fill(one.fleet, busy, 1)
+    for name in ("least_request : 2 , least-kv-cache", "Least_Connections"):
+        one.script = script(f"return strategy('{name}')(request, workers)")
+        decision = one.decide(request())
+        assert (decision.error, decision.by, decision.worker and decision.worker.id) == (None, "script", "w3")
+
+
 # Fallbacks and waiting
 
 

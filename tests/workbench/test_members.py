@@ -50,6 +50,7 @@ ERRORS = [
     ("return hash_str(workers)", "argument 2:17", "write hash_str(text)"),
     ("return queue(nil, { timeout = 5 })", "unknown-option 2:21", "did you mean timeout_s?"),
     ("return reject{ stauts = 400 }", "unknown-option 2:16", "did you mean status?"),
+    ("return strategy('least-request:2,zzz')(request, workers)", "unknown-strategy 2:17", None),
     ("return strategy('lest-request')(request, workers)", "unknown-strategy 2:17", 'did you mean "least-request"?'),
     ("return workers:filter(function(w) return w.load < '0.5' end)[1]", "compare 2:42",
      "make a number of the text: tonumber(x)"),
