@@ -97,7 +97,7 @@ class Prompt:
             if self._options.strict:
                 text = _joined_text(parts)[: prefix.most_blocks * prefix.block_bytes]
                 return strict_chain(text, prefix.block_bytes, prefix.strict_seed)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return ()
         said = _said(parts, _PIECES[self.path])[: prefix.most_blocks * prefix.block_bytes]
         return chain(said, prefix.block_bytes, _root(self.model, parts))

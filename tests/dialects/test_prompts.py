@@ -158,6 +158,31 @@ def test_a_body_that_says_nothing_has_no_blocks(body: bytes) -> None:
     assert list(prompt(body, options=STRICT).blocks()) in ([], strict_chain(b"null", 4, 0))
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=30),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
+        st.sampled_from(["role", "content", "text", "type"]), inner, max_size=3
+    ), max_leaves=12,
+)  # fmt: skip
+FIELDS = ["tools", "functions", "system", "instructions", "messages", "prompt", "input", "cache_salt", "model"]
+
+
+@quick(max_examples=200)
+@given(
+    st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5), st.sampled_from(["/v1/responses", CHAT, "/api/generate"]),
+    st.booleans(),
+)  # fmt: skip
+def test_no_body_is_too_strange(body: dict[str, Any], path: str, strict: bool) -> None:
+    text = prompt(body, path, STRICT if strict else SMALL)
+    assert all(0 <= block < 2**64 for block in text.blocks())
+
+
+@pytest.mark.parametrize("options", [SMALL, STRICT])
+def test_half_a_surrogate_pair_is_no_error(options: Strategies) -> None:
+    body = b'{"messages": [{"role": "user", "content": "\\ud800 and more of it, so that there is a block"}]}'
+    assert isinstance(list(prompt(body, options=options).blocks()), list)
+
+
 # Strictly
 
 
