@@ -29,7 +29,8 @@ from rbeerouter.core.models import NO_MODELS
 from rbeerouter.core.seen import Roll, Seen, unpack, whole_ms
 from rbeerouter.core.types import READY, SEND, Attempt, Decision, Request, Wishes, Worker
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS
-from rbeerouter.routing.decide import CONFIG, Decider
+from rbeerouter.routing.decide import Decider
+from rbeerouter.routing.panel import CONFIG
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -304,8 +305,8 @@ class Recorder:
         script = decider.script
         row = {"time": timestamp(roll.wall), "event": "fleet", "n": roll.n, "run": roll.run, "seed": roll.base}
         row |= {"reloads": decider.reloads, "strategy": decider.strategy.name, "utc_offset_s": decider.utc_offset_s()}
-        if decider.source != CONFIG:
-            row["source"] = decider.source
+        if decider.panel.source != CONFIG:
+            row["source"] = decider.panel.source
         if script is not None:
             row |= {"script": script.hash, "params": script.overrides}
         if decider.figures:

@@ -21,7 +21,7 @@ import msgspec
 import pytest
 
 from rbeerouter.config.sections import File, Section, section_of
-from rbeerouter.routing.decide import STRATEGIES
+from rbeerouter.routing.strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = {

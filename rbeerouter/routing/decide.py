@@ -8,17 +8,16 @@ dispatcher's.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from rbeerouter.config.sections import Routing, Strategies
-from rbeerouter.config.strategies import StrategyError, spelled
 from rbeerouter.core.chance import Chance
 from rbeerouter.core.errors import FULL, Failure, Refusal, RouterError, refusal
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.memory import Kind, Memories
+from rbeerouter.core.memory import Memories
 from rbeerouter.core.models import NO_MODELS, Models
 from rbeerouter.core.seen import Call, Listener, Seen, Watch, whole_ms
 from rbeerouter.core.types import (
@@ -35,13 +34,11 @@ from rbeerouter.core.types import (
     Request,
     Worker,
 )
-from rbeerouter.routing.rules import Rules
+from rbeerouter.routing.eligible import Eligible, renamed, shown, with_room
+from rbeerouter.routing.panel import CONFIG, Panel
 from rbeerouter.routing.script import Answer, Choice, Script
-from rbeerouter.routing.selection import chosen_name, profile_of
 from rbeerouter.routing.split import Split, same_side, weights
-from rbeerouter.routing.strategies import NAMES, STRATEGIES
 from rbeerouter.routing.strategies.base import Context, Hold, Strategy
-from rbeerouter.routing.strategies.combined import Combined
 
 if TYPE_CHECKING:
     from rbeerouter.core.dispatch import Job
@@ -50,14 +47,6 @@ if TYPE_CHECKING:
 _OUT = (OFFLINE, DRAINING)
 """Workers that get no request, whoever names them."""
 _NO_OPTIONS = Strategies()
-_MOST_MODELS = 256
-"""Names of models of which it is kept who serves them."""
-_MOST_TEXTS = 256
-"""Ways to write a strategy that are kept with what they mean: clients may write anything."""
-PROFILE_HEADER = "x-rbee-profile"
-CONFIG = "config"
-_LAST_RESORT = "least-request"
-"""Asked when none of the fallbacks has anything to go by. It always has."""
 _PRIORITIES = {"high": 1, "normal": 0, "low": -1}
 
 
@@ -83,8 +72,7 @@ class Decider:
         header: may clients choose a strategy?
 
     Attributes:
-        strategy: the one in force, where neither the model nor the client says anything.
-        source: who said so: "config", "environment", "persisted" or "runtime".
+        panel: its strategies.
         reads_prompt, reads_client, reads_caller, reads_request: as `Decide` has them.
         seen: what the last decision saw; None before the first.
         watch: looks at the fleet; goes from one decider to the next, as decisions are counted on.
@@ -111,7 +99,7 @@ class Decider:
         memories: Memories | None = None,
         header: bool = True,
     ) -> None:
-        self.fleet = fleet
+        self._fleet = fleet
         self.debug = debug
         self.last_good = last_good
         self.reloads = 0
@@ -120,34 +108,30 @@ class Decider:
         self.on_suspended: Callable[[], None] = lambda: None
         self.models = models
         self.split = split
-        self._rules = Rules(models)
+        self._eligible = Eligible(fleet, models)
         self._env = env
         self._most_faults = faults
         self._faults: dict[str, int] = {}
-        self._strategies: dict[str, Strategy] = {}             # by name
-        self._lists: dict[str, Strategy] = {}                  # by what was written
-        self._header = header
-        self._models_choose = models.choose
         self.reads_prompt = self.reads_client = self.reads_caller = self.reads_request = False
         self.chance = env.chance or Chance(env.rng.getrandbits(64))
         self.memories = memories if memories is not None else Memories()
+        self._header = header
         self._context = Context(self.chance, env.now, options, models, self.memories)
         self.watch = Watch(self.chance)
         self.seen: Seen | None = None
         self.listener: Listener | None = None
-        self._standing: tuple[Strategy, ...] = ()             # those that remember their own choices
-        self._states: dict[str, Any] = {}                      # where those of the decider before stood
-        self._serving_models: dict[str, list[Worker]] = {}     # by model, as long as the list of workers is the same
-        self._serving_version = -1
         self._script: Script | None = None
-        self.strategy, self.source = self._strategy(strategy), CONFIG
-        self.fallback = tuple(self._strategy(name) for name in fallback)
-        for model in models if models.choose else ():
-            for text in (model.locked_strategy, *(profile.strategy for profile in model.profiles)):
-                if text is not None:
-                    self._strategy(text)
-        self._from_the_start = frozenset(self._strategies)
+        self.panel = Panel(self._context, strategy, fallback, header, self._note_strategies)
+        self._note_strategies()
         self.script = script
+
+    @property
+    def fleet(self) -> Fleet:
+        return self._fleet
+
+    @fleet.setter
+    def fleet(self, fleet: Fleet) -> None:
+        self._fleet = self._eligible.fleet = fleet
 
     @property
     def script(self) -> Script | None:
@@ -161,15 +145,15 @@ class Decider:
         if script is not None:
             script.chance = self.chance
             for name in script.asks:                           # their turns must be known before they are asked
-                self._strategy(name)
+                self.panel.of(name)
         self.watch.tell_all()
 
     def goes_by_tokens(self, request: Request) -> bool:
         """May the tokens of its prompt decide who gets this request?"""
-        if self._script is not None and any(self._strategy(name).reads_tokens for name in self._script.asks):
+        if self._script is not None and any(self.panel.of(name).reads_tokens for name in self._script.asks):
             return True
         try:
-            return self._selected(request).reads_tokens
+            return self.panel.selected(request).reads_tokens
         except RouterError:
             return False
 
@@ -185,34 +169,35 @@ class Decider:
         self.watch, self.listener, self.reloads = old.watch, old.listener, old.reloads + 1
         if self.split is not None and old.split is not None:
             self.split.adopt(old.split)
-        self._go_on_from(old)
-        if self._header:
-            for name in old._strategies:
-                if name not in old._from_the_start:            # a client or a script has asked for it
-                    self._named(name)
+        self.panel.succeed(old.panel)
         self.watch.tell_all()
 
     def use(self, strategy: str, source: str = CONFIG) -> None:
         """From now on this one is in force: a name or a list. Raises StrategyError."""
-        before = self._strategies.keys() - self._from_the_start
-        self.strategy, self.source = self._strategy(strategy), source
-        self._from_the_start = frozenset(self._strategies) - before     # the next one need not have them
+        self.panel.use(strategy, source)
         self.watch.tell_all()
 
     @property
-    def remembered(self) -> frozenset[Kind]:
-        """The memories that its strategies have asked for."""
-        return frozenset(self._context.remembered)
+    def strategy(self) -> Strategy:
+        """The one in force, where neither the model nor the client says anything."""
+        return self.panel.strategy
 
-    def _go_on_from(self, old: Decider) -> None:
-        """Whose turn it was for the other one, it is for this one."""
-        self._states = old._states | {strategy.name: strategy.state() for strategy in old._standing}
-        self.stand_at(self._states)
+    def _note_strategies(self) -> None:
+        """There is one more: what it reads is known from here on."""
+        made = self.panel.by_name.values()
+        self.reads_prompt = any(strategy.reads_prompt for strategy in made)
+        self.reads_client = any(strategy.reads_client for strategy in made)
+        self.reads_caller = any(strategy.reads_caller for strategy in made)
+        self.reads_request = self.reads_prompt or self.reads_client or self.reads_caller
+        figures = self.figures
+        self._choose_figures()
+        if figures != self.figures:
+            self.watch.tell_all()
 
     def _choose_figures(self) -> None:
         read = self._script.figures if self._script is not None else ()
         wanted = self.listener.figures if self.listener is not None else ()
-        goes_by = (name for strategy in self._strategies.values() for name in strategy.figures)
+        goes_by = (name for strategy in self.panel.by_name.values() for name in strategy.figures)
         self.figures = tuple(dict.fromkeys((*read, *wanted, *goes_by)))
 
     def decide(self, request: Request, wall: float | None = None) -> Decision:
@@ -224,8 +209,8 @@ class Decider:
         if wall is None:
             wall = self._env.wall()
         self.seen = seen = self.watch.look(self.fleet, wall, self.figures)
-        if self._standing:
-            seen.turns = {strategy.name: strategy.state() for strategy in self._standing}
+        if self.panel.standing:
+            seen.turns = self.panel.turns()
         if self.listener is None:
             return self.choose(request, seen)
         try:
@@ -239,15 +224,9 @@ class Decider:
     def _look(self) -> Seen:
         """What a hook sees. `seen` stays that of the decision before."""
         seen = self.watch.look(self.fleet, self._env.wall(), self.figures)
-        if self._standing:
-            seen.turns = {strategy.name: strategy.state() for strategy in self._standing}
+        if self.panel.standing:
+            seen.turns = self.panel.turns()
         return seen
-
-    def stand_at(self, turns: dict[str, Any]) -> None:
-        """Strategies go on from here, as far as there are such to be asked: for those who decide again."""
-        for strategy in self._standing:
-            if strategy.name in turns:
-                strategy.stand_at(turns[strategy.name])
 
     def choose(self, request: Request, seen: Seen) -> Decision:
         """Chooses a worker by what was seen.
@@ -265,7 +244,7 @@ class Decider:
             RouterError: model_not_found, no_healthy_worker; invalid_header for a strategy that there is not.
         """
         if request.wishes is not None:
-            self._selected(request)
+            self.panel.selected(request)
         script = self._script
         if script is None:
             return self._by_strategy(request, "strategy")
@@ -276,11 +255,11 @@ class Decider:
             worker = choice.worker
             if (
                 worker is not None and choice.answer is None and worker.status == READY
-                and not self._rules.hold_for(self.fleet, request)
+                and not self._eligible.rules.hold_for(self.fleet, request)
             ):
                 explanation = self.explain(script, worker) if self.debug else None
                 return Decision(
-                    worker, "script", script.place(choice.line), _rewrite(request, worker), None, explanation
+                    worker, "script", script.place(choice.line), renamed(request, worker), None, explanation
                 )
             return self._by_answer(request, script, choice)
         self._count_fault(script, "route_request", choice)
@@ -323,37 +302,37 @@ class Decider:
         """One that decides as this one would next, with explanations, and changes nothing of it."""
         chance = copy.copy(self.chance)
         env = msgspec.structs.replace(self._env, chance=chance)
-        fallback = [one.name for one in self.fallback]
+        fallback = [one.name for one in self.panel.fallback]
         options = self._context.options
         twin = Decider(
             fleet, script, self.strategy.name, env, debug=True, models=self.models, fallback=fallback, options=options,
             memories=self.memories.to_read(), header=self._header,
         )  # fmt: skip
         twin.split = copy.deepcopy(self.split)
-        twin._go_on_from(self)
+        twin.panel.go_on_from(self.panel)
         return twin
 
     def goes_by_memory(self, request: Request, decision: Decision | None) -> bool:
         """May what strategies remember of traffic, which no log has, have a part in this decision?"""
-        if self._script is not None and any(self._strategy(name).remembers for name in self._script.asks):
+        if self._script is not None and any(self.panel.of(name).remembers for name in self._script.asks):
             return True
         if decision is not None and decision.by == "script":
             return False
-        asked = self._selected(request)
+        asked = self.panel.selected(request)
         fell_back = decision is not None and decision.strategy != asked.name
-        return asked.remembers or (fell_back and any(strategy.remembers for strategy in self.fallback))
+        return asked.remembers or (fell_back and any(strategy.remembers for strategy in self.panel.fallback))
 
     def hashed_of(self, request: Request, decision: Decision | None) -> list[str]:
         """What strategies took the hash of in this decision. A log may have the hash of that in its place."""
         names = [*(self._script.asks if self._script is not None else ())]
         if decision is not None and decision.strategy is not None:
             names.append(decision.strategy)
-        return [key for name in names if (key := self._strategy(name).key(request)) is not None]
+        return [key for name in names if (key := self.panel.of(name).key(request)) is not None]
 
     def serving(self, job: Job) -> list[Worker]:
         """Those that serve what a job wants and may have it, reachable or not. One that has failed it is none of them,
         unless it only had no room."""
-        return self._serving(job.request, _wanted_by(job), job.failed_on() if job.attempts else ())
+        return self._eligible.serving(job.request, _wanted_by(job), job.failed_on() if job.attempts else ())
 
     def may_have(self, request: Request) -> list[Worker]:
         """The same for a request about which nothing is decided yet. Not to be changed."""
@@ -364,22 +343,22 @@ class Decider:
         wants. Raises RouterError when nobody ever will."""
         serving = self.serving(job)
         if not serving and not job.attempts:
-            raise self._nobody(job.request, _wanted_by(job))
-        ready = self._with_room(serving)
+            raise self._eligible.nobody(job.request, _wanted_by(job))
+        ready = with_room(serving)
         if not ready:
             return None
         request, before, wanted = job.request, job.decision, _wanted_by(job)
         assert before is not None, "a job waits that nothing was decided about"
         self._context.arrived = job.arrived
-        strategy = self._selected(request, wanted)
-        choice, asked = self._pick(strategy, _for_model(request, wanted), ready)
+        strategy = self.panel.selected(request, wanted)
+        choice, asked = self.panel.pick(strategy, _for_model(request, wanted), ready, bool(self.fleet.ramping))
         self._context.arrived = None
         if isinstance(choice, Hold):
             return None
         reason = before.reason
         if before.strategy is not None and before.strategy != asked.name:
             reason = f"{reason}; then {asked.name}"
-        told = self._told(strategy, asked, choice, request, wanted)
+        told = self.panel.told(strategy, asked, choice, request, wanted)
         return msgspec.structs.replace(before, worker=choice, reason=reason, strategy=asked.name, told=told)
 
     @property
@@ -478,7 +457,8 @@ class Decider:
                 choice.log, model, headers,
             )  # fmt: skip
         named, wanted = choice.workers or (choice.worker,), self._wanted(answer)
-        order = [worker for worker in self._permitted(request, wanted, named) if worker.status in (READY, BUSY)]
+        permitted = self._eligible.permitted(request, wanted, named)
+        order = [worker for worker in permitted if worker.status in (READY, BUSY)]
         if not order:
             error = script.fault_at(choice.line, self._not_usable(request, wanted, named))
             return self._by_strategy(request, "fallback", error=error, log=choice.log)
@@ -486,7 +466,7 @@ class Decider:
         order.remove(worker)
         patience = None if worker.status == READY else Patience(None, _priority(request))
         return Decision(
-            worker, "script", reason, _rewrite(request, worker, wanted), None,
+            worker, "script", reason, renamed(request, worker, wanted), None,
             self.explain(script, worker) if self.debug else None,
             SEND if worker.status == READY else WAIT, tuple(order) if choice.workers is not None else None,
             tuple(answer.headers) if answer else (), patience, log=choice.log, wanted=wanted,
@@ -496,19 +476,9 @@ class Decider:
         """The model that the script asked for by name."""
         return self.models.canonical(answer.model) if answer is not None and answer.model else None
 
-    def _permitted(self, request: Request, wanted: str | None, named: Sequence[Worker]) -> list[Worker]:
-        """Those of the workers that a script named which may have the request."""
-        if not self._rules.hold_for(self.fleet, request):
-            return list(named)
-        return [worker for worker in named if self._forbidden(request, wanted, worker) is None]
-
-    def _forbidden(self, request: Request, wanted: str | None, worker: Worker) -> str | None:
-        model = _rewrite(request, worker, wanted) or request.model
-        return self._rules.against(self.fleet, request, model, worker)
-
     def _not_usable(self, request: Request, wanted: str | None, named: Sequence[Worker]) -> str:
         """Why none of the workers that a script named can have the request."""
-        why = {self._forbidden(request, wanted, worker) or worker.status for worker in named}
+        why = {self._eligible.forbidden(request, wanted, worker) or worker.status for worker in named}
         chose = f"the script chose {', '.join(worker.id for worker in named)}"
         if why <= set(_OUT):
             return f"{chose}, which is {' or '.join(sorted(why, reverse=True))}"
@@ -518,7 +488,7 @@ class Decider:
         """The fault of an on_failure that named only workers that may not have the request; None for other answers."""
         named = [worker for worker in choice.workers or (choice.worker,) if worker is not None]
         wanted = self._wanted(choice.answer) or first.wanted
-        if not named or self._permitted(request, wanted, named):
+        if not named or self._eligible.permitted(request, wanted, named):
             return None
         return script.fault_at(choice.line, self._not_usable(request, wanted, named))
 
@@ -533,13 +503,13 @@ class Decider:
     def _waiting(self, request: Request, script: Script, answer: Answer, reason: str, choice: Choice) -> Decision:
         worker = choice.worker
         priority = answer.priority if answer.priority is not None else _priority(request)
-        if worker is None and not self._serving(request, request.model):
+        if worker is None and not self._eligible.serving(request, request.model):
             return self._refused(request, request.model, "script", reason, None, choice.log)
-        if worker is not None and not self._permitted(request, None, (worker,)):
+        if worker is not None and not self._eligible.permitted(request, None, (worker,)):
             error = script.fault_at(choice.line, self._not_usable(request, None, (worker,)))
             return self._by_strategy(request, "fallback", error=error, log=choice.log)
         return Decision(
-            worker, "script", reason, _rewrite(request, worker) if worker is not None else None, action=WAIT,
+            worker, "script", reason, renamed(request, worker) if worker is not None else None, action=WAIT,
             patience=Patience(answer.timeout_s, priority),
             explanation=self.explain(script, worker) if self.debug else None, log=choice.log,
         )  # fmt: skip
@@ -552,11 +522,11 @@ class Decider:
             return self._rejected(script, answer, reason, choice)
         model = self._wanted(answer) or first.wanted
         named = [worker for worker in choice.workers or (choice.worker,) if worker is not None]
-        order = [worker for worker in self._permitted(request, model, named) if worker.status in (READY, BUSY)]
+        order = [worker for worker in self._eligible.permitted(request, model, named) if worker.status in (READY, BUSY)]
         if not order:
             return None
         return Decision(
-            order[0], "failover", reason, _rewrite(request, order[0], model),
+            order[0], "failover", reason, renamed(request, order[0], model),
             then=tuple(order[1:]) if choice.workers is not None else None,
             headers=tuple(answer.headers) if answer else (), log=choice.log, wanted=model,
         )  # fmt: skip
@@ -565,27 +535,27 @@ class Decider:
         """Who is asked after a failure, or that the job waits, when only workers without room are left."""
         request, tried = job.request, job.tried
         if first.then is not None:
-            for worker in self._permitted(request, first.wanted, first.then):
+            for worker in self._eligible.permitted(request, first.wanted, first.then):
                 if worker.id not in tried and worker.status in (READY, BUSY) and worker.index >= 0:
                     reason = f"next in the script's list after {tried[-1]} failed"
-                    return Decision(worker, "failover", reason, _rewrite(request, worker, first.wanted))
+                    return Decision(worker, "failover", reason, renamed(request, worker, first.wanted))
             return None
         # A worker of another model was chosen: others of that model, else those that serve what was asked for.
         model = first.wanted or first.model or request.model
-        eligible = self._eligible(request, model, tried)
+        eligible = self._eligible.usable(request, model, tried)
         if not eligible and first.wanted is None:
             model = request.model
-            eligible = self._eligible(request, model, tried)
+            eligible = self._eligible.usable(request, model, tried)
         if not eligible:
-            left = self._serving(request, model, () if failure.retry == FULL else tried)
+            left = self._eligible.serving(request, model, () if failure.retry == FULL else tried)
             if any(worker.status == BUSY for worker in left):
                 why = f"no worker has room after {tried[-1]} failed"
                 return Decision(None, "failover", why, action=WAIT, patience=Patience(None, _priority(request)))
             return None
         if self.split is not None and first.worker is not None:
             eligible = same_side(first.worker, eligible)
-        selected = self._selected(request, model)
-        choice, strategy = self._pick(selected, _for_model(request, model), eligible)
+        selected = self.panel.selected(request, model)
+        choice, strategy = self.panel.pick(selected, _for_model(request, model), eligible, bool(self.fleet.ramping))
         sent = model if model != request.model else None
         reason = f"{strategy.name} after {tried[-1]} failed"
         if isinstance(choice, Hold):
@@ -593,57 +563,19 @@ class Decider:
                 None, "failover", f"{reason}{_because(choice)}", sent, action=WAIT, patience=_patience(choice, request),
                 strategy=strategy.name,
             )  # fmt: skip
-        told = self._told(selected, strategy, choice, request, model)
+        told = self.panel.told(selected, strategy, choice, request, model)
         return Decision(choice, "failover", reason, sent, strategy=strategy.name, told=told)
 
     def choose_for_script(self, name: str, request: Request, workers: list[Worker]) -> Worker | None:
         """What `strategy(name)(request, workers)` gives: of the workers that can be used, those that serve the model if
         any does, ready ones before busy ones."""
-        usable = [worker for worker in self._permitted(request, None, workers) if worker.status not in _OUT]
+        usable = [worker for worker in self._eligible.permitted(request, None, workers) if worker.status not in _OUT]
         serving = [worker for worker in usable if worker.serves(request.model)] or usable
         able = [worker for worker in serving if worker.status == READY] or serving
         if not able:
             return None
-        choice, _ = self._pick(self._strategy(name), request, able)
+        choice, _ = self.panel.pick(self.panel.of(name), request, able, bool(self.fleet.ramping))
         return choice if isinstance(choice, Worker) else None
-
-    def _strategy(self, text: str) -> Strategy:
-        """What a name or a list stands for, made at its first use. Raises StrategyError."""
-        strategy = self._strategies.get(text) or self._lists.get(text)
-        if strategy is None:
-            parts = NAMES.read(text)
-            strategy = self._named(parts[0][0]) if len(parts) == 1 else self._combined(parts)
-            if len(self._lists) >= _MOST_TEXTS:
-                self._lists.clear()
-            self._lists[text] = strategy
-        return strategy
-
-    def _named(self, name: str) -> Strategy:
-        strategy = self._strategies.get(name)
-        if strategy is None:
-            asked = self._context.asked
-            strategy = self._strategies[name] = STRATEGIES[name](self._context)
-            strategy.remembers = self._context.asked > asked
-            if strategy.figures:
-                self._choose_figures()
-                self.watch.tell_all()
-            if strategy.state() is not None:
-                self._standing = (*self._standing, strategy)
-                if name in self._states:
-                    strategy.stand_at(self._states[name])
-            self.reads_prompt |= strategy.reads_prompt
-            self.reads_client |= strategy.reads_client
-            self.reads_caller |= strategy.reads_caller
-            self.reads_request = self.reads_prompt or self.reads_client or self.reads_caller
-        return strategy
-
-    def _combined(self, parts: tuple[tuple[str, int], ...]) -> Combined:
-        """Lists that mean the same are one, as long as it is kept."""
-        name = spelled(parts)
-        known = self._lists.get(name)
-        if isinstance(known, Combined):
-            return known
-        return Combined(self._context, [(self._named(one), weight) for one, weight in parts])
 
     # Faults
 
@@ -680,23 +612,23 @@ class Decider:
     ) -> Decision:
         """reason: the script's own; None for the name of the strategy that chose, and `addition`."""
         wanted = model or request.model
-        eligible = self._eligible(request, wanted)
+        eligible = self._eligible.usable(request, wanted)
         sent = wanted if wanted != request.model else None
-        strategy = self._selected(request, model)
+        strategy = self.panel.selected(request, model)
         if not eligible:
             reason = reason or f"{strategy.name}{addition}"
-            if any(worker.status == BUSY for worker in self._serving(request, wanted)):
+            if any(worker.status == BUSY for worker in self._eligible.serving(request, wanted)):
                 explanation = self.explain(self.script, None) if self.debug else None
                 return Decision(
                     None, by, f"{reason}; no worker has room", sent, error, explanation, WAIT, None, headers,
                     Patience(None, _priority(request)), log=log, wanted=model, strategy=strategy.name,
                 )  # fmt: skip
             if error is None and not log:
-                raise self._nobody(request, wanted)
+                raise self._eligible.nobody(request, wanted)
             return self._refused(request, wanted, by, reason, error, log)
-        if self.split is not None and not self._rules.leave_one_side(self.fleet, request, wanted):
+        if self.split is not None and not self._eligible.rules.leave_one_side(self.fleet, request, wanted):
             eligible = self._narrowed(self.split, wanted, eligible)
-        choice, asked = self._pick(strategy, _for_model(request, wanted), eligible)
+        choice, asked = self.panel.pick(strategy, _for_model(request, wanted), eligible, bool(self.fleet.ramping))
         if reason is None:
             reason = asked.name if asked is strategy else f"{asked.name}, as {strategy.name} knows too little"
             reason += addition
@@ -711,7 +643,7 @@ class Decider:
         explanation = self._strategy_explained(request, wanted, choice, asked) if self.debug else None
         return Decision(
             choice, by, reason, sent, error, explanation, headers=headers, log=log, wanted=model, strategy=asked.name,
-            told=self._told(strategy, asked, choice, request, wanted),
+            told=self.panel.told(strategy, asked, choice, request, wanted),
         )  # fmt: skip
 
     def _narrowed(self, split: Split, model: str, eligible: list[Worker]) -> list[Worker]:
@@ -721,131 +653,13 @@ class Decider:
             self.seen.owed = (model if model in split.of_models else "", share.owed)
         return split.narrowed(model, eligible)
 
-    def _serving(self, request: Request, model: str, tried: Collection[str] = ()) -> list[Worker]:
-        """Those that serve the model and may have the request, in whatever state they are. Not to be changed."""
-        fleet, known = self.fleet, self._serving_models
-        if fleet.version != self._serving_version:
-            self._serving_version = fleet.version
-            known.clear()
-        serving = known.get(model)
-        if serving is None:
-            if len(known) >= _MOST_MODELS:                     # clients may ask for anything
-                known.clear()
-            serving = known[model] = [worker for worker in fleet.ordered if worker.serves(model)]
-        if tried:
-            serving = [worker for worker in serving if worker.id not in tried]
-        if self._rules.hold_for(self.fleet, request):
-            return self._rules.allowed(self.fleet, request, model, serving)
-        return serving
-
-    def _eligible(self, request: Request, model: str, tried: Collection[str] = ()) -> list[Worker]:
-        """Those with room that serve the model and may have the request. When all of them are offline, those that were
-        ejected but can be reached: refusing everybody because of some failures would make one bad prompt an outage.
-        """
-        serving = self._serving(request, model, tried)
-        usable = self._with_room(serving)
-        if usable or any(worker.status == BUSY for worker in serving):
-            return usable
-        return [worker for worker in serving if worker.health.reachable and not worker.draining]
-
-    def _with_room(self, serving: list[Worker]) -> list[Worker]:
-        """The ready ones; else the busy ones that take more. When there is neither one of those nor one that will be
-        ready, those whose owner sits at them."""
-        ready = [worker for worker in serving if worker.status == READY]
-        if ready:
-            return ready
-        busy = [worker for worker in serving if worker.status == BUSY]
-        taking = [one for one in busy if one.in_flight < one.most and one.takes_more]    # the first is part of it
-        if taking or not busy:
-            return taking
-        if any(not worker.held or worker.cooling for worker in busy):
-            return []
-        return [worker for worker in busy if worker.load < 1]
-
-    def _selected(self, request: Request, wanted: str | None = None) -> Strategy:
-        """The strategy that this request is to have. Raises RouterError where the client names none that there is.
-
-        Args:
-            wanted: the model that is chosen in place of the request's.
-        """
-        if request.wishes is None and not self._models_choose:
-            return self.strategy
-        text = chosen_name(request, self.models.resolve(wanted or request.model), self._header)
-        if text is None:
-            return self.strategy
-        try:
-            return self._strategy(text)
-        except StrategyError as error:
-            raise RouterError("invalid_header", f"routing-strategy: {error}") from None
-
-    def _told(
-        self, strategy: Strategy, asked: Strategy, worker: Worker, request: Request, wanted: str
-    ) -> tuple[tuple[str, str], ...]:
-        """What the client is told of how its worker was chosen: by `strategy`, which may have left it to `asked`."""
-        told = asked.headers(worker)
-        if asked is not strategy:
-            told = (*strategy.headers(worker), *told)
-        if self._models_choose:
-            model = self.models.resolve(wanted)
-            profile = profile_of(request, model) if model is not None else None
-            if profile is not None:
-                return (*told, (PROFILE_HEADER, profile.name))
-        return told
-
-    def _pick(self, strategy: Strategy, request: Request, eligible: list[Worker]) -> tuple[Worker | Hold, Strategy]:
-        """(what is chosen, by whom): the strategy, or where it has nothing to go by, one of the fallbacks in turn. A
-        worker in slow start is kept from it all but as often as its weight says.
-
-        A strategy that goes by load would give nearly all to a worker that comes back idle, so for it the chance is
-        that of being chosen, not of being seen: its weight times a fair share.
-        """
-        slow = self.fleet.ramping
-        choice = strategy.choose(request, self._thinned(strategy.by_load, eligible) if slow else eligible)
-        if choice is None:
-            for strategy in self.fallback:
-                choice = strategy.choose(request, self._thinned(strategy.by_load, eligible) if slow else eligible)
-                if choice is not None:
-                    break
-            else:
-                strategy = self._named(_LAST_RESORT)
-                choice = strategy.choose(request, eligible)
-                assert choice is not None, "the last resort knows nothing"
-        if choice.__class__ is Worker:
-            strategy.taken(request, choice)
-        return choice, strategy
-
-    def _thinned(self, by_load: bool, eligible: list[Worker]) -> list[Worker]:
-        slow = [worker for worker in eligible if worker.weight < 1.0]
-        if not slow or len(slow) == len(eligible):
-            return eligible
-        random = self.chance.random
-        if by_load:
-            room = sum(worker.capacity for worker in eligible)
-            for worker in slow:
-                if random() * room < worker.weight * worker.capacity:
-                    return [worker]
-            return [worker for worker in eligible if worker.weight >= 1.0]
-        return [worker for worker in eligible if worker.weight >= 1.0 or random() < worker.weight]
-
     def _refused(
         self, request: Request, model: str, by: str, reason: str, error: str | None, log: tuple[str, ...]
     ) -> Decision:
         """Nobody can serve it, and what the script said must not be lost with the request."""
-        nobody = self._nobody(request, model)
+        nobody = self._eligible.nobody(request, model)
         told = Refusal(nobody.failure, nobody.message, nobody.param)
         return Decision(None, by, reason, None, error, action=REJECT, refusal=told, log=log)
-
-    def _nobody(self, request: Request, model: str) -> RouterError:
-        if self._serving(request, model):
-            return RouterError("no_healthy_worker", "no worker that serves this model can be reached at the moment")
-        if not self.fleet.ordered:
-            return RouterError("no_healthy_worker", "no worker is configured")
-        for worker in self.fleet.ordered:
-            why = self._rules.against(self.fleet, request, model, worker) if worker.serves(model) else None
-            if why is not None:
-                what = f"the model {_shown(model)} does not exist on any worker that may have this request: {why}"
-                return RouterError("model_not_found", what, "model")
-        return RouterError("model_not_found", f"the model {_shown(model)} does not exist on any worker", "model")
 
     def _strategy_explained(
         self, request: Request, model: str, chosen: Worker, strategy: Strategy
@@ -859,8 +673,8 @@ class Decider:
 
     def _reason_against(self, request: Request, model: str, worker: Worker, chosen: Worker, strategy: Strategy) -> str:
         if not worker.serves(model):
-            return f"does not serve {_shown(model)}"
-        forbidden = self._rules.against(self.fleet, request, model, worker)
+            return f"does not serve {shown(model)}"
+        forbidden = self._eligible.rules.against(self.fleet, request, model, worker)
         if forbidden is not None:
             return forbidden
         if worker.status in _OUT or (worker.status == BUSY and chosen.status == READY):
@@ -935,17 +749,3 @@ def _because(hold: Hold) -> str:
 
 def _patience(hold: Hold, request: Request) -> Patience:
     return Patience(hold.timeout_s, hold.priority or _priority(request), hold.due)
-
-
-def _rewrite(request: Request, worker: Worker, wanted: str | None = None) -> str | None:
-    """The model name to write into the body, None to leave it: the one that the script wants, or the chosen worker's
-    own when it does not serve the one asked for."""
-    if wanted is not None:
-        return wanted if wanted != request.model else None
-    if not worker.models or request.model in worker.model_set:
-        return None
-    return worker.models[0]
-
-
-def _shown(model: str) -> str:
-    return repr(model if len(model) <= 100 else model[:100] + "...")

@@ -148,7 +148,7 @@ class Replayer:
         decider = self.decider
         decider.chance.n = seen.n
         if seen.turns is not None:
-            decider.stand_at(seen.turns)
+            decider.panel.stand_at(seen.turns)
         split = decider.split
         if isinstance(split, FollowedSplit):
             split.owed = seen.owed

@@ -253,7 +253,7 @@ class Shadow:
         self._figures.clear()
         decider.seen, decider.chance.n = own, seen.n
         if seen.turns is not None:
-            decider.stand_at(seen.turns)
+            decider.panel.stand_at(seen.turns)
         if isinstance(decider.split, FollowedSplit):
             decider.split.owed = seen.owed
         try:

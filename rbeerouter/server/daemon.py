@@ -217,7 +217,7 @@ class Daemon:
         except (ConfigError, ScriptError) as error:
             if decider is not None and decider.script is not None:
                 decider.script.close()
-            self.scripts.memories.keep(self.decider.remembered)
+            self.scripts.memories.keep(self.decider.panel.remembered)
             self.reloads["rejected"] += 1
             self.log.error("reload_rejected", asked_by=asked_by, who=who, how=how, error=str(error))
             return {"ok": False, "error": str(error), "active": app.describe_routing(self)}
@@ -397,7 +397,7 @@ class Daemon:
         self.log.info(
             "serving", bind=f"{host}:{port}", control=self.config.control.bind,
             config=str(self.config.source or "none"), script=str(self.config.script) if script else "none",
-            strategy=self.decider.strategy.name, source=self.decider.source, log=str(self.config.log),
+            strategy=self.decider.strategy.name, source=self.decider.panel.source, log=str(self.config.log),
             workers={worker.id: worker.status for worker in self.fleet.ordered},
         )  # fmt: skip
 

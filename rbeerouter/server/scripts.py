@@ -144,7 +144,7 @@ class Scripts:
             fleet, None, strategy, self._env, routing.debug, routing.script_faults, models=config.models,
             split=make_split(routing.split, config.models), memories=self.memories, **as_configured(routing),
         )  # fmt: skip
-        decider.source = source_of_strategy
+        decider.panel.source = source_of_strategy
         if source is not None and config.script is not None:
             decider.script = self._tried(config, config.script, source, decider, fleet, self._env)
         return decider
@@ -197,7 +197,7 @@ class Scripts:
         """What scripts keep goes on, also over a time without one; the one that served is there to go back to. So
         do the turns of the split, and what strategies remember; what no strategy asks for any more is forgotten."""
         new.succeed(old)
-        self.memories.keep(new.remembered)
+        self.memories.keep(new.panel.remembered)
         script = new.script
         suspended = old.suspended[0] if old.suspended else None
         before = old.script or suspended or self._resting

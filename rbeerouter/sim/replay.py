@@ -25,7 +25,7 @@ from rbeerouter.core.seen import Call, Seen
 from rbeerouter.core.types import Decision, Env, Request
 from rbeerouter.record import CREDENTIALS, HASHED_SESSION, Called, Decided, Line, decided, hashed
 from rbeerouter.recorded import Enrolled, Tally, UnknownWorker, decided_of, enrolled_of, read_all, request_of, seen_of
-from rbeerouter.routing.decide import CONFIG
+from rbeerouter.routing.panel import CONFIG
 from rbeerouter.routing.replay import FollowedSplit, Replayer
 from rbeerouter.routing.script import Script, configured_abilities, configured_limits
 from rbeerouter.routing.split import make_split

@@ -107,7 +107,7 @@ def simulate(setting: Setting, strategy: str, seed: int) -> Ran:
     )  # fmt: skip
     world = World(scenario, choices, lambda job: lines.append(line_of(job)))
     if foreign is not None:
-        world.decider.strategy = foreign(world.decider._context)
+        world.decider.panel.strategy = foreign(world.decider.panel.context)
         world.decider.reads_prompt |= foreign.reads_prompt
     kv_usage: list[list[float]] = []
     if setting.sampled:

@@ -28,7 +28,8 @@ from rbeerouter.core.types import Decision, Report
 from rbeerouter.dialects import openai
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS, SURFACES
 from rbeerouter.record import Line, Recorder
-from rbeerouter.routing.decide import STRATEGIES, Decider
+from rbeerouter.routing.decide import Decider
+from rbeerouter.routing.strategies import STRATEGIES
 from rbeerouter.routing.script import Script, read_source
 from rbeerouter.routing.shadow import RESULTS
 from rbeerouter.server import app, metrics

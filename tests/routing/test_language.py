@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rbeerouter.core.types import BUSY, DRAINING, OFFLINE, READY
-from rbeerouter.routing.decide import STRATEGIES
+from rbeerouter.routing.strategies import STRATEGIES
 from rbeerouter.routing.language import LANGUAGE
 from rbeerouter.routing.sandbox import Abilities
 from tests.support.builders import FULL_WORKER, ask, fleet, shown

@@ -195,8 +195,8 @@ def test_a_reload_goes_on_with_what_clients_have_asked_for_but_not_with_what_is_
     old.use("least-request")
     old.decide(wishing(strategy="round-robin"))
     new.succeed(old)
-    assert new._strategies.keys() == {"least-request", "round-robin"}
-    assert new._strategies["round-robin"].state() == old._strategies["round-robin"].state()
+    assert new.panel.by_name.keys() == {"least-request", "round-robin"}
+    assert new.panel.by_name["round-robin"].state() == old.panel.by_name["round-robin"].state()
 
 
 def test_a_script_may_ask_a_list_or_an_alias() -> None:
@@ -234,7 +234,7 @@ def chained(*gives: str | Hold | None) -> tuple[Decider, list[str]]:
     made = [
         Scripted(str(at), one.fleet.workers[what] if isinstance(what, str) else what, asked) for at, what in enumerate(gives)
     ]
-    one.strategy, one.fallback = made[0], tuple(made[1:])
+    one.panel.strategy, one.panel.fallback = made[0], tuple(made[1:])
     return one, asked
 
 

@@ -53,7 +53,7 @@ def ran(strategy: str, workers: str = ALIKE, seed: int = 1) -> Result:
     given = scenario(Generated(TALKS, seed), *FLEETS[workers], seed=seed, strategy="random" if foreign else strategy)
     run = world.World(given)
     if foreign is not None:
-        run.decider.strategy = foreign(run.decider._context)
+        run.decider.panel.strategy = foreign(run.decider.panel.context)
         run.decider.reads_prompt = True
     run.play()
     return world.outcome.result(given, run, 0.0)

@@ -1,0 +1,59 @@
+"""The strategies of one decider: made when somebody names them, and asked in turn where one has nothing to go by."""
+
+from __future__ import annotations
+
+from rbeerouter.config.strategies import StrategyError
+from rbeerouter.routing.panel import Panel
+from rbeerouter.routing.strategies.base import Context
+from tests.support.builders import context, fleet, request
+
+
+def panel(strategy: str = "least-request", *fallback: str, parts: Context | None = None) -> Panel:
+    return Panel(parts or context(), strategy, fallback, True, lambda: None)
+
+
+def test_a_strategy_is_made_once_whoever_names_it_and_however_it_is_spelled() -> None:
+    made = panel()
+    assert made.of("Round_Robin") is made.of("round-robin") is made.named("round-robin")
+    assert made.of("least-request:2,session-affinity:1") is made.of("Least_Request:2,session-affinity")
+    assert set(made.by_name) == {"least-request", "round-robin", "session-affinity"}
+
+
+def test_clients_may_write_what_they_like_and_leave_no_more_than_a_few_texts() -> None:
+    made = panel()
+    for weight in range(1, 1000):
+        made.of(f"least-request:{weight},session-affinity:1")
+    assert len(made._lists) <= 257 and len(made.by_name) == 2
+
+
+def test_where_one_has_nothing_to_go_by_the_next_is_asked_and_at_last_the_load() -> None:
+    workers = fleet().ordered
+    made = panel("prefix-cache", "session-affinity", "round-robin")
+    choice, asked = made.pick(made.strategy, request(), workers, False)
+    assert (choice in workers, asked.name) == (True, "round-robin")
+    made = panel("prefix-cache", "session-affinity")
+    assert made.pick(made.strategy, request(), workers, False)[1].name == "least-request"
+
+
+def test_a_name_that_there_is_not_is_an_error_and_changes_nothing() -> None:
+    made = panel("round-robin")
+    try:
+        made.use("nonesuch", "runtime")
+    except StrategyError as error:
+        assert "nonesuch" in str(error)
+    else:
+        raise AssertionError("it was taken")
+    assert (made.strategy.name, made.source) == ("round-robin", "config")
+
+
+def test_turns_go_on_from_panel_to_panel_though_a_strategy_is_made_later() -> None:
+    workers = fleet().ordered
+    old = panel("round-robin")
+    for _ in range(2):
+        old.pick(old.strategy, request(), workers, False)
+    turn = old.strategy.state()
+    new = panel()
+    new.succeed(old)
+    last = panel()
+    last.succeed(new)
+    assert last.of("round-robin").state() == turn
