@@ -29,9 +29,9 @@ from rbeerouter.dialects import openai
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS, SURFACES
 from rbeerouter.record import Line, Recorder
 from rbeerouter.routing.decide import Decider
-from rbeerouter.routing.strategies import STRATEGIES
 from rbeerouter.routing.script import Script, read_source
 from rbeerouter.routing.shadow import RESULTS
+from rbeerouter.routing.strategies import STRATEGIES
 from rbeerouter.server import app, metrics
 from rbeerouter.server.caches import Caches
 from rbeerouter.server.daemon import _SECOND_SIGNAL_S

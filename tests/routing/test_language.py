@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rbeerouter.core.types import BUSY, DRAINING, OFFLINE, READY
-from rbeerouter.routing.strategies import STRATEGIES
 from rbeerouter.routing.language import LANGUAGE
 from rbeerouter.routing.sandbox import Abilities
+from rbeerouter.routing.strategies import STRATEGIES
 from tests.support.builders import FULL_WORKER, ask, fleet, shown
 
 VALUES = {

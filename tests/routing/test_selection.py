@@ -186,7 +186,7 @@ def test_what_clients_write_is_kept_within_bounds_and_lists_that_mean_the_same_a
     one = decider()
     for number in range(1, 2000):
         one.decide(wishing(strategy=f"least-request:{number}"))
-    assert len(one._lists) <= 256
+    assert len(one.panel._lists) <= 256
 
 
 def test_a_reload_goes_on_with_what_clients_have_asked_for_but_not_with_what_is_no_longer_in_force() -> None:
