@@ -17,7 +17,7 @@ import msgspec
 
 from rbeerouter.core.types import DRAINING, OFFLINE, Request, Worker
 from rbeerouter.routing.strategies.base import Context, Hold, Strategy, best
-from rbeerouter.routing.strategies.speeds import Ask, Law, Speeds
+from rbeerouter.routing.strategies.speeds import UNKNOWN, Ask, Law, Speeds
 
 _RETRY_S = 0.5
 """Whoever waits is looked at again when a request ends, and after so long at the latest (`Dispatcher.on_tick`)."""
@@ -69,7 +69,8 @@ class SloStrategy(Strategy):
         speeds, arrived = self.speeds, self.context.arrived
         waited_s = 0.0 if arrived is None else now - arrived
         has_target, found = ask.has_target, []
-        for worker, law in zip(workers, speeds.laws(workers, request.model), strict=True):
+        laws = speeds.laws(workers, request.model) if has_target else [UNKNOWN] * len(workers)
+        for worker, law in zip(workers, laws, strict=True):
             lateness = speeds.lateness(law, ask, worker, now, waited_s) if has_target else None
             idle = not worker.in_flight and not worker.foreign
             load, share = speeds.taken(worker), 1.0 / law.room(ask, worker.capacity)

@@ -133,6 +133,9 @@ class Law(msgspec.Struct, frozen=True, gc=False):
         return room if room > 1.0 else 1.0
 
 
+UNKNOWN = Law()
+
+
 def _fitting(alone: float, more: float, target: float, room: float) -> float:
     """How many there may be, `room` at most, if one alone takes so long, and each other one makes it so much more."""
     if alone >= target:
@@ -265,17 +268,18 @@ class Speeds(Memory):
         for worker in workers:
             site = sites.get(worker)
             fit = site.fits.get(model) if site is not None and site.generation == worker.generation else None
-            law = fit.law if fit is not None else _UNKNOWN
+            law = fit.law if fit is not None else UNKNOWN
             complete = complete and law.ttft is not None and law.tpot is not None
             found.append(law)
         return found if complete else self._filled(found, workers, model)
 
     def _filled(self, found: list[Law], workers: Sequence[Worker], model: str) -> list[Law]:
         """The laws, with what is not known of some."""
+        owned = [(worker, law) for worker in self._sites if (law := self._own(worker, model)) is not UNKNOWN]
         for part in ("ttft", "tpot"):
             if all(getattr(law, part) is not None for law in found):
                 continue
-            known = [(worker, own) for worker in self._sites if (own := getattr(self._own(worker, model), part))]
+            known = [(worker, own) for worker, law in owned if (own := getattr(law, part)) is not None]
             if not known:
                 figures = [(worker, getattr(_by_averages(worker), part)) for worker in workers]
                 known = [(worker, own) for worker, own in figures if own is not None]
@@ -326,7 +330,7 @@ class Speeds(Memory):
         site.go_on(worker, now)
         request = job.request
         ask = self.ask(request)
-        law = self.laws((worker,), request.model)[0]
+        law = self.laws((worker,), request.model)[0] if ask.has_target else self._own(worker, request.model)
         others, queued = worker.in_flight - 1 + worker.foreign, site.queued(now)
         first_s = law.expected(ask, queued, others, site.prompts).ttft_s
         until = inf if first_s is None else now + _OVERDUE_TIMES * first_s
@@ -396,12 +400,9 @@ class Speeds(Memory):
     def _own(self, worker: Worker, model: str) -> Law:
         site = self._sites.get(worker)
         if site is None or site.generation != worker.generation:
-            return _UNKNOWN
+            return UNKNOWN
         fit = site.fits.get(model)
-        return fit.law if fit is not None else _UNKNOWN
-
-
-_UNKNOWN = Law()
+        return fit.law if fit is not None else UNKNOWN
 
 
 def _by_averages(worker: Worker) -> Law:
