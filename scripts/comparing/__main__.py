@@ -79,7 +79,7 @@ def main(given: Sequence[str] | None = None) -> int:
         write(found, options.out)
     if options.docs:
         write(found, FIGURES)
-        PAGE.write_text(shown.updated(PAGE.read_text(), found, "images/strategies"))
+        PAGE.write_text(shown.updated(PAGE.read_text(), found, "images/strategies", not options.names))
     return 0
 
 

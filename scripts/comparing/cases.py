@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from rbeerouter.config.sections import Ratio, Routing, Strategies
+from rbeerouter.config.sections import Ratio, Routing, Slo, Strategies
 from rbeerouter.core.types import Wishes
 from rbeerouter.routing.strategies.base import Strategy
 from rbeerouter.sim.types import Arrival, SimWorker, Targets
@@ -43,17 +43,18 @@ class Case(msgspec.Struct, frozen=True):
     """measures: names in MEASURES, that which it is named for first. against: who else decides, random first.
 
     load: of what the workers could serve at most. requests: how many tell it, and `few` how many show it at least.
-    told: traffic and workers in words.
+    workers: in words; clients: what is special about them, behind the name of the traffic.
     """
 
     strategy: str
     measures: tuple[str, ...]
     make: Make
     load: float
-    told: str
+    workers: str
     against: tuple[str, ...] = (RANDOM,)
     requests: int = 3000
     few: int = 700
+    clients: str = ""
 
     @property
     def contenders(self) -> tuple[str, ...]:
@@ -91,7 +92,7 @@ def eight() -> tuple[SimWorker, ...]:
 
 def conversations(data: Path | None, requests: int, seed: int) -> Setting:
     """Mooncake's."""
-    return Setting(traffic.conversations(data, requests, seed), eight())
+    return Setting(traffic.conversations(data, requests, seed), fleets.caching())
 
 
 def weighted(data: Path | None, requests: int, seed: int) -> Setting:
@@ -125,11 +126,11 @@ HURRIED = Wishes(slo_ttft_ms=1000.0, slo_tpot_ms=60.0)
 PATIENT = Wishes(slo_e2e_ms=60_000.0)
 
 
-def promised(workers: Callable[[], tuple[SimWorker, ...]]) -> Make:
-    """Half of the clients sit before a screen, the others read their answers in the evening."""
+def promised(workers: Callable[[], tuple[SimWorker, ...]], hurried: float = 0.5) -> Make:
+    """This share of the clients sit before a screen, the others read their answers in the evening."""
 
     def wishing(arrival: Arrival, rng: random.Random) -> Arrival:
-        wishes = HURRIED if rng.random() < 0.5 else PATIENT
+        wishes = HURRIED if rng.random() < hurried else PATIENT
         request = msgspec.structs.replace(arrival.request, wishes=wishes)
         return msgspec.structs.replace(arrival, request=request)
 
@@ -137,6 +138,13 @@ def promised(workers: Callable[[], tuple[SimWorker, ...]]) -> Make:
         return Setting(traffic.chats(data, requests, seed).changed(wishing, seed), workers())
 
     return make
+
+
+def refused(workers: Callable[[], tuple[SimWorker, ...]]) -> Make:
+    """As `promised`, where those who would be late are told at once."""
+    make = promised(workers)
+    routing = Routing(strategies=Strategies(slo=Slo(late="reject")))
+    return lambda data, requests, seed: msgspec.structs.replace(make(data, requests, seed), routing=routing)
 
 
 def shared(data: Path | None, requests: int, seed: int) -> Setting:
@@ -156,56 +164,60 @@ def desktops(data: Path | None, requests: int, seed: int) -> Setting:
 
 
 _EIGHT = "eight A100"
+_CACHING = "eight A100 with room for 920,000 tokens in each cache"
 _NARROW = "eight L40S that work on eight requests at once"
 _SINGLES = "two each of RTX 4090, RTX 3090, L4 and RTX 3060, which work on one request at a time"
+_HURRIED = "a TTFT of 1 s and 60 ms for each token"
 _UNEQUAL = "two each of H100, A100, L40S and A40"
 _CASES = (
-    Case("random", ("off_share", "p95_e2e"), chats(eight), 0.7, f"chats, {_EIGHT}", (ROUND_ROBIN,)),
-    Case("round-robin", ("off_share", "p95_e2e"), chats(eight), 0.7, f"chats, {_EIGHT}"),
-    Case("weighted", ("off_weight", "p95_e2e"), weighted, 0.7, f"chats, {_UNEQUAL}"),
-    Case("ip-hash", ("stayed", "kv_hit_rate", "p90_ttft"), conversations, 0.7, f"conversations, {_EIGHT}"),
+    Case("random", ("off_share", "p95_e2e"), chats(eight), 0.7, _EIGHT, (ROUND_ROBIN,)),
+    Case("round-robin", ("off_share", "p95_e2e"), chats(eight), 0.7, _EIGHT),
+    Case("weighted", ("off_weight", "p95_e2e"), weighted, 0.7, _UNEQUAL),
+    Case("ip-hash", ("stayed", "kv_hit_rate", "p90_ttft"), conversations, 0.7, _CACHING),
     Case("consistent-hash", ("stayed", "kv_hit_rate", "p90_ttft"), conversations, 0.7,
-         f"conversations, {_EIGHT}", (RANDOM, "ip-hash")),
-    Case("session-affinity", ("kv_hit_rate", "stayed", "p90_ttft"), conversations, 0.7, f"conversations, {_EIGHT}"),
-    Case("least-request", ("p95_ttft", "p95_e2e"), chats(fleets.narrow), 0.8, f"chats, {_NARROW}",
+         _CACHING, (RANDOM, "ip-hash")),
+    Case("session-affinity", ("kv_hit_rate", "stayed", "p90_ttft"), conversations, 0.7, _CACHING),
+    Case("least-request", ("p95_ttft", "p95_e2e"), chats(fleets.narrow), 0.8, _NARROW,
          (RANDOM, ROUND_ROBIN)),
-    Case("load-based", ("p95_e2e", "p95_ttft"), chats(fleets.unequal), 0.7, f"chats, {_UNEQUAL}",
+    Case("load-based", ("p95_e2e", "p95_ttft"), chats(fleets.unequal), 0.7, _UNEQUAL,
          (RANDOM, LEAST_REQUEST)),
-    Case("power-of-two", ("p95_ttft", "p95_e2e"), chats(fleets.narrow), 0.8, f"chats, {_NARROW}",
+    Case("power-of-two", ("p95_ttft", "p95_e2e"), chats(fleets.narrow), 0.8, _NARROW,
          (RANDOM, LEAST_REQUEST)),
-    Case("latency-based", ("p95_e2e", "mean_e2e"), chats(fleets.unequal), 0.7, f"chats, {_UNEQUAL}",
+    Case("latency-based", ("p95_e2e", "mean_e2e"), chats(fleets.unequal), 0.7, _UNEQUAL,
          (RANDOM, LEAST_REQUEST)),
-    Case("least-latency", ("p95_e2e", "mean_e2e"), chats(fleets.unequal), 0.7, f"chats, {_UNEQUAL}",
+    Case("least-latency", ("p95_e2e", "mean_e2e"), chats(fleets.unequal), 0.7, _UNEQUAL,
          (RANDOM, LEAST_REQUEST)),
-    Case("least-busy-time", ("busy_spread", "p95_e2e"), chats(fleets.singles), 0.6, f"chats, {_SINGLES}",
+    Case("least-busy-time", ("busy_spread", "p95_e2e"), chats(fleets.singles), 0.6, _SINGLES,
          (RANDOM, LEAST_REQUEST)),
-    Case("least-utilization", ("p95_e2e", "busy_spread"), chats(fleets.unequal), 0.5, f"chats, {_UNEQUAL}",
-         (RANDOM, LEAST_REQUEST)),
-    Case("least-kv-cache", ("kv_spread", "preempted"), small_caches, 0.7, "chats, six A100 with 30k tokens of cache",
-         (RANDOM, LEAST_REQUEST)),
-    Case("least-gpu-cache", ("kv_spread", "preempted"), small_caches, 0.7, "chats, six A100 with 30k tokens of cache",
-         (RANDOM, LEAST_REQUEST)),
-    Case("throughput", ("token_spread", "p95_e2e"), chats(eight), 0.7, f"chats, {_EIGHT}",
+    Case("least-utilization", ("p95_e2e", "busy_spread"), chats(fleets.unequal), 0.5, _UNEQUAL,
          (RANDOM, LEAST_REQUEST)),
     *(
-        Case(name, ("kv_hit_rate", "p90_ttft", "mean_ttft"), conversations, 0.8, f"conversations, {_EIGHT}",
+        Case(name, ("kv_spread", "preempted"), small_caches, 0.7, "six A100 with room for 30,000 tokens in each cache",
+             (RANDOM, LEAST_REQUEST))
+        for name in ("least-kv-cache", "least-gpu-cache")
+    ),
+    Case("throughput", ("token_spread", "p95_e2e"), chats(eight), 0.7, _EIGHT,
+         (RANDOM, LEAST_REQUEST)),
+    *(
+        Case(name, ("kv_hit_rate", "p90_ttft", "mean_ttft"), conversations, 0.8, _CACHING,
              (RANDOM, LEAST_REQUEST, *BASELINES), 2400)
         for name in ("prefix-cache", "prefix-cache-preble", "lmetric")
     ),
     Case("vtc-basic", ("jain", "light_ttft"), flooded, 1.7,
-         "chats of ten users, one of whom floods with long ones, four A100", (RANDOM, LEAST_REQUEST), few=1400),
-    *(
-        Case(name, ("attained", "p95_ttft", "machines"), promised(fleets.unequal), 0.75, f"chats, {_UNEQUAL}",
-             (RANDOM, LEAST_REQUEST))
-        for name in ("slo", "slo-least-load", "slo-least-load-pulling")
-    ),
-    Case("slo-pack-load", ("machines", "attained"), promised(eight), 0.4, f"chats, {_EIGHT}",
-         (RANDOM, LEAST_REQUEST)),
-    Case("cheapest", ("cost", "p95_e2e"), chats(fleets.home_and_cloud), 0.3,
-         "chats, four RTX 3090 at home and two clouds", (RANDOM, LEAST_REQUEST)),
-    Case("fixed-ratio", ("off_split", "cost"), shared, 0.3,
-         "chats, four RTX 3090 at home and two clouds"),
-    Case("cache-warm", ("loads", "p95_e2e"), desktops, 0.5, "six models, four RTX 4090 with Ollama",
-         (RANDOM, LEAST_REQUEST)),
+         "four A100 that work on 16 requests at once", (RANDOM, LEAST_REQUEST), few=1400,
+         clients=" by ten users, one of whom sends the longest quarter"),
+    Case("slo-pack-load", ("machines", "attained"), promised(eight, 1.0), 0.4,
+         _EIGHT, (RANDOM, LEAST_REQUEST), clients=f" whose clients want {_HURRIED}"),
+    Case("slo-least-load", ("attained", "p95_ttft"), promised(fleets.unequal), 0.75,
+         _UNEQUAL, (RANDOM, LEAST_REQUEST), clients=f" of whose clients half want {_HURRIED}"),
+    Case("slo-least-load-pulling", ("attained", "p95_ttft"), refused(fleets.unequal), 1.2,
+         f"{_UNEQUAL}, with `late = \"reject\"`", (RANDOM, LEAST_REQUEST, "slo-least-load"),
+         clients=f" of whose clients half want {_HURRIED}"),
+    Case("cheapest", ("cost", "p95_e2e"), chats(fleets.home_and_cloud), 0.1,
+         "four RTX 3090 at home and two clouds", (RANDOM, LEAST_REQUEST)),
+    Case("fixed-ratio", ("off_split", "cost"), shared, 0.1,
+         "four RTX 3090 at home and two clouds"),
+    Case("cache-warm", ("loads", "p95_e2e"), desktops, 0.5, "four RTX 4090 with Ollama", (RANDOM, LEAST_REQUEST),
+         clients=" for six models"),
 )  # fmt: skip
 CASES: dict[str, Case] = {case.strategy: case for case in _CASES}

@@ -11,6 +11,7 @@ import msgspec
 
 from rbeerouter.core.dispatch import DONE, Job
 from rbeerouter.core.types import REMOTE, Wishes
+from rbeerouter.sim import units
 from rbeerouter.sim.types import Result, SimWorker
 
 REMOTE_SHARE = 1 / 3
@@ -63,13 +64,18 @@ class Ran(msgspec.Struct):
 
 
 class Measure(msgspec.Struct, frozen=True):
-    """unit: "share", "s", or what is counted. lower: is less better?"""
+    """unit: "share", "s", or nothing of what is counted. lower: is less better?"""
 
     name: str
     unit: str
     lower: bool
     about: str
     of: Callable[[Ran], float]
+
+
+def told(value: float, unit: str) -> str:
+    """As `sim.units` tells it, but for shares, of which small differences count here: 15.9%."""
+    return f"{100 * value:.1f}%" if unit == "share" else units.told(value, unit)
 
 
 def quantile(values: Iterable[float], share: float) -> float:
@@ -226,13 +232,13 @@ def cost(ran: Ran) -> float:
 
 
 _ALL = (
-    Measure("off_share", "requests", True, "furthest that a worker was from an even share",
+    Measure("off_share", "", True, "requests by which a worker missed an even share, at most",
             lambda ran: off_share(ran, even_weights(ran))),
-    Measure("off_weight", "requests", True, "furthest that a worker was from the share of its weight",
+    Measure("off_weight", "", True, "requests by which a worker missed the share of its weight, at most",
             lambda ran: off_share(ran, weights(ran))),
-    Measure("off_split", "requests", True, "furthest that the cloud was from its share",
+    Measure("off_split", "", True, "requests by which the cloud missed its share, at most",
             lambda ran: off_split(ran, REMOTE_SHARE)),
-    Measure("stayed", "share", False, "next turns that went to the worker of the one before", stayed),
+    Measure("stayed", "share", False, "next turns at the worker of the one before", stayed),
     Measure("most_of_mean", "times the mean", True, "requests of the worker with most", most_of_mean),
     Measure("kv_hit_rate", "share", False, "prompt tokens found in a cache", lambda ran: ran.result.kv_hit_rate or 0.0),
     Measure("mean_ttft", "s", True, "mean TTFT", lambda ran: ran.result.all.ttft_s.mean or 0.0),
@@ -240,16 +246,16 @@ _ALL = (
     Measure("p95_ttft", "s", True, "p95 TTFT", lambda ran: ran.result.all.ttft_s.p95 or 0.0),
     Measure("mean_e2e", "s", True, "mean time of whole answers", lambda ran: ran.result.all.e2e_s.mean or 0.0),
     Measure("p95_e2e", "s", True, "p95 time of whole answers", lambda ran: ran.result.all.e2e_s.p95 or 0.0),
-    Measure("token_spread", "share", True, "weighted tokens from least to most, of the mean", token_spread),
-    Measure("busy_spread", "share", True, "between the busiest and the idlest worker's busy time", busy_spread),
-    Measure("kv_spread", "share", True, "between the fullest and the emptiest KV cache", kv_spread),
-    Measure("preempted", "preemptions", True, "sequences that had to make room", lambda ran: float(ran.preempted)),
-    Measure("jain", "index", False, "Jain's index of users' fair shares", jain),
-    Measure("light_ttft", "s", True, "p95 TTFT of all users but the flooding one", light_ttft),
-    Measure("attained", "share", False, "requests answered as fast as they wished", attained),
-    Measure("machines", "machines", True, "at work at once", machines),
-    Measure("cost", "per 1000 requests", True, "what tokens cost", cost),
-    Measure("loads", "models", True, "loaded into memory",
+    Measure("token_spread", "share", True, "weighted tokens of a worker, most less least, of the mean", token_spread),
+    Measure("busy_spread", "share", True, "busy time of a worker, most less least", busy_spread),
+    Measure("kv_spread", "share", True, "KV cache in use, fullest less emptiest", kv_spread),
+    Measure("preempted", "", True, "answers interrupted for want of cache", lambda ran: float(ran.preempted)),
+    Measure("jain", "", False, "Jain's index of users' fair shares", jain),
+    Measure("light_ttft", "s", True, "p95 TTFT of the others", light_ttft),
+    Measure("attained", "share", False, "requests answered in time", attained),
+    Measure("machines", "", True, "machines at work at once", machines),
+    Measure("cost", "", True, "cost of 1000 requests", cost),
+    Measure("loads", "", True, "models loaded into memory",
             lambda ran: float(sum(worker.loads for worker in ran.result.workers))),
 )  # fmt: skip
 MEASURES: dict[str, Measure] = {measure.name: measure for measure in _ALL}

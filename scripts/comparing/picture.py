@@ -9,12 +9,11 @@ from __future__ import annotations
 import textwrap
 from xml.sax.saxutils import escape
 
-from rbeerouter.sim.units import told
-
+from .measures import Measure, told
 from .run import Compared
 
-WIDE, NAMES, GAP, ROW, HEAD, MARGIN = 760, 150, 24, 26, 44, 12
-"""Pixels: of the picture, of the column of names, between plots, of a bar with its distance, above the bars, around."""
+WIDE, NAMES, GAP, ROW, LINE, MARGIN = 760, 150, 24, 26, 15, 12
+"""Pixels: of the picture, of the names, between plots, of a bar with its distance, of a line of text, around all."""
 OURS, OTHERS, DOTS, INK, SOFT = "#2563eb", "#cbd5e1", "#0f172a", "#1f2937", "#6b7280"
 _VALUE = 62
 """Room for the number behind the longest bar."""
@@ -25,8 +24,10 @@ _CHARS = 6.4
 def picture(compared: Compared) -> str:
     """The SVG's text, the same for the same numbers."""
     names, measures = list(compared.values), compared.measures
-    high = HEAD + ROW * len(names) + 2 * MARGIN
     wide = (WIDE - NAMES - 2 * MARGIN - GAP * (len(measures) - 1)) / len(measures)
+    titles = [_title(measure, wide) for measure in measures]
+    top = MARGIN + LINE * max(map(len, titles)) + 8
+    high = top + ROW * len(names) + MARGIN
     made = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {high}" width="{WIDE}" height="{high}" '
         f'font-family="system-ui, sans-serif" font-size="12" role="img">',
@@ -35,25 +36,27 @@ def picture(compared: Compared) -> str:
     ]
     for row, name in enumerate(names):
         weight = ' font-weight="600"' if not row else ""
-        made.append(_text(MARGIN + NAMES - 8, _middle(row) + 4, name, INK, f' text-anchor="end"{weight}'))
-    for index in range(len(measures)):
-        made += _plot(compared, index, MARGIN + NAMES + index * (wide + GAP), wide)
+        middle = top + ROW * (row + 0.5)
+        made.append(_text(MARGIN + NAMES - 8, middle + 4, name, INK, f' text-anchor="end"{weight}'))
+    for index, title in enumerate(titles):
+        left = MARGIN + NAMES + index * (wide + GAP)
+        made += [_text(left, MARGIN + 12 + LINE * at, line, SOFT) for at, line in enumerate(title)]
+        made += _bars(compared, index, left, top, wide)
     return "\n".join([*made, "</svg>", ""])
 
 
-def _middle(row: int) -> float:
-    return MARGIN + HEAD + ROW * row + ROW / 2
+def _title(measure: Measure, wide: float) -> list[str]:
+    """In lines; the last says which way is better."""
+    about = measure.about[0].upper() + measure.about[1:]
+    return [*textwrap.wrap(about, int(wide / _CHARS)), f"{'less' if measure.lower else 'more'} is better"]
 
 
-def _plot(compared: Compared, index: int, left: float, wide: float) -> list[str]:
-    measure = compared.measures[index]
-    title = f"{measure.about}, {'less' if measure.lower else 'more'} is better"
-    lines = textwrap.wrap(title[0].upper() + title[1:], int(wide / _CHARS))
-    made = [_text(left, MARGIN + 12 + 15 * at, line, SOFT) for at, line in enumerate(lines[:2])]
+def _bars(compared: Compared, index: int, left: float, top: float, wide: float) -> list[str]:
+    measure, made = compared.measures[index], []
     most = max(abs(row[index]) for rows in compared.values.values() for row in rows) or 1.0
     scale = (wide - _VALUE) / most
     for row, (name, rows) in enumerate(compared.values.items()):
-        mean, middle = compared.mean(name, index), _middle(row)
+        mean, middle = compared.mean(name, index), top + ROW * (row + 0.5)
         colour = OTHERS if row else OURS
         made.append(
             f'<rect x="{left:.1f}" y="{middle - 8:.1f}" width="{max(1.0, mean * scale):.1f}" height="16" rx="2" '

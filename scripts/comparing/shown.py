@@ -7,16 +7,18 @@ behind it; all else is written by people.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 
 from rbeerouter.sim.paired import Interval
-from rbeerouter.sim.units import count, figure, seconds, told
+from rbeerouter.sim.units import count, figure, seconds
 
 from .cases import LEAST_REQUEST, RANDOM
+from .measures import told
 from .run import BETTER, LIKE, WORSE, Compared
 
 BEGIN, END = "<!-- scripts/compare-strategies -->", "<!-- end -->"
-_HEAD = ("strategy", "measured", "itself", "`random`", "difference", "`least-request`", "than `random`")
+_HEAD = ("strategy", "measured", "itself", "`random`", "difference", "`least-request`", "it is")
 _SAYS = {BETTER: "better", WORSE: "**worse**", LIKE: "alike"}
 
 
@@ -59,11 +61,10 @@ def sentence(compared: Compared) -> str:
             if name != case.strategy
         )  # fmt: skip
         parts.append(f"{measure.about}: {told(compared.mean(case.strategy, index), measure.unit)} ({others})")
-    seeds = len(compared.values[case.strategy])
-    slices = f"{seeds} slices of {count(compared.requests)} requests of {compared.workload}"
-    if not compared.real:
-        slices = f"{seeds} times {count(compared.requests)} requests, {compared.workload}"
-    return f"{'; '.join(parts)}. Means of {slices}: {case.told}, at {case.load:.0%} of what they could serve at most."
+    times = f"{len(compared.values[case.strategy])} {'slices' if compared.real else 'times'} of"
+    asked = f"{times} {count(compared.requests)} requests of {compared.workload}{case.clients}"
+    load = f"at {case.load:.0%} of what they could serve at most"
+    return f"**Measured:** {'; '.join(parts)}. Means of {asked}, on {case.workers}, {load}."
 
 
 def failures(found: Sequence[Compared]) -> list[str]:
@@ -75,9 +76,10 @@ def failures(found: Sequence[Compared]) -> list[str]:
     ]
 
 
-def updated(page: str, found: Sequence[Compared], folder: str) -> str:
-    """The page with the table and the figures of these strategies; folder: of the figures, from the page."""
-    if BEGIN in page:
+def updated(page: str, found: Sequence[Compared], folder: str, whole: bool) -> str:
+    """The page with the figures of these strategies, and with the table if they are the whole of them. folder: of the
+    figures, from the page."""
+    if whole:
         head, _, rest = page.partition(BEGIN)
         page = f"{head}{BEGIN}\n\n{table(found)}\n{END}{rest.partition(END)[2]}"
     for compared in found:
@@ -87,17 +89,20 @@ def updated(page: str, found: Sequence[Compared], folder: str) -> str:
 
 def _with_figure(page: str, compared: Compared, folder: str) -> str:
     name = compared.case.strategy
-    section = re.search(rf"^## {re.escape(name)}\n.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    section = re.search(rf"^## {re.escape(name)}\n.*?(?=^##+ |\Z)", page, re.MULTILINE | re.DOTALL)
     if section is None:
         return page
-    figure_there = re.compile(rf"^!\[{re.escape(name)}\]\([^)]*\)\n\n?(?:.+\n)*", re.MULTILINE)
+    figure_there = re.compile(rf"^!\[[^]]*\]\([^)]*/{re.escape(name)}\.svg\)\n\n?(?:.+\n)*", re.MULTILINE)
     told_of = figure_there.sub("", section[0]).rstrip("\n")
-    block = f"![{name}]({folder}/{name}.svg)\n\n{_wrapped(sentence(compared))}\n"
+    beside = ", ".join(other for other in compared.values if other != name)
+    words = f"{compared.measures[0].about}, {name} beside {beside}"
+    block = f"![{words[0].upper()}{words[1:]}]({folder}/{name}.svg)\n\n{_wrapped(sentence(compared))}\n"
     tail = "\n" if section.end() < len(page) else ""
     return f"{page[: section.start()]}{told_of}\n\n{block}{tail}{page[section.end():]}"
 
 
 def _wrapped(text: str) -> str:
-    import textwrap
-
-    return textwrap.fill(text[0].upper() + text[1:], 120, break_long_words=False, break_on_hyphens=False)
+    """In lines, none of which begins with a unit."""
+    kept = re.sub(r"(\d) (m?s)\b", "\\1\N{NO-BREAK SPACE}\\2", text[0].upper() + text[1:])
+    lines = textwrap.fill(kept, 120, break_long_words=False, break_on_hyphens=False)
+    return lines.replace("\N{NO-BREAK SPACE}", " ")

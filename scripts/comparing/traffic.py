@@ -22,7 +22,7 @@ from .fleets import MODEL
 
 AZURE, MOONCAKE = "azure_llm_inference_2023_conv.csv", "mooncake_conversation.jsonl"
 """Files that are looked for: docs/policy-lab.md tells where to get them."""
-TITLES = {AZURE: "Azure 2023 chats", MOONCAKE: "Mooncake conversations"}
+TITLES = {AZURE: "Azure's chats", MOONCAKE: "Mooncake's conversations"}
 _NO_ONE_ASKED = Traffic(models={MODEL: 1.0}, tiers={}, regions={}, priorities={}, stream=1.0, max_tokens=0.0)
 
 

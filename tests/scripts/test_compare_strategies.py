@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -17,6 +18,7 @@ from scripts.comparing import measures, picture, shown, traffic
 from scripts.comparing.cases import CASES, RANDOM
 from scripts.comparing.measures import MEASURES, Line
 from scripts.comparing.run import BETTER, LIKE, WORSE, Compared
+from tests.docs.pages import read
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "compare-strategies"
 
@@ -75,9 +77,13 @@ def test_the_table_has_every_strategy_and_says_what_is_not_better() -> None:
 def test_a_page_gets_its_table_and_figures_once_and_keeps_what_people_wrote() -> None:
     page = f"# Strategies\n\nHead.\n\n{shown.BEGIN}\nold\n{shown.END}\n\n## least-request\n\nRule.\n\n## random\n\nAny.\n"
     found = [made_up()]
-    once = shown.updated(page, found, "images/strategies")
-    assert once == shown.updated(once, found, "images/strategies")
-    assert "old" not in once and "Rule.\n\n![least-request](images/strategies/least-request.svg)\n\nP95 TTFT" in once
+    once = shown.updated(page, found, "images/strategies", True)
+    assert once == shown.updated(once, found, "images/strategies", True)
+    assert "old" in shown.updated(page, found, "images/strategies", False)
+    assert "old" not in once and (
+        "Rule.\n\n![P95 TTFT, least-request beside random, round-robin](images/strategies/least-request.svg)\n\n"
+        "**Measured:** p95 TTFT"
+    ) in once
     assert once.endswith("serve at most.\n\n## random\n\nAny.\n")
     assert max(map(len, once.replace(shown.table(found), "").splitlines())) <= 120
 
@@ -91,6 +97,17 @@ def test_a_picture_is_small_and_shows_each_contender_and_each_seed() -> None:
     assert set(found.case.contenders) <= set(texts)
     circles = [element for element in root.iter() if element.tag.endswith("circle")]
     assert len(circles) == 3 * len(found.case.contenders) * len(found.case.measures)
+
+
+def test_every_strategy_has_a_small_figure_which_its_section_of_the_page_shows() -> None:
+    page = read("docs/strategies.md")
+    assert sorted(path.stem for path in comparing.FIGURES.iterdir()) == sorted(STRATEGIES)
+    for name in STRATEGIES:
+        figure = comparing.FIGURES / f"{name}.svg"
+        assert figure.stat().st_size < 20_000 and ElementTree.parse(figure).getroot().tag.endswith("svg")
+        assert re.search(rf"!\[.*{name} beside .*\]\(images/strategies/{name}\.svg\)\n\n\*\*Measured:\*\* ", page.section(name))
+    rows = [row[0].partition("]")[0].removeprefix("[") for row in page.rows("What they bring")]
+    assert rows == list(STRATEGIES)
 
 
 # What is measured

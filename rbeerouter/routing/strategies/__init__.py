@@ -29,9 +29,9 @@ STRATEGIES: dict[str, type[Strategy]] = {
         LoadBased, LatencyBased, LeastBusyTime, LeastLatency, LeastKvCache, LeastGpuCache, LeastUtilization, Throughput,
         PowerOfTwo,
         PrefixCache, PrefixCachePreble, LMetric,
+        VtcBasic,
         SloPackLoad, SloLeastLoad, SloLeastLoadPulling,
         SessionAffinity,
-        VtcBasic,
         Cheapest, FixedRatio, CacheWarm,
     )
 }  # fmt: skip
