@@ -18,7 +18,7 @@ from .measures import told
 from .run import BETTER, LIKE, WORSE, Compared
 
 BEGIN, END = "<!-- scripts/compare-strategies -->", "<!-- end -->"
-_HEAD = ("strategy", "measured", "itself", "`random`", "difference", "`least-request`", "it is")
+_HEAD = ("strategy", "measured", "itself", "`random`", "difference", "`least-request`", "verdict")
 _SAYS = {BETTER: "better", WORSE: "**worse**", LIKE: "alike"}
 
 
