@@ -336,7 +336,7 @@ class Decider:
 
     def may_have(self, request: Request) -> list[Worker]:
         """The same for a request about which nothing is decided yet. Not to be changed."""
-        return self._serving(request, request.model)
+        return self._eligible.serving(request, request.model)
 
     def room_for(self, job: Job) -> Decision | None:
         """The decision that a waiting job goes with: the strategy's choice among the ready workers that serve what it
