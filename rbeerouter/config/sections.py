@@ -99,6 +99,7 @@ class Preble(Section):
     window_s: Positive = 180.0
     kept_s: Positive = 300.0
     most_prompts: Count = 100_000
+    most_blocks: Count = 1_000_000
     imbalance: CountFromZero = 16
     slowness: Positive = 2.5
     decode_tokens: CountFromZero = 45

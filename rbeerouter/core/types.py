@@ -73,6 +73,10 @@ class Text(Protocol):
         """The request has ended and nobody will ask any more: what it holds of the body goes, and it has no blocks."""
 
 
+MOST_WISH_BYTES = 256
+"""What a client writes in one of the headers of `Wishes` is taken no further than that."""
+
+
 class Wishes(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What a client's headers say of how its request is to be routed; None: they do not.
 

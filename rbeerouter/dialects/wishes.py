@@ -10,14 +10,13 @@ import re
 from collections.abc import Iterable
 
 from rbeerouter.core.errors import RouterError
-from rbeerouter.core.types import Wishes
+from rbeerouter.core.types import MOST_WISH_BYTES, Wishes
 
 WISHES = {
     b"routing-strategy": "strategy", b"config-profile": "profile", b"x-rbee-session-key": "session_key",
     b"x-slo-ttft-ms": "slo_ttft_ms", b"x-slo-tpot-ms": "slo_tpot_ms", b"x-slo-e2e-ms": "slo_e2e_ms",
 }  # fmt: skip
 """{header: the field of `Wishes` that it fills}."""
-_MOST_BYTES = 256
 _SHOWN_CHARS = 40
 _NUMBER = re.compile(r"\d{1,9}(?:\.\d{1,6})?", re.ASCII)
 
@@ -29,17 +28,18 @@ def wishes_of(given: Iterable[tuple[bytes, bytes]]) -> Wishes | None:
         given: (a key of WISHES, its value).
 
     Raises:
-        RouterError: invalid_header, with the header, its value and what was expected.
+        RouterError: invalid_header, with the header, its value and what was expected. Not for a strategy or profile
+            that is too long: of that one byte too many is kept, for it may be that nobody reads it.
     """
     found: dict[str, str | float] = {}
     for name, value in given:
         field, text = WISHES[name], value.decode("latin-1").strip()
         if field.endswith("_ms"):
             found[field] = _milliseconds(name, text)
-        elif len(text) > _MOST_BYTES or (not text and field == "session_key"):
-            raise _refused(name, text, f"expected 1 to {_MOST_BYTES} bytes, got {len(text)}")
+        elif field == "session_key" and not 1 <= len(text) <= MOST_WISH_BYTES:
+            raise _refused(name, text, f"expected 1 to {MOST_WISH_BYTES} bytes, got {len(text)}")
         elif text:
-            found[field] = text
+            found[field] = text[: MOST_WISH_BYTES + 1]
     return Wishes(**found) if found else None  # type: ignore[arg-type]
 
 

@@ -10,12 +10,14 @@ The ordering of profiles under `auto` is that of AIBrix (pkg/plugins/gateway/con
 
 from __future__ import annotations
 
+from rbeerouter.core.errors import RouterError
 from rbeerouter.core.models import Model, Profile
-from rbeerouter.core.types import Request
+from rbeerouter.core.types import MOST_WISH_BYTES, Request
 
 AUTO = "auto"
 """What the header config-profile says for the profile that fits the request's size."""
 DEFAULT_PROFILE = "default"
+_SHOWN_CHARS = 40
 
 
 def chosen_name(request: Request, model: Model | None, header: bool) -> str | None:
@@ -23,11 +25,18 @@ def chosen_name(request: Request, model: Model | None, header: bool) -> str | No
 
     Args:
         header: may clients choose?
+
+    Raises:
+        RouterError: invalid_header, where the client's is too long.
     """
     if model is not None and model.locked_strategy is not None:
         return model.locked_strategy
     wishes = request.wishes
     if header and wishes is not None and wishes.strategy is not None:
+        if len(wishes.strategy) > MOST_WISH_BYTES:
+            shown = f"{wishes.strategy[:_SHOWN_CHARS]}..."
+            what = f"routing-strategy: {shown!r}: expected at most {MOST_WISH_BYTES} bytes"
+            raise RouterError("invalid_header", what)
         return wishes.strategy
     profile = profile_of(request, model) if model is not None else None
     return profile.strategy if profile is not None else None

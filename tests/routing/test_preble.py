@@ -126,6 +126,17 @@ def test_a_restart_and_a_farewell_forget_what_a_worker_had() -> None:
     assert scene.tree.match([8])[0][0].workers == {}
 
 
+def test_many_long_prompts_at_once_are_forgotten_before_their_time() -> None:
+    scene = Scene(Preble(most_prompts=100, most_blocks=1000))
+    for number in range(1000):
+        scene.traffic.serve(prompt(range(number * 50, number * 50 + 50)), "w1")
+    tree = scene.tree
+    assert (len(tree), len(tree._window), tree.visits, len(tree.match([*range(49_000, 49_050)])[0])) == (
+        20, 100, {"w1": 20}, 1,
+    )  # fmt: skip
+    assert sum(len(visit.end.label) for visit in tree._window) == 1000, "what is forgotten is not kept by the window"
+
+
 def test_without_a_prompt_there_is_nothing_to_go_by() -> None:
     scene = Scene()
     assert scene.strategy.choose(request(), scene.fleet.ordered) is None
@@ -140,19 +151,21 @@ SENT = st.lists(
 
 
 @quick(max_examples=150)
-@given(SENT, st.integers(1, 12))
+@given(SENT, st.integers(1, 12), st.sampled_from([9, 1000]))
 def test_the_tree_is_what_was_sent_and_its_sums_are_those_of_its_parts(
-    sent: list[tuple[str, list[int], int]], most: int
+    sent: list[tuple[str, list[int], int]], most: int, most_blocks: int
 ) -> None:
-    scene = Scene(Preble(window_s=60.0, kept_s=100.0, most_prompts=most))
+    scene = Scene(Preble(window_s=60.0, kept_s=100.0, most_prompts=most, most_blocks=most_blocks))
     tree = scene.tree
     for name, path, pause_s in sent:
         # a block's name stands for all before it, too
         blocks = [hash(tuple(path[: place + 1])) for place in range(len(path))]
         scene.traffic.serve(prompt(blocks), name)
-        assert most < len(blocks) or tree.match(blocks)[1] == len(blocks) or len(tree) == most
+        bounded = most_blocks < 1000 or most < len(blocks) or len(tree) == most
+        assert bounded or tree.match(blocks)[1] == len(blocks)
         scene.traffic.tick(float(pause_s))
-        assert len(tree) <= most
+        assert len(tree) <= most and len(tree._window) <= most
+        assert sum(len(node.label) for node in tree._nodes) == tree._blocks <= most_blocks
         for worker_name in scene.fleet.workers:
             mine = [node for node in tree._nodes if worker_name in node.workers]
             assert tree.visits.get(worker_name, 0) == sum(node.visits for node in mine)

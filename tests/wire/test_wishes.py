@@ -55,6 +55,7 @@ async def test_a_client_chooses_a_strategy_which_is_named_and_goes_no_further(tm
         ({"routing_strategy": "fastest"}, "routing-strategy: 'fastest': "),
         ({"routing_strategy": "pd"}, f"routing-strategy: 'pd': {NAMES.reserved['pd']}"),
         ({"routing_strategy": "least-request:x"}, "routing-strategy: 'least-request:x': the weight 'x': "),
+        ({"routing_strategy": "random," * 40}, f"routing-strategy: '{('random,' * 6)[:40]}...': expected at most 256 bytes"),
         ({"x_slo_tpot_ms": "fast"}, "x-slo-tpot-ms: 'fast': expected a positive number of milliseconds"),
     ],
 )
@@ -82,7 +83,9 @@ async def test_where_clients_may_not_choose_and_where_the_model_is_locked_the_he
     forbidden = {"strategy_header": False}
     async with FaultWorker() as worker:
         async with router(tmp_path, worker, routing=forbidden) as under_test:
-            assert told(await wishing(under_test, routing_strategy="fastest")) == ("least-request",) * 2 + (None,)
+            for text in ("fastest", "s" * 10_000):
+                assert told(await wishing(under_test, routing_strategy=text)) == ("least-request",) * 2 + (None,)
+            assert (await wishing(under_test, config_profile="p" * 300)).status == 200, "as any that there is not"
         models: Any = [{"name": "tiny", "locked_strategy": "round_robin"}]
         (tmp_path / "locked").mkdir()
         async with router(tmp_path / "locked", worker, models=models) as under_test:

@@ -67,6 +67,9 @@ class _Visit(msgspec.Struct, gc=False):
 class PrebleTree(Memory):
     """The prompts of the last minutes as a tree, and what each worker is charged for those of the window.
 
+    Memory: about 700 bytes for each part, 45 for each of its blocks, and 80 for each prompt of the window. Under
+    so many requests that this would be too much, the window gets shorter.
+
     Attributes:
         cost_us, visits: {worker id: sums over all parts that it has}, microseconds and prompts.
     """
@@ -75,6 +78,7 @@ class PrebleTree(Memory):
         super().__init__(options)
         self._options = options if isinstance(options, Preble) else Preble()
         self._root = _Node(None, (), 0, 1, {})
+        self._blocks = 0                                       # of all parts
         self._nodes: OrderedDict[_Node, float] = OrderedDict()  # the least recently sent first, ends before beginnings
         self._window: deque[_Visit] = deque()
         self._generations: dict[str, int] = {}
@@ -115,8 +119,11 @@ class PrebleTree(Memory):
             self._nodes[node] = now
             self._nodes.move_to_end(node)
             self._charge(node, visit, 1, worker.id)
-        while len(self._nodes) > self._options.most_prompts:
+        most_prompts, most_blocks = self._options.most_prompts, self._options.most_blocks
+        while len(self._nodes) > most_prompts or self._blocks > most_blocks:
             self._drop()
+        if len(self._window) > most_prompts:
+            self._expire()
 
     def tick(self, now: float, workers: Iterable[Worker]) -> None:
         there = {worker.id: worker.generation for worker in workers}
@@ -126,10 +133,7 @@ class PrebleTree(Memory):
                 del self._generations[name]
         window, nodes, options = self._window, self._nodes, self._options
         while window and window[0].at < now - options.window_s:
-            visit = window.popleft()
-            for node in visit.end.path():
-                if node in nodes:
-                    self._charge(node, visit, -1)
+            self._expire()
         while nodes and next(iter(nodes.values())) < now - options.kept_s:
             self._drop()
 
@@ -144,6 +148,7 @@ class PrebleTree(Memory):
         end = parts[-1] if parts else self._root
         if count < len(blocks):
             child = _Node(end, tuple(blocks[count:]), len(blocks), block_tokens, {})
+            self._blocks += len(child.label)
             end.children[blocks[count]] = child
             end = child
         return end, found
@@ -204,6 +209,15 @@ class PrebleTree(Memory):
         self._count(node, -1)
         assert node.parent is not None and not node.children, "a part is forgotten before its ends"
         del node.parent.children[node.label[0]]
+        self._blocks -= len(node.label)
+        node.label = ()                                        # the window may have it for longer
+
+    def _expire(self) -> None:
+        """The oldest prompt of the window counts no more."""
+        visit = self._window.popleft()
+        for node in visit.end.path():
+            if node in self._nodes:
+                self._charge(node, visit, -1)
 
     def _leave(self, name: str) -> None:
         """A worker has nothing any more."""
