@@ -66,6 +66,9 @@ class Told:
         e, f, g = law.tpot
         return e + f * (others + 1) + g * prompts
 
+    def taken(self, one: Worker) -> float:
+        return self.speeds.work(one, self.now)[0]
+
     def law(self, one: Worker, model: str = "m") -> Law:
         return self.speeds.laws([one], model)[0]
 
@@ -166,7 +169,7 @@ def test_failures_teach_nothing_and_free_what_they_took(failure: str | None, sta
         sent.status = status
         told.first(sent, w1, 0.1)
         told.ends(sent, w1, 10, 1.0, failure)
-    assert (told.law(w1), told.speeds.taken(w1), told.speeds.working("m")) == (Law(), 0.0, [])
+    assert (told.law(w1), told.taken(w1), told.speeds.working("m")) == (Law(), 0.0, [])
 
 
 def test_answers_in_one_piece_tell_the_time_per_token_and_not_that_until_the_first() -> None:
@@ -181,7 +184,8 @@ def test_answers_in_one_piece_tell_the_time_per_token_and_not_that_until_the_fir
 
 def first_s(told: Told, one: Worker, after_s: float = 0.0) -> float:
     """Until the first content of a prompt of no length that comes so much later."""
-    late = told.speeds.lateness(told.law(one), Ask(0.0, 2, ttft_s=1.0), one, told.now + after_s, 0.0)
+    _, queued, prompts = told.speeds.work(one, told.now + after_s)
+    late = told.law(one).lateness(Ask(0.0, 2, ttft_s=1.0), queued, one.in_flight, prompts)
     assert late is not None
     return late
 
@@ -221,23 +225,23 @@ def test_its_requests_take_of_a_worker_what_littles_law_says() -> None:
     told, w1, _ = two()
     told.answers(w1, 300)
     of_tpot = (0.040 - TPOT[0]) / (TPOT[1] + TPOT[2])          # 6.7, of a worker that can work on four at once
-    assert told.speeds.taken(w1) == 0.0
+    assert told.taken(w1) == 0.0
     sent = told.sent(w1, 1000, wishes=Wishes(slo_tpot_ms=40.0))
-    assert told.speeds.taken(w1) == pytest.approx(1 / min(of_tpot, 4))
+    assert told.taken(w1) == pytest.approx(1 / min(of_tpot, 4))
     tight = told.sent(w1, 1000, wishes=Wishes(slo_tpot_ms=26.0))
-    assert told.speeds.taken(w1) == pytest.approx(1 / 4 + 1 / 2, rel=0.05)
+    assert told.taken(w1) == pytest.approx(1 / 4 + 1 / 2, rel=0.05)
     w1.foreign = 2
-    assert told.speeds.taken(w1) == pytest.approx(1 / 4 + 1 / 2 + 2 / 4, rel=0.05), "somebody else's count, too"
+    assert told.taken(w1) == pytest.approx(1 / 4 + 1 / 2 + 2 / 4, rel=0.05), "somebody else's count, too"
     w1.foreign = 0
     for one in (sent, tight):
         told.ends(one, w1, 10, 1.0)
-    assert told.speeds.taken(w1) == 0.0
+    assert told.taken(w1) == 0.0
 
 
 def test_a_worker_that_was_busy_before_anything_was_remembered_counts_its_requests() -> None:
     told, w1, _ = two()
     told.made.sent(w1, 0.0)
-    assert told.speeds.taken(w1) == 0.25
+    assert told.taken(w1) == 0.25
 
 
 def test_targets_are_the_clients_then_the_configurations_and_of_an_answer_in_one_piece_only_the_end_counts() -> None:

@@ -30,8 +30,8 @@ class View(msgspec.Struct, frozen=True, gc=False):
     """What a worker is to a request.
 
     load: how much is taken of it; share: how much more this one would take. lateness: of its targets the worst expected
-    / target, above 1 too late, None where nothing tells. idle: it has no request. has_room: what is taken would be no
-    more than all of it; one that is idle can always be tried.
+    / target, above 1 too late, None where nothing tells. has_room: what is taken would be no more than all of it; one
+    that is idle can always be tried.
     """
 
     worker: Worker
@@ -39,7 +39,6 @@ class View(msgspec.Struct, frozen=True, gc=False):
     load: float
     share: float
     lateness: float | None
-    idle: bool
     in_time: bool
     has_room: bool
 
@@ -68,14 +67,15 @@ class SloStrategy(Strategy):
     def _views(self, ask: Ask, request: Request, workers: list[Worker], now: float) -> list[View]:
         speeds, arrived = self.speeds, self.context.arrived
         waited_s = 0.0 if arrived is None else now - arrived
-        has_target, found = ask.has_target, []
+        has_target, found, lateness = ask.has_target, [], None
         laws = speeds.laws(workers, request.model) if has_target else [UNKNOWN] * len(workers)
         for worker, law in zip(workers, laws, strict=True):
-            lateness = speeds.lateness(law, ask, worker, now, waited_s) if has_target else None
-            idle = not worker.in_flight and not worker.foreign
-            load, share = speeds.taken(worker), 1.0 / law.room(ask, worker.capacity)
-            in_time, has_room = lateness is None or lateness <= 1.0, idle or load + share <= _ROUNDED
-            found.append(View(worker, law, load, share, lateness, idle, in_time, has_room))
+            load, queued, prompts = speeds.work(worker, now)
+            others, share = worker.in_flight + worker.foreign, 1.0 / law.room(ask, worker.capacity)
+            if has_target:
+                lateness = law.lateness(ask, queued, others, prompts, waited_s)
+            in_time, has_room = lateness is None or lateness <= 1.0, not others or load + share <= _ROUNDED
+            found.append(View(worker, law, load, share, lateness, in_time, has_room))
         return found
 
     def least_loaded(self, ask: Ask, views: list[View]) -> Worker:

@@ -13,7 +13,7 @@ by Little's law a request takes 1 / N of a worker that can have N such requests 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -117,30 +117,38 @@ class Law(msgspec.Struct, frozen=True, gc=False):
         return worst
 
     def room(self, ask: Ask, capacity: float) -> float:
-        """How many such requests the worker can have at once, each in time: 1 at least, its capacity at most."""
+        """How many such requests the worker can have at once, each in time: 1 at least, its capacity at most. For each
+        target, one alone takes so long, and each other one makes it so much more. In one piece as well."""
         room, alone, more, ttft, tpot = capacity, 0.0, 0.0, self.ttft, self.tpot
         if ttft is not None:
             alone, more = ttft[0] + ttft[1] * ask.prompt, ttft[3]
-            if ask.ttft_s is not None:
-                room = _fitting(alone, more, ask.ttft_s, room)
+            target = ask.ttft_s
+            if target is not None:
+                if alone >= target:
+                    return 1.0
+                if more > 0.0 and (most := 1.0 + (target - alone) / more) < room:
+                    room = most
         if tpot is not None and (ask.tpot_s is not None or ask.e2e_s is not None):
             each = tpot[1] + tpot[2] * ask.prompt
-            if ask.tpot_s is not None:
-                room = _fitting(tpot[0] + each, each, ask.tpot_s, room)
-            if ask.e2e_s is not None:
+            target = ask.tpot_s
+            if target is not None:
+                if tpot[0] + each >= target:
+                    return 1.0
+                if each > 0.0 and (most := 1.0 + (target - tpot[0] - each) / each) < room:
+                    room = most
+            target = ask.e2e_s
+            if target is not None:
                 tokens = max(0.0, ask.tokens_out - 1)
-                room = _fitting(alone + tokens * (tpot[0] + each), more + tokens * each, ask.e2e_s, room)
+                alone += tokens * (tpot[0] + each)
+                more += tokens * each
+                if alone >= target:
+                    return 1.0
+                if more > 0.0 and (most := 1.0 + (target - alone) / more) < room:
+                    room = most
         return room if room > 1.0 else 1.0
 
 
 UNKNOWN = Law()
-
-
-def _fitting(alone: float, more: float, target: float, room: float) -> float:
-    """How many there may be, `room` at most, if one alone takes so long, and each other one makes it so much more."""
-    if alone >= target:
-        return 1.0
-    return min(room, 1.0 + (target - alone) / more) if more > 0.0 else room
 
 
 class _Fit:
@@ -190,8 +198,8 @@ class _Site:
     there; taken: how much of it its jobs take; used_at: when one came or left last."""
 
     __slots__ = (
-        "at", "fits", "generation", "jobs", "prompts", "prompts_s", "requests", "requests_s", "taken", "unanswered",
-        "used_at",
+        "_queued", "_until", "at", "fits", "generation", "jobs", "prompts", "prompts_s", "requests", "requests_s",
+        "taken", "unanswered", "used_at",
     )  # fmt: skip
 
     def __init__(self, generation: int, now: float) -> None:
@@ -201,6 +209,7 @@ class _Site:
         self.unanswered: dict[Job, _Running] = {}
         self.taken = self.prompts = self.requests = self.requests_s = self.prompts_s = 0.0
         self.at = self.used_at = now
+        self._queued, self._until = 0.0, inf
 
     def go_on(self, worker: Worker, now: float) -> None:
         """Brings the sums to the present; what changes then is counted from here on."""
@@ -214,7 +223,27 @@ class _Site:
             self.fits.clear()
 
     def queued(self, now: float) -> float:
-        return sum(one.prompt for one in self.unanswered.values() if one.until > now)
+        """Thousands of prompt tokens that it has to compute; counted anew when that has changed."""
+        if now >= self._until:
+            waiting = [one for one in self.unanswered.values() if one.until > now]
+            self._queued = sum([one.prompt for one in waiting])
+            self._until = min([one.until for one in waiting], default=inf)
+        return self._queued
+
+    def asks(self, job: Job, running: _Running) -> None:
+        """A prompt is to be computed."""
+        self.unanswered[job] = running
+        self._until = -inf
+
+    def answers(self, job: Job) -> None:
+        """A prompt is computed, or nobody wants it any more."""
+        if self.unanswered.pop(job, None) is not None:
+            self._until = -inf
+
+    def law(self, worker: Worker, model: str) -> Law:
+        """What it has learned of the process that the worker is now."""
+        fit = self.fits.get(model) if self.generation == worker.generation else None
+        return fit.law if fit is not None else UNKNOWN
 
     def fit(self, model: str, options: Slo) -> _Fit:
         """The fit of a model; the one that was used longest ago makes room for a new one."""
@@ -263,49 +292,40 @@ class Speeds(Memory):
     def laws(self, workers: Sequence[Worker], model: str) -> list[Law]:
         """The law of each of them: its own; what is not known of it, the mean of the others', by their performance
         where that is known; where nobody has answered often enough, its moving averages, or the mean of those."""
-        found, sites = [], self._sites
-        complete = True
+        found, sites, complete = [], self._sites, True
         for worker in workers:
             site = sites.get(worker)
-            fit = site.fits.get(model) if site is not None and site.generation == worker.generation else None
-            law = fit.law if fit is not None else UNKNOWN
-            complete = complete and law.ttft is not None and law.tpot is not None
+            law = site.law(worker, model) if site is not None else UNKNOWN
+            if law.ttft is None or law.tpot is None:
+                complete = False
             found.append(law)
         return found if complete else self._filled(found, workers, model)
 
     def _filled(self, found: list[Law], workers: Sequence[Worker], model: str) -> list[Law]:
         """The laws, with what is not known of some."""
-        owned = [(worker, law) for worker in self._sites if (law := self._own(worker, model)) is not UNKNOWN]
-        for part in ("ttft", "tpot"):
-            if all(getattr(law, part) is not None for law in found):
-                continue
-            known = [(worker, own) for worker, law in owned if (own := getattr(law, part)) is not None]
-            if not known:
-                figures = [(worker, getattr(_by_averages(worker), part)) for worker in workers]
-                known = [(worker, own) for worker, own in figures if own is not None]
-                if not known:
-                    continue
-                own_figures = dict(known)
-            else:
-                own_figures = {}
-            for index, (worker, law) in enumerate(zip(workers, found, strict=True)):
-                if getattr(law, part) is None:
-                    given = own_figures.get(worker) or _mean(known, worker)
-                    found[index] = msgspec.structs.replace(found[index], **{part: given})
-        return found
+        known = [(worker, site.law(worker, model)) for worker, site in self._sites.items()]
+        ttft = _Others({worker: law.ttft for worker, law in known if law.ttft is not None})
+        if not ttft.known:
+            even = {worker: (ms / 1000, 0.0, 0.0, 0.0) for worker in workers if (ms := worker.ttft_ms) is not None}
+            ttft = _Others(even, even)
+        tpot = _Others({worker: law.tpot for worker, law in known if law.tpot is not None})
+        if not tpot.known:
+            flat = {worker: (ms / 1000, 0.0, 0.0) for worker in workers if (ms := worker.inter_token_ms) is not None}
+            tpot = _Others(flat, flat)
+        return [
+            law if law.ttft is not None and law.tpot is not None
+            else Law(law.ttft or ttft.law(worker), law.tpot or tpot.law(worker))
+            for worker, law in zip(workers, found, strict=True)
+        ]  # fmt: skip
 
-    def lateness(self, law: Law, ask: Ask, worker: Worker, now: float, waited_s: float) -> float | None:
-        """`Law.lateness` of a request if it were sent there now."""
-        site, others = self._sites.get(worker), worker.in_flight + worker.foreign
+    def work(self, worker: Worker, now: float) -> tuple[float, float, float]:
+        """What a worker has to do: (how much of it its requests take, of which 1 is as much as it can do and those of
+        others count as usual ones; thousands of prompt tokens that are computed before the next one; all there)."""
+        site, foreign = self._sites.get(worker), worker.foreign
         if site is None:
-            return law.lateness(ask, 0.0, others, 0.0, waited_s)
-        queued = site.queued(now) if site.unanswered else 0.0
-        return law.lateness(ask, queued, others, site.prompts, waited_s)
-
-    def taken(self, worker: Worker) -> float:
-        """How much of a worker its requests take: 1 is as much as it can do. Those of others count as usual ones."""
-        site, foreign = self._sites.get(worker), worker.foreign / worker.capacity
-        return foreign + site.taken if site is not None else foreign + worker.in_flight / worker.capacity
+            return (worker.in_flight + foreign) / worker.capacity, 0.0, 0.0
+        taken = site.taken + foreign / worker.capacity if foreign else site.taken
+        return taken, site.queued(now), site.prompts
 
     def most(self, worker: Worker, model: str) -> float:
         """How many requests it had at once, at most, on average over one answer."""
@@ -330,7 +350,7 @@ class Speeds(Memory):
         site.go_on(worker, now)
         request = job.request
         ask = self.ask(request)
-        law = self.laws((worker,), request.model)[0] if ask.has_target else self._own(worker, request.model)
+        law = self.laws((worker,), request.model)[0] if ask.has_target else site.law(worker, request.model)
         others, queued = worker.in_flight - 1 + worker.foreign, site.queued(now)
         first_s = law.expected(ask, queued, others, site.prompts).ttft_s
         until = inf if first_s is None else now + _OVERDUE_TIMES * first_s
@@ -338,14 +358,15 @@ class Speeds(Memory):
             ask.prompt, 1.0 / law.room(ask, worker.capacity), (1.0, ask.prompt, queued, others),
             worker.generation, until, site.requests_s, site.prompts_s,
         )  # fmt: skip
-        site.jobs[job] = site.unanswered[job] = running
+        site.jobs[job] = running
+        site.asks(job, running)
         site.taken += running.taken
         site.prompts += running.prompt
 
     def answering(self, job: Job, worker: Worker, now: float) -> None:
         site = self._sites.get(worker)
         if site is not None:
-            site.unanswered.pop(job, None)
+            site.answers(job)
 
     def released(self, job: Job, worker: Worker, failure: Failure | None, now: float) -> None:
         site = self._sites.get(worker)
@@ -353,7 +374,7 @@ class Speeds(Memory):
         if site is None or running is None:                    # it was sent before this memory began
             return
         site.go_on(worker, now)
-        site.unanswered.pop(job, None)
+        site.answers(job)
         site.taken = max(0.0, site.taken - running.taken) if site.jobs else 0.0
         site.prompts = max(0.0, site.prompts - running.prompt) if site.jobs else 0.0
         if self._freed_at is not None:
@@ -397,33 +418,43 @@ class Speeds(Memory):
             del self._lengths[next(iter(self._lengths))]
         lengths.add(request.prompt_tokens or 0, tokens)
 
-    def _own(self, worker: Worker, model: str) -> Law:
-        site = self._sites.get(worker)
-        if site is None or site.generation != worker.generation:
-            return UNKNOWN
-        fit = site.fits.get(model)
-        return fit.law if fit is not None else UNKNOWN
+
+class _Others:
+    """The mean law of those of which one is known, for those of which none is.
+
+    Args:
+        known: {worker: its law}.
+        own: {worker: what it gets in place of the mean}.
+    """
+
+    __slots__ = ("_as_one", "_mean", "_own", "known")
+
+    def __init__(
+        self, known: Mapping[Worker, Coefficients], own: Mapping[Worker, Coefficients] | None = None
+    ) -> None:
+        self.known, self._own = known, own or {}
+        self._mean: Coefficients | None = None
+        self._as_one: Coefficients | None = None
+
+    def law(self, worker: Worker) -> Coefficients | None:
+        """Where its performance is known, and that of some of the others, they are taken to be as much slower or
+        faster. None where nothing is known of anybody."""
+        own = self._own.get(worker)
+        if own is not None or not self.known:
+            return own
+        if performance := worker.performance:
+            if self._as_one is None:
+                rated = [(one.performance, law) for one, law in self.known.items() if one.performance]
+                self._as_one = _mean([[part * rating for part in law] for rating, law in rated])
+            if self._as_one:
+                return tuple([part / performance for part in self._as_one])
+        if self._mean is None:
+            self._mean = _mean(list(self.known.values()))
+        return self._mean
 
 
-def _by_averages(worker: Worker) -> Law:
-    """Before there are laws: what the worker's last answers took, whatever it has to do."""
-    first_ms, token_ms = worker.ttft_ms, worker.inter_token_ms
-    return Law(
-        None if first_ms is None else (first_ms / 1000, 0.0, 0.0, 0.0),
-        None if token_ms is None else (token_ms / 1000, 0.0, 0.0),
-    )
-
-
-def _mean(known: Sequence[tuple[Worker, Coefficients]], worker: Worker) -> Coefficients:
-    """The mean law of the others. Where its performance is known, and that of some of them, they are taken to be as
-    much slower or faster."""
-    own = worker.performance
-    told = [(one, law) for one, law in known if one.performance] if own else []
-    if own and told:
-        scaled = [[part * (one.performance or own) / own for part in law] for one, law in told]
-    else:
-        scaled = [list(law) for _, law in known]
-    return tuple(sum(parts) / len(scaled) for parts in zip(*scaled, strict=True))
+def _mean(laws: Sequence[Sequence[float]]) -> Coefficients:
+    return tuple([sum(parts) / len(laws) for parts in zip(*laws, strict=True)])
 
 
 def _seconds(milliseconds: float | None) -> float | None:
