@@ -62,7 +62,7 @@ def test_only_a_stretch_of_time_may_be_compared(recorded: Path, capsys: pytest.C
 
 def test_without_a_configuration_it_says_what_is_not_known(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(recorded)
-    assert "no configuration: rules of [[models]], the split, the strategy and limits are the defaults" in capsys.readouterr().out
+    assert "no configuration: rules of [[models]], the split and limits are the defaults" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
