@@ -119,6 +119,7 @@ class Decider:
         self._context = Context(self.chance, env.now, options, models, self.memories)
         self.watch = Watch(self.chance)
         self.seen: Seen | None = None
+        self._told: dict[Worker, tuple[tuple[str, str], ...]] = {}   # by strategies that the script has asked
         self.listener: Listener | None = None
         self._script: Script | None = None
         self.panel = Panel(self._context, strategy, fallback, header, self._note_strategies)
@@ -248,7 +249,14 @@ class Decider:
         script = self._script
         if script is None:
             return self._by_strategy(request, "strategy")
+        if self._told:
+            self._told = {}
         choice = script.route(request, self.fleet, self.choose_for_script, seen)
+        if self._told:
+            return self._with_told(self._by_choice(request, script, choice))
+        return self._by_choice(request, script, choice)
+
+    def _by_choice(self, request: Request, script: Script, choice: Choice) -> Decision:
         if choice.error is None:
             if self._faults:
                 self._faults.pop("route_request", None)
@@ -277,6 +285,7 @@ class Decider:
                 self.listener.called(Call(self._nothing_new(), _attempt_of(job, failure), tuple(job.tried)), request)
         else:
             call = Call(self._look(), _attempt_of(job, failure), tuple(job.tried))
+            self._told = {}
             self._note(job, call)
             choice = self.asked_after_failure(script, request, call)
             answer, error, log = choice.answer, choice.error, choice.log
@@ -286,7 +295,7 @@ class Decider:
                     return None
                 decision = self._after_failure(request, script, choice, first)
                 if decision is not None:
-                    return decision
+                    return self._with_told(decision)
                 error = self._forbidden_choice(request, script, choice, first)
         self._context.arrived = job.arrived
         decision = self._next_in_line(job, first, failure)
@@ -574,8 +583,20 @@ class Decider:
         able = [worker for worker in serving if worker.status == READY] or serving
         if not able:
             return None
-        choice, _ = self.panel.pick(self.panel.of(name), request, able, bool(self.fleet.ramping))
-        return choice if isinstance(choice, Worker) else None
+        strategy = self.panel.asked(name)
+        choice, _ = self.panel.pick(strategy, request, able, bool(self.fleet.ramping))
+        if not isinstance(choice, Worker):
+            return None
+        if headers := strategy.headers(choice):
+            self._told[choice] = headers
+        return choice
+
+    def _with_told(self, decision: Decision) -> Decision:
+        """A decision of the script, with what the client is told by the strategy that it had from the worker."""
+        told, self._told = self._told, {}
+        if decision.by not in ("script", "failover") or decision.worker not in told:
+            return decision
+        return msgspec.structs.replace(decision, told=told[decision.worker])
 
     # Faults
 

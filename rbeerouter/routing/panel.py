@@ -59,7 +59,7 @@ class Panel:
             for text in (model.locked_strategy, *(profile.strategy for profile in model.profiles)):
                 if text is not None:
                     self.of(text)
-        self._from_the_start = frozenset(self.by_name)
+        self._asked: set[str] = set()                          # names, by clients and scripts
         self._on_new = on_new
 
     def of(self, text: str) -> Strategy:
@@ -71,6 +71,12 @@ class Panel:
             if len(self._lists) >= _MOST_TEXTS:
                 self._lists.clear()
             self._lists[text] = strategy
+        return strategy
+
+    def asked(self, text: str) -> Strategy:
+        """The same, where a client or a script asks for it. Raises StrategyError."""
+        strategy = self.of(text)
+        self._asked.update(strategy.names)
         return strategy
 
     def named(self, name: str) -> Strategy:
@@ -99,17 +105,14 @@ class Panel:
 
     def use(self, strategy: str, source: str) -> None:
         """From now on this one is in force: a name or a list. Raises StrategyError."""
-        before = self.by_name.keys() - self._from_the_start
         self.strategy, self.source = self.of(strategy), source
-        self._from_the_start = frozenset(self.by_name) - before          # the next panel need not have them
 
     def succeed(self, old: Panel) -> None:
-        """Goes on after the one before it. What clients and scripts had asked for, they will ask for again."""
+        """Goes on after the one before it. What clients and scripts have asked for since that began, they will ask for
+        again; what it had from others, or from the panel before it, need not be kept."""
         self.go_on_from(old)
-        if self._header:
-            for name in old.by_name:
-                if name not in old._from_the_start:
-                    self.named(name)
+        for name in sorted(old._asked):
+            self.named(name)
 
     def go_on_from(self, old: Panel) -> None:
         """Whose turn it was for the other one, it is for this one."""
@@ -145,7 +148,7 @@ class Panel:
         if text is None:
             return self.strategy
         try:
-            return self.of(text)
+            return self.asked(text)
         except StrategyError as error:
             raise RouterError("invalid_header", f"routing-strategy: {error}") from None
 

@@ -275,8 +275,8 @@ class Daemon:
         self.fleet.rules = health_rules(config)
         self.staff.take(change)
         decider.fleet = self.fleet
-        self.scripts.hand_over(self.decider, decider)
         decider.use(*self.strategy.of(config))                 # it may have been changed since this one was made
+        self.scripts.hand_over(self.decider, decider)
         self.decider = self.listener.dispatcher.decider = decider
         self._watch_for_poison(config)
         self.listener.apply(config.server, config.limits, config.models)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections import Counter
 from typing import Any
 
@@ -546,6 +547,37 @@ def test_a_client_without_a_session_gets_one_whoever_chose_its_worker() -> None:
     assert (first.strategy, [name for name, _ in first.told]) == ("least-request", ["x-session-id"])
     again = both.decide(request(session_id=first.told[0][1]))
     assert (again.strategy, again.worker, again.told) == ("session-affinity", first.worker, first.told)
+
+
+def test_a_client_is_told_its_session_also_where_the_script_asked_for_its_worker() -> None:
+    source = b"""function route_request(request, workers)
+      local chosen = strategy(request.metadata.by)(request, workers)
+      if request.metadata.nil_after then return nil end
+      if request.metadata.other then return workers[1].id == chosen.id and workers[2] or workers[1] end
+      return chosen
+    end"""
+    asked = decider(fleet(), source)
+    first = asked.decide(request(metadata={"by": "session-affinity"}))
+    assert first.worker is not None and first.by == "script"
+    assert first.told == (("x-session-id", b64encode(first.worker.id.encode()).decode()),)
+    listed = asked.decide(request(metadata={"by": "session-affinity:9,least-request"}, session_id=first.told[0][1]))
+    assert (listed.worker, listed.told) == (first.worker, first.told)
+    for more in ({"by": "least-request"}, {"by": "session-affinity", "other": True},
+                 {"by": "session-affinity", "nil_after": True}):
+        assert asked.decide(request(metadata=more)).told == ()
+
+
+def test_who_goes_on_after_a_failure_is_told_its_session_by_the_strategy_that_on_failure_asked() -> None:
+    source = b"""function route_request(request, workers) return strategy("session-affinity")(request, workers) end
+    function on_failure(request, attempt, workers)
+      local left = workers:filter(function(w) return w.id ~= attempt.worker_id end)
+      return strategy("session-affinity")(request, left)
+    end"""
+    asked = decider(fleet(), source)
+    first = asked.decide(request(session_id=b64encode(b"w1").decode()))
+    another = failed(asked, ["w1"], first)
+    assert another is not None and another.worker is not None and another.worker.id != "w1"
+    assert another.told == (("x-session-id", b64encode(another.worker.id.encode()).decode()),)
 
 
 def test_where_the_chosen_strategy_knows_too_little_the_next_keeps_to_that_share_in_its_own_way() -> None:

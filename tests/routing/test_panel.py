@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rbeerouter.config.strategies import StrategyError
+from rbeerouter.core.types import Wishes
 from rbeerouter.routing.panel import Panel
 from rbeerouter.routing.strategies.base import Context
 from tests.support.builders import context, fleet, request
@@ -57,3 +58,21 @@ def test_turns_go_on_from_panel_to_panel_though_a_strategy_is_made_later() -> No
     last = panel()
     last.succeed(new)
     assert last.of("round-robin").state() == turn
+
+
+def test_what_a_client_asked_for_is_kept_over_a_reload_and_goes_with_the_next_if_nobody_asks_again() -> None:
+    old, new, last = panel(), panel(), panel()
+    old.use("weighted", "runtime")
+    asked = request(wishes=Wishes(strategy="vtc_basic:2,Prefix-Cache"))
+    assert old.selected(asked).name == "vtc-basic:2,prefix-cache:1"
+    new.succeed(old)
+    assert set(new.by_name) == {"least-request", "vtc-basic", "prefix-cache"}
+    last.succeed(new)
+    assert set(last.by_name) == {"least-request"}
+
+
+def test_lists_that_clients_make_up_leave_nothing_but_the_names_in_them() -> None:
+    made = panel()
+    for weight in range(1, 1000):
+        made.selected(request(wishes=Wishes(strategy=f"least-request:{weight},lmetric:1")))
+    assert made._asked == {"least-request", "lmetric"}

@@ -13,7 +13,7 @@ import pytest
 from rbeerouter.config.sections import ConfigError, Routing
 from rbeerouter.routing.strategies import NAMES
 from rbeerouter.routing.strategies.fairness import TokenLedger
-from rbeerouter.server.strategy import VARIABLE, from_environment
+from rbeerouter.server.strategy import VARIABLE, Change, from_environment
 from rbeerouter.sim.replay import Asked, replay
 from tests.server.test_reload import command
 from tests.server.test_scripts import ask_control
@@ -155,3 +155,32 @@ async def test_what_a_strategy_remembers_outlives_a_reload_and_goes_with_the_las
         path.write_text(text.replace("VTC_basic", "least-request"))
         assert (await made.reload("test"))["ok"]
         assert made.decider.memories.all == ()
+
+
+@story
+async def test_what_the_strategy_set_at_run_time_remembers_outlives_a_reload_and_not_that_it_is_taken_back(
+    tmp_path: Path,
+) -> None:
+    async with FaultWorker() as worker, in_process.router(tmp_path, worker) as under_test:
+        made = under_test.daemon
+        await made.strategy.change(Change("vtc-basic"), "test")
+        at_first = made.decider.memories.all
+        assert [type(one) for one in at_first] == [TokenLedger]
+        for _ in range(2):
+            assert (await made.reload("test"))["ok"]
+            assert made.decider.memories.all == at_first
+        await made.strategy.change(Change(None), "test")
+        assert (await made.reload("test"))["ok"]
+        assert made.decider.memories.all == ()
+
+
+@story
+async def test_what_one_client_asked_for_once_is_no_burden_after_two_reloads(tmp_path: Path) -> None:
+    async with FaultWorker() as worker, in_process.router(tmp_path, worker) as under_test:
+        made, chosen = under_test.daemon, [("routing-strategy", "prefix-cache")]
+        assert (await under_test.post(CHAT, PROMPT, chosen)).headers["x-rbee-strategy"] == "prefix-cache"
+        burdens = []
+        for _ in range(2):
+            assert (await made.reload("test"))["ok"]
+            burdens.append((made.decider.reads_prompt, len(made.decider.memories.all) > 0))
+        assert burdens == [(True, True), (False, False)]

@@ -92,6 +92,11 @@ class Strategy:
     def __init__(self, context: Context) -> None:
         self.context = context
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name; of a list those of its parts."""
+        return (self.name,)
+
     def choose(self, request: Request, workers: list[Worker]) -> Worker | Hold | None:
         """One of the workers; None: there is nothing to go by."""
         raise NotImplementedError

@@ -43,6 +43,10 @@ class Combined(Strategy):
         self.remembers = any(part.remembers for part, _ in self.parts)
         self.shares = next((part.shares for part, _ in self.parts if part.shares is not None), None)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(part.name for part, _ in self.parts)
+
     def choose(self, request: Request, workers: list[Worker]) -> Worker | None:
         strict = self.context.options.strict
         totals, weights = [0.0] * len(workers), 0
