@@ -169,7 +169,7 @@ class Panel:
                     break
             else:
                 strategy = self.named(_LAST_RESORT)
-                choice = strategy.choose(request, eligible)
+                choice = strategy.choose(request, self._thinned(strategy.by_load, eligible) if slow else eligible)
                 assert choice is not None, "the last resort knows nothing"
         if choice.__class__ is Worker:
             strategy.taken(request, choice)

@@ -6,7 +6,7 @@ from rbeerouter.config.strategies import StrategyError
 from rbeerouter.core.types import Wishes
 from rbeerouter.routing.panel import Panel
 from rbeerouter.routing.strategies.base import Context
-from tests.support.builders import context, fleet, request
+from tests.support.builders import context, fleet, request, worker
 
 
 def panel(strategy: str = "least-request", *fallback: str, parts: Context | None = None) -> Panel:
@@ -34,6 +34,21 @@ def test_where_one_has_nothing_to_go_by_the_next_is_asked_and_at_last_the_load()
     assert (choice in workers, asked.name) == (True, "round-robin")
     made = panel("prefix-cache", "session-affinity")
     assert made.pick(made.strategy, request(), workers, False)[1].name == "least-request"
+
+
+def test_a_worker_in_slow_start_is_kept_from_the_last_resort_too() -> None:
+    workers = fleet(*(worker(name, models=("m",)) for name in ("w1", "w2", "w3"))).ordered
+    workers[0].weight = 0.1
+    for one in workers[1:]:
+        one.load = 0.5
+    made = panel("prefix-cache", "session-affinity")
+    taken = 0
+    for _ in range(1000):
+        made.context.chance.n += 1
+        choice, asked = made.pick(made.strategy, request(), workers, True)
+        assert asked.name == "least-request"
+        taken += choice is workers[0]
+    assert 15 <= taken <= 55, "a tenth of a third, though it has least to do"
 
 
 def test_a_name_that_there_is_not_is_an_error_and_changes_nothing() -> None:
