@@ -6,7 +6,7 @@ text and no tokens: a block is a 64-bit hash over all of its prompt up to its en
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Collection, Sequence
 
 
@@ -54,12 +54,21 @@ class BlockIndex:
         if held is None:
             held = self._join(worker)
         bit, holders, used = self._bits[worker], self._holders, held.move_to_end
-        for block in reversed(hashes):
+        rest = reversed(hashes)
+        for block in rest:                                    # the end is new, and after it nothing is
             if block in held:
                 used(block)
-            else:
+                break
+            held[block] = None
+            holders[block] = holders.get(block, 0) | bit
+        try:
+            deque(map(used, rest), 0)
+        except KeyError:                                      # but where there was a gap
+            for block in reversed(hashes):
+                if block not in held:
+                    holders[block] = holders.get(block, 0) | bit
                 held[block] = None
-                holders[block] = holders.get(block, 0) | bit
+                used(block)
         most = self._bounds.get(worker, self._most)
         if most is not None and len(held) > most:
             self._shrink(held, bit, most)
