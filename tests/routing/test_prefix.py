@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbeerouter.config.sections import Prefix, Strategies
+from rbeerouter.core.dispatch import Dispatcher, Job
 from rbeerouter.core.fleet import Fleet
-from rbeerouter.core.types import Report, Request
+from rbeerouter.core.types import Outcome, Report, Request
+from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.strategies.prefix import LMetric, PrefixCache, PrefixIndex
 from tests.routing.prompts import DIED, TOKENS, Traffic, prompt
-from tests.support.builders import context, fill, fleet, quick, request, worker
+from tests.support.builders import context, env, fill, fleet, quick, request, worker
 
 PLAIN = Strategies(prefix=Prefix(queued_weight=1.0, load_power=1.0))
 """The formula without its weights, which is easy to reckon with."""
@@ -333,3 +335,20 @@ def test_whatever_happens_bounds_hold_and_nothing_is_left_over(
     scene.traffic.tick()
     assert (set(scene.index.queued.values()) <= {0}, scene.index._flights) == (True, {})
     assert set(scene.index.blocks.workers()) <= set(scene.fleet.workers)
+
+
+def test_after_a_failure_the_prompt_is_still_known_to_the_next_choice_and_goes_when_the_request_has_ended() -> None:
+    made, now = fleet(), env()
+    decider = Decider(made, None, "prefix-cache", now)
+    traffic = Traffic(made, decider.memories)
+    traffic.serve(prompt(range(20)), "w2")
+    traffic.serve(prompt(range(10)), "w3")
+    dispatcher, asked = Dispatcher(made, decider, now), prompt(range(20))
+    text, one = asked.text, Job(asked, 100.0, 100.0)
+    assert text is not None
+    assert dispatcher.on_request(one).worker.id == "w2"        # type: ignore[union-attr]
+    assert dispatcher.on_outcome(one, Outcome(failure=DIED)).worker.id == "w3"      # type: ignore[union-attr]
+    assert (len(text.blocks()), one.decision.strategy) == (20, "prefix-cache")      # type: ignore[union-attr]
+    dispatcher.on_outcome(one, Outcome(None, 200, delivered=True))
+    assert (one.state, tuple(text.blocks())) == ("done", ())
+    assert decider.memories.of(PrefixIndex, Prefix()).blocks.match(list(range(20))) == {"w2": 20, "w3": 20}
