@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from xxhash import xxh64_intdigest
 
 from rbeerouter.config.sections import Prefix, Strategies
 from rbeerouter.dialects.prompts import Prompt, chain, prompt_of, strict_chain
@@ -54,6 +55,11 @@ TURN = [said("system", LONG), said("user", LONG)]
 )
 def test_the_strict_chain_is_that_of_aibrix(text: bytes, block_bytes: int, seed: int, hashes: list[int]) -> None:
     assert strict_chain(text, block_bytes, seed) == hashes
+
+
+def test_the_hash_of_the_strict_chain_is_the_published_one() -> None:
+    assert xxh64_intdigest(b"", 0) == 0xEF46DB3751D8E999
+    assert strict_chain(b"abcd", 4, 0) == [xxh64_intdigest(bytes(8) + b"abcd", 0)]
 
 
 @pytest.mark.parametrize("make", [chain, strict_chain])

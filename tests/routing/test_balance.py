@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbeerouter.config.sections import Strategies
+from rbeerouter.core.dispatch import Dispatcher, Send
 from rbeerouter.core.types import Worker
+from rbeerouter.routing.decide import Decider
 from rbeerouter.routing.strategies import ALIASES
 from rbeerouter.routing.strategies.balance import LeastRequest, PowerOfTwo, Random, RoundRobin, Weighted
-from tests.support.builders import context, fill, fleet, quick, request, worker
+from tests.support.builders import context, env, fill, fleet, job, quick, request, worker
 
 ASKED = request()
 CRITICAL_AT_2 = 13.82
@@ -234,6 +236,15 @@ def test_strict_power_of_two_counts_requests_and_not_their_share_of_the_capacity
     fill(made, "large", 4)
     assert set(picks(PowerOfTwo(context(1)), made.ordered, 20)) == {"large"}
     assert set(picks(PowerOfTwo(context(1, options=Strategies(strict=True))), made.ordered, 20)) == {"small"}
+
+
+def test_of_a_burst_each_one_is_counted_before_the_next_is_decided_about() -> None:
+    made, place = fleet(worker("w1", models=("m",), max_concurrency=100), worker("w2", models=("m",), max_concurrency=100)), env()
+    dispatcher = Dispatcher(made, Decider(made, None, "power-of-two", place), place)
+    for number in range(1, 101):
+        assert isinstance(dispatcher.on_request(job()), Send)
+        one, other = (worker.in_flight for worker in made.ordered)
+        assert one + other == number and abs(one - other) <= 1
 
 
 def test_power_of_two_spreads_better_than_chance() -> None:

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from rbeerouter.config.sections import Strategies
 from rbeerouter.core.types import Request, Worker
+from rbeerouter.routing.strategies.balance import LeastRequest
 from rbeerouter.routing.strategies.base import Scored
 from rbeerouter.routing.strategies.combined import Combined, normalised
-from tests.support.builders import context, fleet, quick, request
+from rbeerouter.routing.strategies.prefix import PrefixCache
+from tests.routing.prompts import Traffic, prompt
+from tests.support.builders import context, fill, fleet, quick, request
 
 CRITICAL_AT_2 = 13.82
 """Chi-square with two degrees of freedom exceeds this once in a thousand times."""
@@ -62,6 +65,23 @@ def test_the_worked_example_of_two_parts_goes_to_the_worker_that_is_second_in_bo
     assert chosen(combined((requests, 2), (prefix, 1))) == "w2"
     assert chosen(combined((requests, 1), (prefix, 1000))) == "w3"
     assert chosen(combined((requests, 1000), (prefix, 1))) == "w1"
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_worked_example_holds_for_the_strategies_themselves(strict: bool) -> None:
+    made, told = fleet("w1", "w2", "w3"), context(options=Strategies(strict=strict))
+    requests, prefix = LeastRequest(told), PrefixCache(told)
+    traffic = Traffic(made, told.memories)
+    for name, blocks in (("w2", 4), ("w3", 9)):
+        traffic.serve(prompt(range(blocks)), name)
+    for one, count in zip(made.ordered, (2, 3, 9), strict=True):
+        fill(made, one.id, count)
+    asked = prompt(range(10))
+    assert prefix.scores(asked, made.ordered) == [0, 40, 90]
+    for weights, winner in (((2, 1), "w2"), ((1, 1000), "w3"), ((1000, 1), "w1")):
+        strategy = Combined(told, list(zip((requests, prefix), weights, strict=True)))
+        chosen = strategy.choose(asked, made.ordered)
+        assert chosen is not None and chosen.id == winner
 
 
 def test_what_is_known_of_one_worker_only_for_others_is_their_mean_and_with_strict_the_worst() -> None:
