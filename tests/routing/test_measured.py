@@ -15,7 +15,7 @@ from rbeerouter.routing.strategies.measured import (
     Lengths,
     Lookback,
     PeakLatencies,
-    Speeds,
+    TokenTimes,
 )
 from rbeerouter.routing.strategies.tokens import SinceReport, TokenSums, WaitingPrompts, Warming
 from tests.support.builders import fleet, quick, request, worker
@@ -125,7 +125,7 @@ def test_a_peak_is_taken_at_once_and_forgotten_little_by_little() -> None:
 
 def test_refusals_and_failures_are_not_fast_answers() -> None:
     made = fleet()
-    latencies, speeds = Latencies(Lookback(10.0)), Speeds(Lookback(10.0))
+    latencies, speeds = Latencies(Lookback(10.0)), TokenTimes(Lookback(10.0))
     traffic = Traffic(made, latencies, speeds)
     refused = traffic.send("w1", 100.0)
     refused.status = 400
@@ -135,12 +135,12 @@ def test_refusals_and_failures_are_not_fast_answers() -> None:
     assert (latencies.known_s, speeds.known_s) == ({}, {})
 
 
-# Speeds
+# Time of a token
 
 
 def test_speeds_are_for_a_request_of_the_mean_length() -> None:
     """w1: 2 ms and 20 ms for a token of prompt and answer, w2: 4 and 10. The mean prompt has 200, the mean answer 100."""
-    made, memory = fleet("w1", "w2"), Speeds(Lookback(1e6))
+    made, memory = fleet("w1", "w2"), TokenTimes(Lookback(1e6))
     traffic = Traffic(made, memory)
     for _ in range(1000):
         traffic.serve("w1", 100.0, 102.7, first=100.2, tokens_in=100, tokens_out=126)
@@ -153,7 +153,7 @@ def test_speeds_are_for_a_request_of_the_mean_length() -> None:
 
 def test_one_request_counts_as_much_as_the_mean_of_all() -> None:
     """Both prompts of 100 tokens and no answer, 1 s and 3 s: the mean is 2 s, and each worker half way to it."""
-    made, memory = fleet("w1", "w2", "w3"), Speeds(Lookback(1e9))
+    made, memory = fleet("w1", "w2", "w3"), TokenTimes(Lookback(1e9))
     traffic = Traffic(made, memory)
     traffic.serve("w1", 100.0, 101.0, tokens_in=100)
     traffic.serve("w2", 100.0, 103.0, tokens_in=100)
@@ -163,7 +163,7 @@ def test_one_request_counts_as_much_as_the_mean_of_all() -> None:
 
 
 def test_what_was_measured_long_ago_says_nothing_any_more() -> None:
-    made, memory = fleet("w1", "w2"), Speeds(Lookback(10.0))
+    made, memory = fleet("w1", "w2"), TokenTimes(Lookback(10.0))
     traffic = Traffic(made, memory)
     traffic.serve("w1", 102.0, 103.0, tokens_in=100)
     traffic.serve("w2", 100.0, 103.0, tokens_in=100)
@@ -174,7 +174,7 @@ def test_what_was_measured_long_ago_says_nothing_any_more() -> None:
 
 
 def test_an_answer_in_one_piece_tells_the_speed_of_answers_and_not_of_prompts() -> None:
-    made, memory = fleet("w1"), Speeds(Lookback(1e9))
+    made, memory = fleet("w1"), TokenTimes(Lookback(1e9))
     traffic = Traffic(made, memory)
     traffic.serve("w1", 100.0, 101.0, tokens_in=100, tokens_out=10)
     (speed,) = memory.records.values()
@@ -212,7 +212,7 @@ def test_a_client_that_asks_for_ever_new_models_fills_no_memory() -> None:
 def all_memories() -> list[Memory]:
     span = Lookback(10.0)
     return [
-        BusyTime(span), Latencies(span), Speeds(span), TokenSums(span), SinceReport(), WaitingPrompts(), Warming(),
+        BusyTime(span), Latencies(span), TokenTimes(span), TokenSums(span), SinceReport(), WaitingPrompts(), Warming(),
     ]  # fmt: skip
 
 

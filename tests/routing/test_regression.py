@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbeerouter.routing.strategies.regression import LeastSquares, Lengths
+from rbeerouter.routing.strategies.regression import AnswerLengths, LeastSquares
 from tests.support.builders import quick
 
 TRUE = (0.05, 0.2, 0.1, 0.01)
@@ -77,14 +77,14 @@ def test_whatever_the_answers_were_nothing_is_expected_to_take_less_than_no_time
     assert all(part >= 0.0 for part in made.coefficients) and made.spread >= 0.0
 
 
-def mean(made: Lengths, tokens_in: int, most: int | None = None) -> float:
+def mean(made: AnswerLengths, tokens_in: int, most: int | None = None) -> float:
     found = made.expected(tokens_in, most)
     assert found is not None
     return found[0]
 
 
 def test_the_length_of_an_answer_is_the_mean_of_those_to_prompts_of_its_length() -> None:
-    made = Lengths(1000)
+    made = AnswerLengths(1000)
     for tokens_in, tokens_out in ((100, 10), (110, 30), (5000, 400)):
         made.add(tokens_in, tokens_out)
     means = [mean(made, tokens_in) for tokens_in in (64, 127, 4096, 20)]
@@ -92,14 +92,14 @@ def test_the_length_of_an_answer_is_the_mean_of_those_to_prompts_of_its_length()
 
 
 def test_what_is_cut_off_counts_as_long_as_it_may_get() -> None:
-    made = Lengths(1000)
+    made = AnswerLengths(1000)
     for tokens_out in (10, 300, 1000):
         made.add(100, tokens_out)
     assert mean(made, 100, 50) == pytest.approx((10 + 50 + 50) / 3, rel=0.01)
 
 
 def test_caution_adds_how_far_lengths_are_apart_and_nothing_gets_longer_than_it_may() -> None:
-    made = Lengths(1000)
+    made = AnswerLengths(1000)
     for tokens_out in (10, 10, 300, 300):
         made.add(100, tokens_out)
     lengths = [made.expected(100, most, caution)[1] for most, caution in ((None, 1.0), (None, 2.0), (200, 1.0))]
@@ -107,7 +107,7 @@ def test_caution_adds_how_far_lengths_are_apart_and_nothing_gets_longer_than_it_
 
 
 def test_old_lengths_are_forgotten_and_without_any_there_is_no_mean() -> None:
-    made = Lengths(20)
+    made = AnswerLengths(20)
     assert made.expected(100) is None
     for tokens_out in (1000, *[10] * 200):
         made.add(100, tokens_out)
@@ -115,7 +115,7 @@ def test_old_lengths_are_forgotten_and_without_any_there_is_no_mean() -> None:
 
 
 def test_the_longest_lengths_share_a_bucket() -> None:
-    made = Lengths(20)
+    made = AnswerLengths(20)
     made.add(0, 0)
     made.add(1 << 40, 1 << 30)
     assert mean(made, 1 << 21) == 1 << 30

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rbeerouter.core.types import Request, Worker
 from rbeerouter.routing.strategies.base import Context, Hold, Scored, with_mean
-from rbeerouter.routing.strategies.measured import BusyTime, Latencies, Lookback, PeakLatencies, Speeds
+from rbeerouter.routing.strategies.measured import BusyTime, Latencies, Lookback, PeakLatencies, TokenTimes
 from rbeerouter.routing.strategies.tokens import SinceReport, TokenSums, WaitingPrompts
 
 _KV_WEIGHT, _KV_TOP = 0.15, 1.001
@@ -105,13 +105,13 @@ class LeastLatency(Scored):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self.speeds = context.memory(Speeds, Lookback(context.options.span.latency_s))
+        self.times = context.memory(TokenTimes, Lookback(context.options.span.latency_s))
 
     def scores(self, request: Request, workers: list[Worker]) -> list[float] | None:
-        mean_s = self.speeds.mean_s
+        mean_s = self.times.mean_s
         if mean_s is None:
             return None
-        known_s = self.speeds.known_s.get
+        known_s = self.times.known_s.get
         return [known_s(worker, mean_s) * (1.0 + worker.load) for worker in workers]
 
 

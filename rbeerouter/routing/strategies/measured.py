@@ -309,10 +309,10 @@ class PeakLatencies(Latencies):
     peak = True
 
 
-# Speed
+# Time of a token
 
 
-class Speed(Record):
+class TokenTime(Record):
     """Seconds and tokens that each halve in each half-life.
 
     prompt_s, prompt_tokens, prompts: until the first content. answer_s, answer_tokens, answers: after it. at: when they
@@ -338,7 +338,7 @@ class Speed(Record):
         self.at = now
 
 
-class Speeds(OfWorkers[Speed]):
+class TokenTimes(OfWorkers[TokenTime]):
     """How long a request of the mean length takes on each worker: seconds for each token of a prompt until the first
     content, and for each token after that.
 
@@ -356,9 +356,9 @@ class Speeds(OfWorkers[Speed]):
         self.mean_s: float | None = None
         self._prompt_token_s = 0.0
 
-    def new(self, worker: Worker, now: float) -> Speed:
+    def new(self, worker: Worker, now: float) -> TokenTime:
         self.known_s.pop(worker, None)
-        return Speed(worker.generation, now)
+        return TokenTime(worker.generation, now)
 
     def released(self, job: Job, worker: Worker, failure: Failure | None, now: float) -> None:
         if not is_good(job, failure):
@@ -404,7 +404,7 @@ class Speeds(OfWorkers[Speed]):
         }
 
 
-def _mean(records: dict[Worker, Speed], count: float, name: str) -> float:
+def _mean(records: dict[Worker, TokenTime], count: float, name: str) -> float:
     """For one request, of all workers together."""
     return sum(getattr(one, name) for one in records.values()) / count if count >= _FORGOTTEN else 0.0
 

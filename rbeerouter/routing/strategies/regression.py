@@ -101,7 +101,7 @@ def _solution(squares: Sequence[Sequence[float]], products: Sequence[float], fre
     return found
 
 
-class Lengths:
+class AnswerLengths:
     """How long answers are, by how long their prompts are, each in powers of two.
 
     AIBrix draws a length of such a table each time that it is asked; here it is the mean, and some of the spread, so

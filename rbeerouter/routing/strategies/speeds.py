@@ -21,7 +21,7 @@ import msgspec
 
 from rbeerouter.config.sections import Slo
 from rbeerouter.core.memory import Memory
-from rbeerouter.routing.strategies.regression import LeastSquares, Lengths
+from rbeerouter.routing.strategies.regression import AnswerLengths, LeastSquares
 
 if TYPE_CHECKING:
     from rbeerouter.core.dispatch import Job
@@ -265,7 +265,7 @@ class Speeds(Memory):
     def __init__(self, options: msgspec.Struct | None = None) -> None:
         super().__init__(options or Slo())
         self._sites: dict[Worker, _Site] = {}
-        self._lengths: dict[str, Lengths] = {}
+        self._lengths: dict[str, AnswerLengths] = {}
         self._freed_at: float | None = None
         self.gap_s = inf
 
@@ -412,7 +412,7 @@ class Speeds(Memory):
             fit.learn(fit.tpot, (1.0, requests, prompts), (took_s - start_s) / (tokens - 1))
 
     def _learn_length(self, request: Request, tokens: int) -> None:
-        lengths = self._lengths.pop(request.model, None) or Lengths(self.options.answers)
+        lengths = self._lengths.pop(request.model, None) or AnswerLengths(self.options.answers)
         self._lengths[request.model] = lengths
         if len(self._lengths) > self.options.models_kept:
             del self._lengths[next(iter(self._lengths))]

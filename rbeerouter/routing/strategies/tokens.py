@@ -205,7 +205,7 @@ class Asked:
         self.ended = float("-inf")
 
 
-class Models(Record):
+class ModelsAsked(Record):
     """asked: {model: what is known of it} of those that were asked for and may not have been reported yet."""
 
     __slots__ = ("asked",)
@@ -215,12 +215,12 @@ class Models(Record):
         self.asked: dict[str, Asked] = {}
 
 
-class Warming(OfWorkers[Models]):
+class Warming(OfWorkers[ModelsAsked]):
     """Which models workers must have loaded, or be loading, though their engines have not told yet: a request for it is
     there, or has been answered since the last report. What is kept is bounded by the requests under way."""
 
-    def new(self, worker: Worker, now: float) -> Models:
-        return Models(worker.generation)
+    def new(self, worker: Worker, now: float) -> ModelsAsked:
+        return ModelsAsked(worker.generation)
 
     def sent(self, job: Job, worker: Worker, now: float) -> None:
         self._of(job, worker, now).in_flight += 1
