@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from rbeerouter.routing.strategies.speeds import Ask, Speeds
+from rbeerouter.server.strategy import Change
 from tests.support.aio import story
 from tests.support.behaviours import CHUNKED, LAST_CHUNK, SSE_TYPE, chunk, head
 from tests.support.daemon import until
 from tests.support.fault_worker import Connection, FaultWorker, Request
 from tests.support.raw_client import Answer
+from tests.support.raw_client import Connection as Client
 from tests.wire.answers import CHAT, STREAMED, error_shape
 from tests.wire.router import Router, router
 
@@ -115,3 +117,29 @@ async def test_when_it_was_held_for_long_enough_it_is_refused_or_sent(tmp_path: 
         shared.goes_on.set()
         assert [(await one).status for one in (first, second)] == [200, status]
         assert waiting(under_test) == 0
+
+
+@story
+async def test_who_leaves_while_held_is_sent_nowhere_and_another_strategy_sends_the_others(tmp_path: Path) -> None:
+    shared = Shared()
+    slo = {"routing.strategies.slo": SETTINGS}
+    async with shared.worker, router(tmp_path, shared.worker, routing={"strategy": "slo"}, **slo) as under_test:
+        wish = await learned(under_test)
+        before = len(shared.worker.requests)
+        shared.goes_on.clear()
+        first = asyncio.create_task(asked(under_test, wish))
+        await until(lambda: shared.there == 1, "the first to be there")
+        async with Client(under_test.port) as leaving:
+            leaving.send_request("POST", CHAT, STREAMED, [wish])
+            await until(lambda: waiting(under_test) == 1, "the second to be held")
+        await until(lambda: waiting(under_test) == 0, "it to be forgotten")
+        third = asyncio.create_task(asked(under_test, wish))
+        await until(lambda: waiting(under_test) == 1, "the third to be held")
+        assert len(shared.worker.requests) == before + 1
+        await under_test.daemon.strategy.change(Change("least-request"), "test")
+        await until(lambda: shared.there == 2, "the third to be sent")
+        shared.goes_on.set()
+        answers = [await first, await third]
+        assert [one.headers["x-rbee-strategy"] for one in answers] == ["slo-least-load-pulling", "least-request"]
+        lines = (await under_test.wait_requests(before + 3))[before:]
+        assert sorted(line["outcome"] for line in lines) == ["client_gone", "ok", "ok"]
