@@ -54,6 +54,7 @@ class InForce:
         self.runtime: str | None = None
         self.environment = from_environment()
         self.persisted = kept
+        self._is_kept = kept is not None                       # also a name that this version does not know
         try:
             if kept is not None:
                 NAMES.read(kept)
@@ -79,11 +80,11 @@ class InForce:
         except StrategyError as error:
             raise ConfigError(f"strategy = {error}") from None
         store, before = self._daemon.discovery.store, self._daemon.decider.strategy.name
-        if asked.persist or (strategy is None and self.persisted is not None):
+        if asked.persist or (strategy is None and self._is_kept):
             await asyncio.wrap_future(store.set_setting(SETTING, strategy))
             if store.problem is not None:
                 raise ConfigError(f"persist = true: cannot be kept: {store.problem}")
-            self.persisted, self.runtime = strategy, None
+            self.persisted, self.runtime, self._is_kept = strategy, None, strategy is not None
         else:
             self.runtime = strategy
         self.apply()

@@ -5,6 +5,7 @@ Run by pytest, with the daemon as a process of its own and the command that a pe
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,23 @@ async def test_what_one_client_asked_for_once_is_no_burden_after_two_reloads(tmp
             assert (await made.reload("test"))["ok"]
             burdens.append((made.decider.reads_prompt, len(made.decider.memories.all) > 0))
         assert burdens == [(True, True), (False, False)]
+
+
+@story
+async def test_what_another_version_persisted_is_left_aside_until_it_is_taken_back(tmp_path: Path) -> None:
+    state = {"folder": str(tmp_path / "state")}
+    async with FaultWorker(name="a") as a, daemon(tmp_path, a, state=state) as router:
+        assert (await config(router, strategy="random", persist=True))[0] == 200
+        assert await router.stop() == 0
+        with sqlite3.connect(tmp_path / "state" / "state.db") as kept:
+            kept.execute("UPDATE settings SET value = 'of-tomorrow' WHERE name = 'strategy'")
+        kept.close()
+        router.start()
+        await router.until_serving()
+        assert (await router.wait_event("strategy_not_known"))["strategy"] == "of-tomorrow"
+        assert await in_force(router) == ("least-request", "config", "least-request")
+        assert (await config(router, strategy=None))[1]["source"] == "config"
+        assert await router.stop() == 0
+        with sqlite3.connect(tmp_path / "state" / "state.db") as kept:
+            assert kept.execute("SELECT * FROM settings").fetchall() == []
+        kept.close()
