@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakMethod
 
 import msgspec
 
@@ -122,7 +123,8 @@ class Decider:
         self._told: dict[Worker, tuple[tuple[str, str], ...]] = {}   # by strategies that the script has asked
         self.listener: Listener | None = None
         self._script: Script | None = None
-        self.panel = Panel(self._context, strategy, fallback, header, self._note_strategies)
+        note = WeakMethod(self._note_strategies)               # else each would keep the other, and Lua's memory
+        self.panel = Panel(self._context, strategy, fallback, header, lambda: (note() or _nothing)())
         self._note_strategies()
         self.script = script
 
@@ -705,6 +707,10 @@ class Decider:
         if worker.weight < 1.0:
             return f"in slow start, at {worker.weight:.0%} of its share"
         return f"{strategy.name} chose {chosen.id} (load {worker.load:.2f} against {chosen.load:.2f})"
+
+
+def _nothing() -> None:
+    pass
 
 
 def _in_order(step: dict[str, Any]) -> dict[str, Any]:

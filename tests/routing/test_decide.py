@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from base64 import b64encode
 from collections import Counter
 from typing import Any
@@ -679,3 +681,15 @@ def test_turns_by_weight_outlive_a_reload_that_changes_nobodys_place() -> None:
         new.succeed(decide)
         decide = new
     assert order in ("aabacaa", "aacabaa")
+
+
+def test_a_decider_is_gone_with_its_last_user_and_its_script_with_it() -> None:
+    gc.disable()
+    try:
+        one = decider(fleet(), "return workers[1]")
+        one.decide(request())
+        gone = weakref.ref(one), weakref.ref(one.script)
+        del one
+        assert (gone[0](), gone[1]()) == (None, None)
+    finally:
+        gc.enable()
