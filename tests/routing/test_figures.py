@@ -316,6 +316,17 @@ def test_where_nobody_tells_the_original_chooses_at_random_and_this_one_lets_the
     assert chi_square(counted, 3) < CRITICAL_AT_2, counted
 
 
+def test_what_was_sent_before_a_restart_gives_nothing_back_to_the_new_process() -> None:
+    stage = Stage(LeastKvCache, fleet("w1", "w2"))
+    before = stage.traffic.send("w1", 100.0, prompt_tokens=200, max_tokens=200)
+    restart(stage.made, "w1")
+    for name in ("w1", "w2"):
+        stage.report(name, 101.0, kv_usage=0.5, kv_blocks=100, block_size=16)
+    stage.traffic.send("w1", 102.0, prompt_tokens=200, max_tokens=200)
+    stage.traffic.end(before, 103.0, "upstream_disconnected")
+    assert stage.scores() == pytest.approx([0.75, 0.5])
+
+
 def test_a_report_that_is_old_is_none() -> None:
     stage = Stage(LeastKvCache)
     stage.report("w1", 100.0, kv_usage=0.1)

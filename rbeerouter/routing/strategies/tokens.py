@@ -124,7 +124,7 @@ class SinceReport(OfWorkers[Credit]):
     def __init__(self, options: msgspec.Struct | None = None) -> None:
         super().__init__(options)
         self.lengths = Lengths()
-        self._shares: dict[Job, float] = {}
+        self._shares: dict[Job, tuple[float, int]] = {}       # and of which process of the worker
 
     def new(self, worker: Worker, now: float) -> Credit:
         return Credit(worker.generation)
@@ -137,13 +137,13 @@ class SinceReport(OfWorkers[Credit]):
             share = min(1.0, tokens / (worker.kv_blocks * worker.block_size))
         else:
             share = 1 / worker.capacity
-        self._shares[job] = share
+        self._shares[job] = share, worker.generation
         self._add(worker, share, now)
 
     def released(self, job: Job, worker: Worker, failure: Failure | None, now: float) -> None:
         self.lengths.released(job, worker, failure, now)
-        share = self._shares.pop(job, None)
-        if share is not None:
+        share, generation = self._shares.pop(job, (0.0, -1))
+        if generation == worker.generation:                    # else it was another process, or sent before that
             self._add(worker, -share, now)
 
     def _add(self, worker: Worker, share: float, now: float) -> None:
