@@ -20,7 +20,7 @@ from rbeerouter.routing.strategies.base import Scored, Strategy
 from rbeerouter.routing.strategies.economy import CacheWarm, Cheapest, FixedRatio
 from rbeerouter.routing.strategies.tokens import Warming
 from tests.support.builders import context, env, fill, fleet, job, quick, request, script, worker
-from tests.support.traffic import Traffic
+from tests.support.traffic import Traffic, restart
 
 CRITICAL_AT_2 = 13.82
 """Chi-square with two degrees of freedom exceeds this once in a thousand times."""
@@ -332,6 +332,18 @@ def test_a_load_that_failed_is_none() -> None:
     stage.traffic.end(stage.traffic.send("w1", 101.0), 102.0, failure="upstream_disconnected")
     stage.traffic.tick(103.0)
     assert set(stage.picks(40)) == {"w1", "w2"}
+
+
+def test_a_load_is_under_way_though_a_request_to_the_process_before_has_failed_meanwhile() -> None:
+    stage = warm_stage((), ())
+    before = stage.traffic.send("w1", 101.0)
+    restart(stage.made, "w1")
+    stage.report("w1", loaded=(), taken_at=102.0)
+    stage.traffic.tick(102.5)
+    stage.traffic.send("w1", 103.0)
+    stage.traffic.end(before, 104.0, failure="upstream_disconnected")
+    stage.traffic.tick(104.5)
+    assert stage.picks(20) == {"w1": 20}
 
 
 def test_where_a_script_wants_another_model_that_one_counts() -> None:

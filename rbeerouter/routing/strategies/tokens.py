@@ -219,17 +219,24 @@ class Warming(OfWorkers[ModelsAsked]):
     """Which models workers must have loaded, or be loading, though their engines have not told yet: a request for it is
     there, or has been answered since the last report. What is kept is bounded by the requests under way."""
 
+    def __init__(self, options: msgspec.Struct | None = None) -> None:
+        super().__init__(options)
+        self._under_way: dict[Job, Asked] = {}
+
     def new(self, worker: Worker, now: float) -> ModelsAsked:
         return ModelsAsked(worker.generation)
 
     def sent(self, job: Job, worker: Worker, now: float) -> None:
-        self._of(job, worker, now).in_flight += 1
+        one = self._under_way[job] = self._of(job, worker, now)
+        one.in_flight += 1
 
     def released(self, job: Job, worker: Worker, failure: Failure | None, now: float) -> None:
-        one = self._of(job, worker, now)
-        if one.in_flight:
+        one = self._under_way.pop(job, None)
+        if one is not None:
             one.in_flight -= 1
-        if is_good(job, failure):
+        elif is_good(job, failure):                           # it was sent before anybody wanted to know
+            one = self._of(job, worker, now)
+        if one is not None and is_good(job, failure):
             one.ended = now
 
     def _of(self, job: Job, worker: Worker, now: float) -> Asked:
