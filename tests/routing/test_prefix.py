@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -352,3 +354,36 @@ def test_after_a_failure_the_prompt_is_still_known_to_the_next_choice_and_goes_w
     dispatcher.on_outcome(one, Outcome(None, 200, delivered=True))
     assert (one.state, tuple(text.blocks())) == ("done", ())
     assert decider.memories.of(PrefixIndex, Prefix()).blocks.match(list(range(20))) == {"w2": 20, "w3": 20}
+
+
+def test_the_death_of_a_worker_with_hundreds_of_prompts_costs_little_and_keeps_what_others_have_too() -> None:
+    """Each looks at a few blocks of the others only: all of them would be six million, and the router would stand still."""
+    looked = 0
+
+    class Looked(list[int]):
+        def __getitem__(self, which: Any) -> Any:
+            nonlocal looked
+            looked += 1
+            return super().__getitem__(which)
+
+        def __iter__(self) -> Iterator[int]:
+            nonlocal looked
+            looked += len(self)
+            return super().__iter__()
+
+    scene = Scene()
+    sent = [[*range(8), *range(1000 * number, 1000 * number + number % 3 * 64)] for number in range(1, 301)]
+    jobs = []
+    for blocks in [*sent, [*sent[1], 7_000_000]]:
+        asked = prompt(())
+        object.__setattr__(asked.text, "_blocks", Looked(blocks))
+        jobs.append(scene.traffic.send(asked, "w1"))
+    looked = 0
+    scene.traffic.end(jobs[1], DIED)
+    assert scene.index.blocks.match(sent[1]) == {"w1": len(sent[1])}, "another has all of it"
+    for one in jobs[2:-1]:
+        scene.traffic.end(one, DIED)
+    assert scene.held() == {"w1": len(sent[1]) + 1 + len(sent[0]) - 8}
+    scene.traffic.end(jobs[-1], DIED)
+    scene.traffic.end(jobs[0], DIED)
+    assert (scene.held(), looked < 300 * 300 * 4) == ({"w1": len(sent[1]) - 8}, True), "it found these there"

@@ -147,10 +147,11 @@ class PrefixIndex(Memory):
         if flight.computed or (failure is None and job.status < 400):
             self.blocks.stored(name, flight.blocks)            # it was in use until now, whatever went meanwhile
             return
-        others = {
-            block for one in self._flights.values() if one.worker == name for block in one.blocks
-        }
-        self.blocks.removed(name, [block for block in flight.blocks[flight.old :] if block not in others])
+        kept = flight.old
+        for one in self._flights.values():
+            if one.worker == name:
+                kept = _alike(flight.blocks, one.blocks, kept)
+        self.blocks.removed(name, flight.blocks[kept:])
 
     def tick(self, now: float, workers: Iterable[Worker]) -> None:
         generations = self._generations
@@ -208,6 +209,18 @@ class PrefixIndex(Memory):
             if left is not None:
                 self.queued[flight.worker] = max(0, left - flight.queued)
             flight.queued = 0
+
+
+def _alike(blocks: Sequence[int], others: Sequence[int], known: int) -> int:
+    """How many blocks two prompts begin with in common, if they are more than `known`; else that. A block stands for
+    all before it, so a few are looked at and not all: a worker that dies has hundreds of prompts."""
+    low, high = known, min(len(blocks), len(others))
+    if low >= high or blocks[low] != others[low]:
+        return known
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if blocks[middle] == others[middle] else (low, middle)
+    return low
 
 
 def tokens_of(request: Request, blocks: Sequence[int], block_tokens: int) -> int:
