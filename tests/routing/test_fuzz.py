@@ -1,4 +1,4 @@
-"""`scripts/fuzz` for a minute: made-up scripts do nothing that no script may do.
+"""`scripts/fuzz` for some seconds: made-up scripts do nothing that no script may do.
 
 An hour by hand: scripts/fuzz --seconds 3600. What it finds it can make again: scripts/fuzz --seed N --only NUMBER.
 """
@@ -14,7 +14,7 @@ from tests.hostile import corpus
 from tests.support import lua_fuzz
 
 FUZZ = Path(__file__).resolve().parents[2] / "scripts" / "fuzz"
-SECONDS = 60
+SECONDS = 20
 
 
 def fuzz(*arguments: str, limit_s: float = 30.0) -> subprocess.CompletedProcess[str]:
@@ -22,7 +22,7 @@ def fuzz(*arguments: str, limit_s: float = 30.0) -> subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
 
 
-def test_a_minute_of_made_up_scripts_finds_nothing() -> None:
+def test_made_up_scripts_find_nothing() -> None:
     done = fuzz("--seconds", str(SECONDS), limit_s=SECONDS + 60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\n0 found" in done.stdout
