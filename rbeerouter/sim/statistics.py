@@ -14,7 +14,6 @@ from typing import Any
 from rbeerouter.core.dispatch import CANCELLED, DONE, Job
 from rbeerouter.core.models import Models
 from rbeerouter.core.types import Worker
-from rbeerouter.sim.service import jain
 from rbeerouter.sim.sketch import BUCKETS_PER_E, FIRST, NONE, Sketch
 from rbeerouter.sim.timeline import Timeline
 from rbeerouter.sim.types import Group, Targets
@@ -242,6 +241,14 @@ class Statistics:
         for (by, reason), number in self.reasons.items():
             told[OTHERS if by == OTHERS else f"{by}: {reason}"] += number
         return by_number(told)
+
+
+def jain(parts: Iterable[float]) -> float | None:
+    """Jain's index of fairness, (sum x)^2 / (n * sum x^2), 1 for equal parts and 1 / n if one has all; None when nobody
+    has anything (Jain, Chiu and Hawe, DEC-TR-301, 1984)."""
+    shares = list(parts)
+    squares = sum(one * one for one in shares)
+    return sum(shares) ** 2 / (len(shares) * squares) if squares else None
 
 
 def by_number(counts: Counter[str]) -> dict[str, int]:

@@ -11,7 +11,7 @@ import msgspec
 
 from rbeerouter.core.dispatch import DONE, Job
 from rbeerouter.core.types import REMOTE, Wishes
-from rbeerouter.sim import units
+from rbeerouter.sim import statistics, units
 from rbeerouter.sim.types import Result, SimWorker
 
 REMOTE_SHARE = 1 / 3
@@ -173,17 +173,15 @@ def stayed(ran: Ran) -> float:
 
 
 def jain(ran: Ran) -> float:
-    """Jain's index of what users had got when the last request came, each in parts of its max-min fair share of that
-    (Jain, Chiu and Hawe, DEC-TR-301, 1984): 1 when everybody has got what is fair."""
+    """Jain's index of what users had got when the last request came, each in parts of its max-min fair share of
+    that: 1 when everybody has got what is fair."""
     ends_s = max(line.at_s for line in ran.lines)
     got: dict[str, float] = defaultdict(float)
     for line in ran.lines:
         if line.ok and line.end_s <= ends_s and line.user is not None:
             got[line.user] += line.tokens_in + line.tokens_out
     fair = max_min(ran.asked, sum(got.values()))
-    parts = [got[user] / share for user, share in fair.items() if share > 0]
-    squares = sum(part * part for part in parts)
-    return sum(parts) ** 2 / (len(parts) * squares) if squares else 0.0
+    return statistics.jain(got[user] / share for user, share in fair.items() if share > 0) or 0.0
 
 
 def max_min(asked: dict[str, int], there: float) -> dict[str, float]:

@@ -18,13 +18,13 @@ from rbeerouter.core.memory import Memories
 from rbeerouter.core.queue import Queue, QueueRules
 from rbeerouter.core.types import Patience, Worker
 from rbeerouter.routing.strategies.fairness import NOBODY, LedgerRules, TokenLedger, VtcBasic
-from rbeerouter.sim.service import Service
 from rbeerouter.sim.types import Arrival, Scenario
 from rbeerouter.sim.world import run
 from tests.sim.small import Listed, config
 from tests.sim.small import request as asked
 from tests.sim.small import worker as machine
 from tests.support.builders import context, fill, fleet, job, quick, request
+from tests.support.service import Service
 
 W1 = fleet("w1").ordered[0]
 DISCONNECTED, GONE = FAILURES["upstream_disconnected"], FAILURES["client_gone"]

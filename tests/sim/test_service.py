@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rbeerouter.core.dispatch import DONE, FAILED, Job
-from rbeerouter.sim.service import Service, jain
 from tests.support.builders import job
+from tests.support.service import Service
 
 
 def ended(user: str, first: float, last: float, tokens_in: int, tokens_out: int, state: str = DONE) -> Job:
@@ -14,12 +14,6 @@ def ended(user: str, first: float, last: float, tokens_in: int, tokens_out: int,
     made.state, made.first_content, made.finished = state, first, last
     made.tokens_in, made.tokens_out = tokens_in, tokens_out
     return made
-
-
-def test_the_index_is_one_for_equal_parts_and_one_by_their_number_if_one_has_all() -> None:
-    assert jain([3.0, 3.0, 3.0, 3.0]) == 1.0
-    assert jain([5.0, 0.0, 0.0, 0.0]) == 0.25
-    assert jain([0.0, 0.0]) is None
 
 
 def test_a_prompt_counts_at_the_first_content_and_an_answer_evenly_until_its_end() -> None:

@@ -10,7 +10,7 @@ from rbeerouter.core.dispatch import CANCELLED, DONE, FAILED, Job
 from rbeerouter.core.errors import FAILURES
 from rbeerouter.core.models import NO_MODELS, Model, Models
 from rbeerouter.core.types import Attempt, Decision, Worker, WorkerSpec
-from rbeerouter.sim.statistics import MOST_SHOWN, OTHERS, Statistics, groups
+from rbeerouter.sim.statistics import MOST_SHOWN, OTHERS, Statistics, groups, jain
 from rbeerouter.sim.timeline import Timeline
 from rbeerouter.sim.types import Targets
 from tests.sim.small import request
@@ -144,3 +144,9 @@ def test_models_are_counted_as_they_were_asked_for() -> None:
     counted.ended(job(model="llama-3.1-8b", asked_model="small"))
     counted.catch_up()
     assert list(counted.models) == ["small"]
+
+
+def test_the_index_is_one_for_equal_parts_and_one_by_their_number_if_one_has_all() -> None:
+    assert jain([3.0, 3.0, 3.0, 3.0]) == 1.0
+    assert jain([5.0, 0.0, 0.0, 0.0]) == 0.25
+    assert jain([0.0, 0.0]) is None

@@ -9,14 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rbeerouter.core.dispatch import DONE, Job
-
-
-def jain(parts: Iterable[float]) -> float | None:
-    """Jain's index of fairness, (sum x)^2 / (n * sum x^2), 1 for equal parts and 1 / n if one has all; None when nobody
-    has anything (Jain, Chiu and Hawe, DEC-TR-301, 1984)."""
-    shares = list(parts)
-    squares = sum(one * one for one in shares)
-    return sum(shares) ** 2 / (len(shares) * squares) if squares else None
+from rbeerouter.sim.statistics import jain
 
 
 class Service:
