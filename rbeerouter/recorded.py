@@ -21,7 +21,7 @@ from rbeerouter.core.seen import FIGURES, STATUS_CODES, Roll, Seen, Snapshot, St
 from rbeerouter.core.types import ANTHROPIC, DATA, OLLAMA, OPENAI, READY, SEND, Request
 from rbeerouter.dialects.surfaces import KINDS_OF_PATHS, SURFACES
 from rbeerouter.record import Called, Decided, Line
-from rbeerouter.routing.decide import CONFIG
+from rbeerouter.routing.panel import CONFIG
 
 _MOST_LINE_BYTES = 16 << 20
 """No line of ours is longer; a file without ends of lines must not fill the memory."""
@@ -132,7 +132,7 @@ class Enrolled(msgspec.Struct):
     """A list of workers in the log, with who decided.
 
     script: the hash of the script; figures: those that it reads, which `saw` tells; params: those that were set.
-    reloads: of this daemon until then. strategy: the one in force, and source: who said so, as `Decider` has it.
+    reloads: of this daemon until then. strategy: the one in force, and source: who said so, as `Panel` has it.
     """
 
     roll: Roll

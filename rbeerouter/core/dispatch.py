@@ -203,8 +203,8 @@ class Dispatcher:
         """The client gets the first content of its answer."""
         job.first_content = now
         worker = job.worker
-        if worker is not None and (memories := self.decider.memories.all):
-            for memory in memories:
+        if worker is not None:
+            for memory in self.decider.memories.all:
                 memory.answering(job, worker, now)
 
     def on_outcome(self, job: Job, outcome: Outcome) -> Effect:
@@ -326,9 +326,8 @@ class Dispatcher:
         job.sent = now
         job.tried.append(worker.id)
         self.fleet.sent(worker, now)
-        if memories := self.decider.memories.all:
-            for memory in memories:
-                memory.sent(job, worker, now)
+        for memory in self.decider.memories.all:
+            memory.sent(job, worker, now)
         return Send(worker, decision.model, False, decision.headers, pause_s)
 
     def _wait(self, job: Job, decision: Decision, now: float) -> Effect:
@@ -440,9 +439,8 @@ class Dispatcher:
             self.fleet.finished(worker, None, now)
         else:
             self.fleet.finished(worker, failure, now, job.sent)
-        if memories := self.decider.memories.all:
-            for memory in memories:
-                memory.released(job, worker, failure, now)
+        for memory in self.decider.memories.all:
+            memory.released(job, worker, failure, now)
 
     def _fail(self, job: Job, refusal: RouterError) -> Fail:
         return self._end(job, FAILED, refusal.failure, refusal.message, refusal.param)

@@ -116,7 +116,6 @@ class Decider:
         self.reads_prompt = self.reads_client = self.reads_caller = self.reads_request = False
         self.chance = env.chance or Chance(env.rng.getrandbits(64))
         self.memories = memories if memories is not None else Memories()
-        self._header = header
         self._context = Context(self.chance, env.now, options, models, self.memories)
         self.watch = Watch(self.chance)
         self.seen: Seen | None = None
@@ -317,7 +316,7 @@ class Decider:
         options = self._context.options
         twin = Decider(
             fleet, script, self.strategy.name, env, debug=True, models=self.models, fallback=fallback, options=options,
-            memories=self.memories.to_read(), header=self._header,
+            memories=self.memories.to_read(), header=self.panel.header,
         )  # fmt: skip
         twin.split = copy.deepcopy(self.split)
         twin.panel.go_on_from(self.panel)

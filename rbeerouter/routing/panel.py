@@ -32,10 +32,10 @@ class Panel:
     Args:
         strategy: a name or a list, as `NAMES` reads it. Raises StrategyError for others, as `fallback` does.
         fallback: those that are asked in turn where the chosen one has nothing to go by.
-        header: may clients choose one?
         on_new: called when one has been made later.
 
     Attributes:
+        header: may clients choose one?
         strategy: the one in force, where neither the model nor the client says anything.
         source: who said so: "config", "environment", "persisted" or "runtime".
         by_name: those that have been made; standing: those of them that remember their own choices.
@@ -47,7 +47,7 @@ class Panel:
         self.context = context
         self.by_name: dict[str, Strategy] = {}
         self._lists: dict[str, Strategy] = {}                  # by what was written
-        self._header = header
+        self.header = header
         self._models = context.models
         self._models_choose = context.models.choose
         self._on_new: Callable[[], None] = lambda: None
@@ -83,9 +83,9 @@ class Panel:
         """A strategy by its own name."""
         strategy = self.by_name.get(name)
         if strategy is None:
-            asked = self.context.asked
+            asked = len(self.context.remembered)
             strategy = self.by_name[name] = STRATEGIES[name](self.context)
-            strategy.remembers = self.context.asked > asked
+            strategy.remembers = len(self.context.remembered) > asked
             if strategy.state() is not None:
                 self.standing = (*self.standing, strategy)
                 if name in self._states:
@@ -144,7 +144,7 @@ class Panel:
         """
         if request.wishes is None and not self._models_choose:
             return self.strategy
-        text = chosen_name(request, self._models.resolve(wanted or request.model), self._header)
+        text = chosen_name(request, self._models.resolve(wanted or request.model), self.header)
         if text is None:
             return self.strategy
         try:
@@ -163,14 +163,11 @@ class Panel:
         """
         choice = strategy.choose(request, self._thinned(strategy.by_load, eligible) if slow else eligible)
         if choice is None:
-            for strategy in self.fallback:
+            for strategy in (*self.fallback, self.named(_LAST_RESORT)):
                 choice = strategy.choose(request, self._thinned(strategy.by_load, eligible) if slow else eligible)
                 if choice is not None:
                     break
-            else:
-                strategy = self.named(_LAST_RESORT)
-                choice = strategy.choose(request, self._thinned(strategy.by_load, eligible) if slow else eligible)
-                assert choice is not None, "the last resort knows nothing"
+            assert choice is not None, "the last resort knows nothing"
         if choice.__class__ is Worker:
             strategy.taken(request, choice)
         return choice, strategy

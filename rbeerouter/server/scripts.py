@@ -21,6 +21,7 @@ from rbeerouter.core.memory import Memories
 from rbeerouter.core.mirror import Mirror
 from rbeerouter.core.types import Env, WorkerSpec
 from rbeerouter.routing.decide import Decider, as_configured
+from rbeerouter.routing.panel import CONFIG
 from rbeerouter.routing.replay import FollowedSplit
 from rbeerouter.routing.sandbox import Abilities, Limits, Runtime, Sandbox
 from rbeerouter.routing.script import Script, ScriptError, configured_abilities, configured_limits
@@ -59,7 +60,7 @@ class Scripts:
 
     def __init__(self, env: Env) -> None:
         self.loaded: bytes | None = None
-        self.in_force: Callable[[Config], tuple[str, str]] = lambda config: (config.routing.strategy, "config")
+        self.in_force: Callable[[Config], tuple[str, str]] = lambda config: (config.routing.strategy, CONFIG)
         self.memories = Memories()
         self._env = env
         self._processes: ScriptProcesses | None = None

@@ -18,6 +18,7 @@ from rbeerouter.config.reading import convert
 from rbeerouter.config.sections import Config, ConfigError, Section
 from rbeerouter.config.strategies import StrategyError
 from rbeerouter.core.errors import RouterError
+from rbeerouter.routing.panel import CONFIG
 from rbeerouter.routing.strategies import NAMES
 from rbeerouter.server.answers import Json, not_for_web_pages, read_body, who_asks
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 VARIABLE = "ROUTING_ALGORITHM"
 """The environment variable that goes before `[routing] strategy`, named as in AIBrix."""
 SETTING = "strategy"
-RUNTIME, PERSISTED, ENVIRONMENT, CONFIG = "runtime", "persisted", "environment", "config"
+RUNTIME, PERSISTED, ENVIRONMENT = "runtime", "persisted", "environment"
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 

@@ -45,7 +45,7 @@ class Context(msgspec.Struct):
     options: [routing.strategies] of the configuration.
     models: what the configuration says of models.
     memories: what is remembered, of all strategies together.
-    asked: how often somebody asked for one of them; remembered: which ones.
+    remembered: those that strategies asked for, one by one.
     """
 
     chance: Chance
@@ -54,12 +54,10 @@ class Context(msgspec.Struct):
     models: Models = NO_MODELS
     memories: Memories = msgspec.field(default_factory=Memories)
     arrived: float | None = None
-    asked: int = 0
-    remembered: set[Kind] = msgspec.field(default_factory=set)
+    remembered: list[Kind] = []
 
     def memory(self, kind: type[M], options: msgspec.Struct | None = None) -> M:
-        self.asked += 1
-        self.remembered.add((kind, options))
+        self.remembered.append((kind, options))
         return self.memories.of(kind, options)
 
 
@@ -68,11 +66,11 @@ class Strategy:
 
     Attributes:
         name: as configuration, header and script have it, with `-`.
-        by_load: it takes the idlest, so that a worker which comes back must be kept from it (`Decider._thinned`).
+        by_load: it takes the idlest, so that a worker which comes back must be kept from it (`Panel._thinned`).
         by_weight: it gives each worker as much as its `WorkerSpec.weight` says.
         reads_prompt: it needs `Request.text`.
         reads_tokens: it makes use of `Text.token_ids`, too, where workers tell what they have in their caches.
-        remembers: it goes by what a `Memory` knows of traffic. `Decider` sees that as it makes it.
+        remembers: it goes by what a `Memory` knows of traffic. `Panel` sees that as it makes it.
         figures: those of seen.FIGURES that it goes by: the log tells them with each decision.
         reads_client, reads_caller: it needs `Request.client`, `Request.caller`.
         shares: puts those who wait in order, in place of turns, while this strategy is in force.

@@ -243,7 +243,7 @@ class _ByPrefix(Scored):
 
     def uncached(self, request: Request, text: Text, workers: list[Worker]) -> list[int]:
         """Tokens of the prompt that each worker would have to compute."""
-        exact = self.exact.cached_tokens(request, workers) if self.exact.holdings else None
+        exact = self.exact.cached_tokens(request, workers)
         if exact:
             return self._uncached_exactly(exact, text, workers)
         width, found = text.block_tokens, self.index.match(text)
@@ -314,7 +314,7 @@ class PrefixCache(_ByPrefix):
             return None
         if self._strict is not None:
             return self._strict.percents(request, text, workers)
-        exact = self.exact.cached_tokens(request, workers) if self.exact.holdings else None
+        exact = self.exact.cached_tokens(request, workers)
         if exact:
             total = len(text.token_ids() or ()) or 1
             return [100 - 100 * left / total for left in self._uncached_exactly(exact, text, workers)]
