@@ -7,7 +7,6 @@ the dispatcher, and its cost is told beside. Medians, as single decisions are ti
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections import deque
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from statistics import median
 from time import perf_counter_ns
 from typing import Any
 
+from .machine import on_one_core
 from .processes import Failed
 
 WORKERS, SLOTS = 64, 16
@@ -41,13 +41,8 @@ def run_decisions(decisions: int, pin: bool) -> list[Cost]:
         from rbeerouter.routing.strategies import STRATEGIES
     except ImportError as error:
         raise Failed(f"{error}: run it by the Python that rbeerouter is installed for") from None
-    before = os.sched_getaffinity(0)
-    if pin:
-        os.sched_setaffinity(0, {max(before)})
-    try:
+    with on_one_core(pin):
         return [_cost(name, decisions) for name in STRATEGIES]
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def decisions_text(costs: list[Cost]) -> str:

@@ -1,17 +1,31 @@
 """This machine: free ports, the cores to pin to, and a description for the report.
 
-Called by run.py (ports, cores) and report.py (the description).
+Called by run.py (ports, cores), report.py (the description), and simulate.py and decisions.py (one core).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import random
 import shutil
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+
+@contextlib.contextmanager
+def on_one_core(pin: bool) -> Iterator[None]:
+    """This process stays on the last of its cores meanwhile, if it is to be pinned."""
+    before = os.sched_getaffinity(0)
+    if pin:
+        os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ machine did meanwhile.
 
 from __future__ import annotations
 
-import os
 import random
 import resource
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .machine import on_one_core
 from .processes import Failed
 
 REQUESTS, QUICK_REQUESTS = 1_000_000, 50_000
@@ -50,10 +50,7 @@ def run_simulation(requests: int, pin: bool) -> Simulated:
         from rbeerouter.sim import world
     except ImportError as error:
         raise Failed(f"{error}: run it by the Python that rbeerouter is installed for") from None
-    before = os.sched_getaffinity(0)
-    if pin:
-        os.sched_setaffinity(0, {max(before)})
-    try:
+    with on_one_core(pin):
         alone_us = _core_and_script_us()
         sizes: list[float] = []
 
@@ -67,8 +64,6 @@ def run_simulation(requests: int, pin: bool) -> Simulated:
             requests, time.perf_counter() - started, time.process_time() - cpu, result.simulated_s, alone_us,
             sizes[0] if sizes else _rss(), _rss(),
         )
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def simulation_text(run: Simulated) -> str:

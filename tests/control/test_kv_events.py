@@ -84,6 +84,17 @@ def spec_for(publisher: Publisher, replay: bool = True, ranks: int = 1) -> Worke
     )
 
 
+async def one_that_knows_a(publisher: Publisher) -> Ear:
+    """Somebody who listens and has heard of A."""
+    ear = Ear(fleet(spec_for(publisher)))
+    ear.kv_events.sync()
+    await publisher.until_heard()
+    await ear.until_told(live=True)
+    await publisher.publish(stored(A, 4))
+    await ear.until_told(blocks=1)
+    return ear
+
+
 @story
 async def test_what_an_engine_tells_is_known() -> None:
     async with Publisher() as publisher, listening(publisher) as ear:
@@ -175,12 +186,7 @@ async def test_an_engine_that_begins_again_is_empty() -> None:
 async def test_a_restarted_engine_is_found_out_though_it_has_told_more_than_before() -> None:
     port = free_port()
     async with Publisher(port=port) as publisher:
-        ear = Ear(fleet(spec_for(publisher)))
-        ear.kv_events.sync()
-        await publisher.until_heard()
-        await ear.until_told(live=True)
-        await publisher.publish(stored(A, 4))
-        await ear.until_told(blocks=1)
+        ear = await one_that_knows_a(publisher)
     await ear.until_told(live=False)
     assert ear.cached(*A) is None
     async with Publisher(port=port) as publisher:
@@ -195,12 +201,7 @@ async def test_a_restarted_engine_is_found_out_though_it_has_told_more_than_befo
 async def test_the_same_engine_after_a_lost_connection_keeps_what_it_had() -> None:
     port = free_port()
     async with Publisher(port=port) as publisher:
-        ear = Ear(fleet(spec_for(publisher)))
-        ear.kv_events.sync()
-        await publisher.until_heard()
-        await ear.until_told(live=True)
-        await publisher.publish(stored(A, 4))
-        await ear.until_told(blocks=1)
+        ear = await one_that_knows_a(publisher)
         said = list(publisher.replays)
     await ear.until_told(live=False)
     async with Publisher(port=port) as publisher:              # its process goes on; only the socket was another one

@@ -73,6 +73,17 @@ async def learned(under_test: Router) -> tuple[str, str]:
     return "x-slo-tpot-ms", f"{(alone + beside) * 500:.3f}"
 
 
+async def one_is_there(under_test: Router, shared: Shared) -> tuple[tuple[str, str], int, asyncio.Task[Answer]]:
+    """The wish of `learned`, how many requests the worker had until then, and the one with that wish that it has now,
+    and does not answer yet."""
+    wish = await learned(under_test)
+    before = len(shared.worker.requests)
+    shared.goes_on.clear()
+    first = asyncio.create_task(asked(under_test, wish))
+    await until(lambda: shared.there == 1, "the first to be there")
+    return wish, before, first
+
+
 def waiting(under_test: Router) -> int:
     return len(under_test.daemon.listener.dispatcher.waiting)
 
@@ -82,11 +93,7 @@ async def test_a_request_that_would_be_too_slow_beside_another_is_held_until_tha
     shared = Shared()
     slo = {"routing.strategies.slo": SETTINGS}
     async with shared.worker, router(tmp_path, shared.worker, routing={"strategy": "slo"}, **slo) as under_test:
-        wish = await learned(under_test)
-        before = len(shared.worker.requests)
-        shared.goes_on.clear()
-        first = asyncio.create_task(asked(under_test, wish))
-        await until(lambda: shared.there == 1, "the first to be there")
+        wish, before, first = await one_is_there(under_test, shared)
         second = asyncio.create_task(asked(under_test, wish))
         await until(lambda: waiting(under_test) == 1, "the second to be held")
         assert len(shared.worker.requests) == before + 1
@@ -102,11 +109,7 @@ async def test_when_it_was_held_for_long_enough_it_is_refused_or_sent(tmp_path: 
     shared = Shared()
     slo = {"routing.strategies.slo": {**SETTINGS, "late": late, "queue_timeout_s": 0.8}}
     async with shared.worker, router(tmp_path, shared.worker, routing={"strategy": "slo"}, **slo) as under_test:
-        wish = await learned(under_test)
-        before = len(shared.worker.requests)
-        shared.goes_on.clear()
-        first = asyncio.create_task(asked(under_test, wish))
-        await until(lambda: shared.there == 1, "the first to be there")
+        wish, before, first = await one_is_there(under_test, shared)
         second = asyncio.create_task(asked(under_test, wish))
         await until(lambda: waiting(under_test) == 1, "the second to be held")
         if late == "reject":
@@ -124,11 +127,7 @@ async def test_who_leaves_while_held_is_sent_nowhere_and_another_strategy_sends_
     shared = Shared()
     slo = {"routing.strategies.slo": SETTINGS}
     async with shared.worker, router(tmp_path, shared.worker, routing={"strategy": "slo"}, **slo) as under_test:
-        wish = await learned(under_test)
-        before = len(shared.worker.requests)
-        shared.goes_on.clear()
-        first = asyncio.create_task(asked(under_test, wish))
-        await until(lambda: shared.there == 1, "the first to be there")
+        wish, before, first = await one_is_there(under_test, shared)
         async with Client(under_test.port) as leaving:
             leaving.send_request("POST", CHAT, STREAMED, [wish])
             await until(lambda: waiting(under_test) == 1, "the second to be held")
