@@ -154,7 +154,7 @@ def test_dark_mode_turns_background_and_plots(browser: Any, file: Path) -> None:
             curve = page.tab.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--curve-1')")
             before = page.tab.evaluate(f"{DRAWN}()")
             page.tab.emulate_media(color_scheme="dark" if scheme == "light" else "light")
-            page.tab.wait_for_function(f"before => ({DRAWN})() !== before", arg=before)
+            page.until(f"before => ({DRAWN})() !== before", before)
             after = page.tab.evaluate(f"{DRAWN}()")
             assert page.complaints == []
             looks[scheme] = back, curve, before, after
@@ -174,7 +174,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(browser: Any, file: Path, w
 def test_plots_follow_the_window(browser: Any, file: Path) -> None:
     with opened(browser, file) as page:
         page.tab.set_viewport_size({"width": 500, "height": 800})
-        page.tab.wait_for_function("document.querySelector('.uplot').getBoundingClientRect().right <= 500")
+        page.until("document.querySelector('.uplot').getBoundingClientRect().right <= 500")
         assert page.complaints == []
 
 
@@ -207,7 +207,7 @@ def test_hostile_names_stay_text(browser: Any, tmp_path: Path) -> None:
     with opened(browser, file) as shown:
         for details in shown.tab.query_selector_all("details.values summary"):
             details.click()
-        shown.tab.wait_for_function("[...document.querySelectorAll('details.values')].every(one => one.querySelector('table'))")
+        shown.until("[...document.querySelectorAll('details.values')].every(one => one.querySelector('table'))")
         assert (shown.complaints, shown.requests) == ([], [])
         assert shown.tab.evaluate("window.bad") is None
         assert shown.tab.query_selector_all("main img, main b") == []

@@ -6,6 +6,7 @@ Tests that look at a page use `opened`; it skips them where there is no browser.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+TIMEOUT_S = 20.0
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
@@ -55,14 +57,22 @@ class Opened:
         self.requests: list[str] = []
         self._context = browser.new_context(**{"viewport": {"width": 1100, "height": 900}, **looks})
         self.tab = self._context.new_page()
-        self.tab.set_default_timeout(20_000)
+        self.tab.set_default_timeout(TIMEOUT_S * 1000)
         self.tab.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
         self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.tab.on("request", lambda request: self.requests.append(request.url))
         self.tab.goto(file.as_uri())
-        self.tab.wait_for_function("document.querySelectorAll('[data-plot]').length === "
-                                   "document.querySelectorAll('.uplot canvas').length")  # fmt: skip
+        self.until("document.querySelectorAll('[data-plot]').length === "
+                   "document.querySelectorAll('.uplot canvas').length")  # fmt: skip
         self.requests.remove(file.as_uri())
+
+    def until(self, expression: str, argument: Any = None) -> None:
+        """Waits for something to be true. Asked from outside, as the page's own rules let nobody evaluate texts in it."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not self.tab.evaluate(expression, argument):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"after {TIMEOUT_S:g} s still not: {expression}")
+            self.tab.wait_for_timeout(20)
 
     def close(self) -> None:
         self._context.close()
